@@ -1,0 +1,57 @@
+"""Random keys as a function of (seed, stream, step, row, chunk, sample).
+
+No draw depends on a host, a shard, a batch size or a block size: every draw
+starts from the key of its own position, and a sample adds its number to it.
+"""
+
+import zlib
+
+import jax
+
+
+def stream_key(seed: int, stream: str, step: int | jax.Array = 0) -> jax.Array:
+  """The key of one named use of randomness at one step.
+
+  Args:
+    seed: of the run.
+    stream: a name, such as "head_noise"; streams are independent.
+    step: of training; 0 in evaluation and generation.
+
+  Returns:
+    A typed key, [].
+  """
+  key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(stream.encode()))
+  return jax.random.fold_in(key, step)
+
+
+def position_keys(
+  key: jax.Array, row_ids: jax.Array, chunk_ids: jax.Array
+) -> jax.Array:
+  """One key for each position.
+
+  Args:
+    key: from `stream_key`, [].
+    row_ids: [B] uint32, the row's index in the global batch or data set.
+    chunk_ids: [L] uint32, the chunk's index in its row.
+
+  Returns:
+    Typed keys, [B, L].
+  """
+  row_keys = jax.vmap(jax.random.fold_in, (None, 0))(key, row_ids)
+  fold_chunks = jax.vmap(jax.random.fold_in, (None, 0))
+  return jax.vmap(fold_chunks, (0, None))(row_keys, chunk_ids)
+
+
+def sample_keys(keys: jax.Array, sample_ids: jax.Array) -> jax.Array:
+  """One key for each sample at each position.
+
+  Args:
+    keys: of the positions, [...].
+    sample_ids: [N] uint32.
+
+  Returns:
+    Typed keys, [..., N].
+  """
+  fold_samples = jax.vmap(jax.random.fold_in, (None, 0))
+  flat = jax.vmap(fold_samples, (0, None))(keys.reshape(-1), sample_ids)
+  return flat.reshape(*keys.shape, len(sample_ids))

@@ -1,0 +1,65 @@
+"""A package imports only what stands above it in the order of the data."""
+
+import ast
+import pathlib
+
+import pytest
+
+_ROOT = pathlib.Path(__file__).parent.parent / "calm_jax"
+_ORDER = [
+  "version",
+  "config",
+  "randomness",
+  "data",
+  "kernels",
+  "losses",
+  "layers",
+  "autoencoder",
+  "model",
+  "training",
+  "checkpoint",
+  "sampling",
+  "evaluation",
+]
+_LEAVES = ["interop", "scaling", "planning", "workflows"]
+_FILES = sorted(_ROOT.rglob("*.py"))
+
+
+def _imports(path: pathlib.Path) -> set[str]:
+  names = set()
+  for node in ast.walk(ast.parse(path.read_text())):
+    if isinstance(node, ast.Import):
+      names |= {alias.name for alias in node.names}
+    elif isinstance(node, ast.ImportFrom) and node.module:
+      names |= {f"{node.module}.{alias.name}" for alias in node.names}
+  return names
+
+
+@pytest.mark.parametrize(
+  "path", _FILES, ids=lambda path: str(path.relative_to(_ROOT))
+)
+def test_imports_flow_one_way(path):
+  package = path.relative_to(_ROOT).parts[0].removesuffix(".py")
+  if package == "__init__":
+    return
+  allowed = (
+    {*_ORDER, package}
+    if package in _LEAVES
+    else {*_ORDER[: _ORDER.index(package) + 1]}
+  )
+  for name in _imports(path):
+    parts = name.split(".")
+    if parts[0] == "calm_jax" and len(parts) > 1:
+      assert parts[1] in allowed, f"{package} must not import {name}"
+    assert parts[0] not in ("launch", "experiments", "tests", "tensorflow")
+    if parts[0] == "flax" and name != "flax.struct":
+      assert package in ("layers", "autoencoder", "model"), name
+
+
+@pytest.mark.parametrize(
+  "path", _FILES, ids=lambda path: str(path.relative_to(_ROOT))
+)
+def test_no_flags_and_no_environment(path):
+  text = path.read_text()
+  assert "absl import flags" not in text
+  assert "os.environ" not in text and "getenv" not in text
