@@ -52,6 +52,7 @@ class VocabularyConfig:
 class AutoencoderConfig:
   """K tokens to one Gaussian latent and back (paper §2)."""
 
+  kind: ClassVar[str] = "autoencoder"
   vocabulary: VocabularyConfig | None = None  # None: that of the data
   chunk_size: int = 4  # K, tokens
   latent_size: int | None = None  # Z; None: 32·K
@@ -64,6 +65,7 @@ class AutoencoderConfig:
   latent_dropout_rate: float = 0.15  # training only
   kl_weight: float = 1e-3  # β_KL
   kl_floor: float = 0.5  # λ_KL, nats per chunk and dimension
+  init_std: float = 0.02  # of Linear and embedding parameters
   dtype: str = "float32"  # of the residual stream and matrix products
   vocabulary_implementation: str = "auto"  # cross-entropy and argmax over V
 
@@ -168,6 +170,7 @@ class BackboneConfig:
   rope_theta: float = 10_000.0
   norm_epsilon: float = 1e-6
   use_segment_mask: bool = False  # attention stays inside a document
+  init_std: float = 0.02  # of Linear and embedding parameters
   dtype: str = "float32"  # of the residual stream and matrix products
   remat: str = "none"  # none | dots | full: what the backward pass recomputes
   attention_implementation: str = "auto"

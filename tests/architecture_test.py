@@ -9,6 +9,7 @@ _ROOT = pathlib.Path(__file__).parent.parent / "calm_jax"
 _ORDER = [
   "version",
   "config",
+  "config_file",
   "randomness",
   "data",
   "kernels",

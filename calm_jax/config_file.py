@@ -1,0 +1,213 @@
+"""Configs as JSON: strict reading, and where two of them differ."""
+
+import dataclasses
+import json
+import types
+import typing
+from typing import Any, TypeVar
+
+from etils import epath
+
+from calm_jax.config import FORMAT_VERSION
+
+_Config = TypeVar("_Config")
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+  """Turns a config into what JSON can hold.
+
+  Args:
+    config: a dataclass of `calm_jax.config`. Where its field could hold one of
+      several classes, the `kind` of the one it holds is stored beside its
+      fields.
+
+  Returns:
+    Nested dict of numbers, strings, lists and None.
+  """
+  kinds = typing.get_type_hints(type(config))
+  return {
+    field.name: _encode(getattr(config, field.name), kinds[field.name])
+    for field in dataclasses.fields(config)
+  }
+
+
+def from_dict(
+  kind: type[_Config], values: dict[str, Any], prefix: str = ""
+) -> _Config:
+  """Builds a config from what `to_dict` gave.
+
+  Args:
+    kind: the dataclass to build.
+    values: every field of it, and no other.
+    prefix: dotted name of the config itself, for messages.
+
+  Returns:
+    The config; its own checks have run.
+
+  Raises:
+    ValueError: naming the dotted field that is unknown, missing or of the
+      wrong type.
+  """
+  name = prefix or "the config"
+  if not isinstance(values, dict):
+    raise ValueError(f"{name} is {values!r}; a group of fields was expected.")
+  hints = typing.get_type_hints(kind)
+  fields = [field.name for field in dataclasses.fields(kind)]
+  for field in values:
+    if field not in fields:
+      raise ValueError(
+        f"{_join(prefix, field)} is not a field of {kind.__name__}; it has"
+        f" {', '.join(fields)}."
+      )
+  for field in fields:
+    if field not in values:
+      raise ValueError(
+        f"{_join(prefix, field)} is missing; {kind.__name__} needs it."
+      )
+  decoded = {
+    field: _decode(values[field], hints[field], _join(prefix, field))
+    for field in fields
+  }
+  try:
+    return kind(**decoded)
+  except ValueError as error:
+    raise ValueError(f"{prefix}: {error}" if prefix else str(error)) from None
+
+
+def check_types(config: _Config) -> _Config:
+  """Builds a config anew and raises ValueError where a field's type is wrong.
+
+  Flags set fields without looking at their types; this is the boundary where
+  `--config.num_steps=ten` becomes one line.
+  """
+  return from_dict(type(config), to_dict(config))
+
+
+def differences(first: Any, second: Any) -> dict[str, tuple[Any, Any]]:
+  """Compares two configs field by field.
+
+  Args:
+    first: any config.
+    second: another, of the same class.
+
+  Returns:
+    Both values of every field that differs, by dotted name. A config that is
+    of another kind, or absent in one of the two, counts as one field.
+  """
+  return _differences(to_dict(first), to_dict(second), "")
+
+
+def write(path: epath.PathLike, config: Any) -> None:
+  """Writes a config with its format version; nobody sees half of a file."""
+  path = epath.Path(path)
+  content = {"format_version": FORMAT_VERSION, "config": to_dict(config)}
+  unfinished = path.parent / f"{path.name}.unfinished"
+  unfinished.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
+  unfinished.replace(path)
+
+
+def read(path: epath.PathLike, kind: type[_Config]) -> _Config:
+  """Reads what `write` wrote.
+
+  Args:
+    path: the file.
+    kind: the class of the config in it.
+
+  Returns:
+    The config.
+
+  Raises:
+    OSError: if the file cannot be read.
+    ValueError: if it is no JSON, of another format version, or does not fit.
+  """
+  try:
+    content = json.loads(epath.Path(path).read_text())
+  except ValueError as error:
+    raise ValueError(f"{path} is not a JSON file: {error}.") from None
+  version = content.get("format_version") if isinstance(content, dict) else None
+  if version != FORMAT_VERSION:
+    raise ValueError(
+      f"{path} has format_version {version!r}; this version of calm_jax reads"
+      f" {FORMAT_VERSION}."
+    )
+  try:
+    return from_dict(kind, content.get("config"))
+  except ValueError as error:
+    raise ValueError(f"{path}: {error}") from None
+
+
+def _encode(value: Any, kind: Any) -> Any:
+  if dataclasses.is_dataclass(value):
+    encoded = to_dict(value)
+    if len(_dataclasses_of(kind)) > 1:
+      encoded = {"kind": value.kind, **encoded}
+    return encoded
+  if isinstance(value, tuple | list):
+    items = (typing.get_args(kind) or (Any,))[0]
+    return [_encode(item, items) for item in value]
+  return value
+
+
+def _decode(value: Any, kind: Any, name: str) -> Any:
+  """Checks one value against the annotation of its field."""
+  choices = _choices(kind)
+  configs = _dataclasses_of(kind)
+  if value is None and type(None) in choices:
+    return None
+  if configs and isinstance(value, dict):
+    if len(configs) == 1:
+      return from_dict(configs[0], value, name)
+    by_kind = {config.kind: config for config in configs}
+    value = dict(value)
+    chosen = value.pop("kind", None)
+    if chosen not in by_kind:
+      raise ValueError(
+        f"{_join(name, 'kind')} is {chosen!r}; choose one of"
+        f" {', '.join(by_kind)}."
+      )
+    return from_dict(by_kind[chosen], value, name)
+  if typing.get_origin(kind) is tuple and isinstance(value, list | tuple):
+    items = typing.get_args(kind)[0]
+    return tuple(
+      _decode(item, items, f"{name}[{i}]") for i, item in enumerate(value)
+    )
+  if float in choices and type(value) is int:
+    return float(value)
+  if type(value) in choices:
+    return value
+  words = [getattr(choice, "__name__", str(choice)) for choice in choices]
+  wanted = " or ".join(words).replace("NoneType", "null")
+  raise ValueError(f"{name} is {value!r}; it should be of type {wanted}.")
+
+
+def _choices(kind: Any) -> tuple[Any, ...]:
+  """The members of a union, or the one class itself."""
+  if isinstance(kind, types.UnionType) or typing.get_origin(kind) is (
+    typing.Union
+  ):
+    return typing.get_args(kind)
+  return (kind,)
+
+
+def _dataclasses_of(kind: Any) -> list[Any]:
+  return [item for item in _choices(kind) if dataclasses.is_dataclass(item)]
+
+
+def _join(prefix: str, name: str) -> str:
+  return f"{prefix}.{name}" if prefix else name
+
+
+def _differences(
+  first: Any, second: Any, name: str
+) -> dict[str, tuple[Any, Any]]:
+  if isinstance(first, dict) and isinstance(second, dict):
+    if first.keys() == second.keys() and (
+      first.get("kind") == second.get("kind")
+    ):
+      found = {}
+      for key in first:
+        found |= _differences(first[key], second[key], _join(name, key))
+      return found
+    if "kind" in first:
+      first, second = first["kind"], second["kind"]
+  return {} if first == second else {name: (first, second)}

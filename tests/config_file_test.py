@@ -1,0 +1,159 @@
+"""Tests ../calm_jax/config_file.py."""
+
+import dataclasses
+import json
+
+import pytest
+
+from calm_jax import config, config_file
+
+_VOCABULARY = config.VocabularyConfig(
+  size=258, begin_id=256, end_id=257, unscored_ids=(256,)
+)
+
+
+def _experiments():
+  autoencoder = config.AutoencoderConfig(
+    vocabulary=_VOCABULARY, latent_size=128
+  )
+  sources = (
+    config.SourceConfig(path="a", weight=0.1),
+    config.SourceConfig(path="b", num_epochs=2),
+  )
+  heads = (
+    config.EnergyHeadConfig(alpha=1.1),
+    config.DiffusionHeadConfig(),
+    config.FlowHeadConfig(solver="euler"),
+  )
+  models = [
+    autoencoder,
+    config.TokenModelConfig(vocabulary=_VOCABULARY),
+    *(config.NextVectorConfig(head=head) for head in heads),
+  ]
+  for model in models:
+    yield config.ExperimentConfig(
+      model=model,
+      autoencoder=autoencoder,
+      data=config.DataConfig(sources=sources, row_length=64),
+      optimizer=config.OptimizerConfig(learning_rate=0.1 + 0.2),
+    )
+
+
+def _set(values, dotted, value):
+  *groups, last = dotted.split(".")
+  for group in groups:
+    values = values[group]
+  values[last] = value
+
+
+@pytest.mark.parametrize(
+  "experiment", list(_experiments()), ids=lambda it: type(it.model).__name__
+)
+def test_a_file_gives_back_the_config(experiment, tmp_path):
+  path = tmp_path / "config.json"
+  config_file.write(path, experiment)
+  found = config_file.read(path, config.ExperimentConfig)
+  assert found == experiment
+  assert type(found.model) is type(experiment.model)
+  assert [child.name for child in tmp_path.iterdir()] == ["config.json"]
+
+
+def test_kind_tags_only_what_could_be_another_class():
+  values = config_file.to_dict(list(_experiments())[2])
+  assert values["model"]["kind"] == "next_vector"
+  assert values["model"]["head"]["kind"] == "energy"
+  assert "kind" not in values["autoencoder"]
+  assert "kind" not in values["data"]
+
+
+@pytest.mark.parametrize(
+  ("dotted", "value", "message"),
+  [
+    ("model.num_layer", 3, r"model\.num_layer is not a field of NextVector"),
+    ("model.num_layers", "4", r"model\.num_layers is '4'; .* type int"),
+    ("model.num_layers", True, r"model\.num_layers is True; .* type int"),
+    ("model.num_layers", 1.0, r"model\.num_layers is 1\.0; .* type int"),
+    ("model.num_kv_heads", "2", r"model\.num_kv_heads .* type int or null"),
+    ("model.num_layers", 0, "model: num_layers is 0"),
+    ("model.head.alpha", None, r"model\.head\.alpha is None; .* type float"),
+    ("model.head.kind", "enrgy", r"model\.head\.kind is 'enrgy'; choose one"),
+    ("model.head", 3, r"model\.head is 3"),
+    ("data", None, "data is None"),
+    ("data.sources", [{"path": "a"}], r"data\.sources\[0\]\.name is missing"),
+    ("data.sources", "a", r"data\.sources is 'a'"),
+    ("data.use_random_fill", 1, r"data\.use_random_fill is 1; .* type bool"),
+    ("seed", None, "seed is None"),
+  ],
+)
+def test_what_does_not_fit_is_named(dotted, value, message):
+  values = config_file.to_dict(list(_experiments())[2])
+  _set(values, dotted, value)
+  with pytest.raises(ValueError, match=message):
+    config_file.from_dict(config.ExperimentConfig, values)
+
+
+def test_a_missing_field_is_named():
+  values = config_file.to_dict(next(_experiments()))
+  del values["optimizer"]["b1"]
+  with pytest.raises(ValueError, match=r"optimizer\.b1 is missing"):
+    config_file.from_dict(config.ExperimentConfig, values)
+
+
+def test_an_integer_serves_as_a_float():
+  values = config_file.to_dict(config.OptimizerConfig())
+  values["clip_norm"] = 2
+  found = config_file.from_dict(config.OptimizerConfig, values)
+  assert type(found.clip_norm) is float
+
+
+def test_flags_of_the_wrong_type_are_caught():
+  experiment = next(_experiments())
+  experiment.num_steps = "ten"
+  with pytest.raises(ValueError, match=r"num_steps is 'ten'; .* type int"):
+    config_file.check_types(experiment)
+
+
+@pytest.mark.parametrize(
+  ("content", "message"),
+  [
+    ('{"format_version": 99, "config": {}}', "format_version 99"),
+    ('{"config": {}}', "format_version None"),
+    ("[1, 2]", "format_version None"),
+    ("{", "not a JSON file"),
+    ('{"format_version": 1}', "config.json: the config is None"),
+    ('{"format_version": 1, "config": {"a": 1}}', "a is not a field of"),
+  ],
+)
+def test_a_foreign_file_is_refused(content, message, tmp_path):
+  path = tmp_path / "config.json"
+  path.write_text(content)
+  with pytest.raises(ValueError, match=message):
+    config_file.read(path, config.ExperimentConfig)
+
+
+def test_differences_are_dotted_and_hold_both_values():
+  _, _, first, other_head, _ = _experiments()
+  second = config_file.from_dict(
+    config.ExperimentConfig, json.loads(json.dumps(config_file.to_dict(first)))
+  )
+  assert config_file.differences(first, second) == {}
+  second.model.num_layers = 3
+  second.optimizer.learning_rate = 1.0
+  second.autoencoder = None
+  found = config_file.differences(first, second)
+  assert set(found) == {
+    "model.num_layers",
+    "optimizer.learning_rate",
+    "autoencoder",
+  }
+  assert found["model.num_layers"] == (12, 3)
+  assert config_file.differences(first, other_head) == {
+    "model.head": ("energy", "diffusion")
+  }
+
+
+def test_every_union_of_configs_can_be_told_apart():
+  kinds = [kind.kind for kind in config.ModelConfig.__args__]
+  kinds += [kind.kind for kind in config.HeadConfig.__args__]
+  assert len(set(kinds)) == len(kinds)
+  assert all(map(dataclasses.is_dataclass, config.ModelConfig.__args__))
