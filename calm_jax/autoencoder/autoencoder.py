@@ -1,0 +1,86 @@
+"""The autoencoder: tokens → posterior → latent → tokens (paper §2)."""
+
+import chex
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from calm_jax.autoencoder.block import compute_dtype, initializer
+from calm_jax.autoencoder.decoder import Decoder
+from calm_jax.autoencoder.encoder import Encoder
+from calm_jax.autoencoder.posterior import Posterior
+from calm_jax.config import AutoencoderConfig
+from calm_jax.layers.linear import embedding
+from calm_jax.layers.vocabulary import scored_ids
+from calm_jax.losses import vocabulary
+
+
+class Autoencoder(nn.Module):
+  """Compresses each chunk alone; the decoder reads tokens by the embedding."""
+
+  config: AutoencoderConfig
+
+  def setup(self):
+    config = self.config
+    self.embedding = embedding(
+      config.vocabulary.padded_size,
+      config.hidden_size,
+      dtype=compute_dtype(config),
+      init=initializer(config),
+    )
+    self.encoder = Encoder(config)
+    self.decoder = Decoder(config)
+
+  def __call__(self, tokens: jax.Array) -> jax.Array:
+    """Logits, [..., K, V], of the mean latents of [..., K] ids."""
+    return self.logits(self.encode(tokens).mean)
+
+  def encode(
+    self, tokens: jax.Array, is_masked: jax.Array | None = None
+  ) -> Posterior:
+    """Compresses each chunk, [..., K] ids, into one Gaussian over [..., Z].
+
+    Args:
+      tokens: [..., K] int32.
+      is_masked: [..., K] bool, tokens replaced by the mask id; None: none.
+
+    Returns:
+      Mean and log standard deviation, [..., Z] float32.
+    """
+    chex.assert_axis_dimension(tokens, -1, self.config.chunk_size)
+    if is_masked is not None:
+      chex.assert_equal_shape([tokens, is_masked])
+      tokens = jnp.where(is_masked, self.config.vocabulary.mask_id, tokens)
+    return self.encoder(self.embedding(tokens))
+
+  def decode_hidden(self, latents: jax.Array) -> jax.Array:
+    """Maps latents, [..., Z], to hidden states, [..., K, E]."""
+    chex.assert_axis_dimension(latents, -1, self.config.latent_size)
+    return self.decoder(latents)
+
+  def logits(self, latents: jax.Array) -> jax.Array:
+    """h · embeddingᵀ for every stored id: [..., Z] → [..., K, V] float32."""
+    hidden = self.decode_hidden(latents)
+    table = self.embedding.embedding.astype(hidden.dtype)
+    return jnp.einsum(
+      "...e,ve->...v", hidden, table, preferred_element_type=jnp.float32
+    )
+
+  def cross_entropy(self, latents: jax.Array, labels: jax.Array) -> jax.Array:
+    """−log p(label | latent) in nats: [..., Z], [..., K] ids → [..., K]."""
+    return vocabulary.cross_entropy(
+      self.decode_hidden(latents),
+      self.embedding.embedding,
+      labels,
+      scored_ids(self.config.vocabulary),
+      implementation=self.config.vocabulary_implementation,
+    )
+
+  def decode_tokens(self, latents: jax.Array) -> jax.Array:
+    """The most likely ids: [..., Z] → [..., K] int32."""
+    return vocabulary.argmax(
+      self.decode_hidden(latents),
+      self.embedding.embedding,
+      scored_ids(self.config.vocabulary),
+      implementation=self.config.vocabulary_implementation,
+    )

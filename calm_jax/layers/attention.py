@@ -1,0 +1,145 @@
+"""Causal self-attention with rotary positions and grouped heads."""
+
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from calm_jax.layers.linear import Initializer, linear
+from calm_jax.layers.rope import rope
+
+
+class LayerCache(NamedTuple):
+  """Keys and values of the positions seen so far; slot s holds position s."""
+
+  key: jax.Array  # [B, S, G, d], already rotated
+  value: jax.Array  # [B, S, G, d]
+
+
+class Attention(nn.Module):
+  """softmax(q · kᵀ / √d) · v; query head h uses key/value head ⌊h·G/H⌋."""
+
+  num_heads: int
+  num_kv_heads: int
+  head_size: int
+  rope_theta: float
+  dtype: jnp.dtype
+  init: Initializer
+  implementation: str = "auto"
+
+  @nn.compact
+  def __call__(
+    self,
+    x: jax.Array,
+    positions: jax.Array,
+    segment_ids: jax.Array | None = None,
+    cache: LayerCache | None = None,
+  ) -> tuple[jax.Array, LayerCache | None]:
+    """Attends each position to itself and to what stands before it.
+
+    Args:
+      x: [B, L, D].
+      positions: [B, L] int32; with a cache, consecutive within a row.
+      segment_ids: [B, L] int32, or None: attention across documents.
+      cache: keys and values of earlier positions, or None.
+
+    Returns:
+      [B, L, D], and the cache with the L positions written into their slots.
+    """
+    chex.assert_equal_shape_prefix([x, positions], 2)
+    options = {"dtype": self.dtype, "init": self.init}
+    heads = (self.num_heads, self.head_size)
+    kv_heads = (self.num_kv_heads, self.head_size)
+    axes = ("embed", "heads", "head_dim")
+    kv_axes = ("embed", "kv_heads", "head_dim")
+    query = linear(heads, axes, name="query", **options)(x)  # [B, L, H, d]
+    key = linear(kv_heads, kv_axes, name="key", **options)(x)
+    value = linear(kv_heads, kv_axes, name="value", **options)(x)
+    query = rope(query, positions, theta=self.rope_theta)
+    key = rope(key, positions, theta=self.rope_theta)
+    if cache is None:
+      out = causal_attention(
+        query, key, value, segment_ids, implementation=self.implementation
+      )
+    else:
+      cache = _write(cache, key, value, positions[:, 0])
+      slots = jnp.arange(cache.key.shape[1])
+      mask = slots[None, None] <= positions[..., None]  # [B, L, S]
+      out = masked_attention(query, *cache, mask)
+    project = linear(
+      x.shape[-1],
+      ("heads", "head_dim", "embed"),
+      num_input_axes=2,
+      name="output",
+      **options,
+    )
+    return project(out), cache
+
+
+def causal_attention(
+  query: jax.Array,
+  key: jax.Array,
+  value: jax.Array,
+  segment_ids: jax.Array | None = None,
+  *,
+  implementation: str = "auto",
+) -> jax.Array:
+  """Attention of each position to itself and to what stands before it.
+
+  Args:
+    query: [B, L, H, d].
+    key: [B, L, G, d].
+    value: [B, L, G, d].
+    segment_ids: [B, L]; positions see only their own segment. None: all.
+    implementation: reference, or xla for `jax.nn.dot_product_attention`.
+
+  Returns:
+    [B, L, H, d] in the dtype of query.
+  """
+  length = query.shape[1]
+  mask = jnp.tril(jnp.ones((length, length), bool))[None]
+  if segment_ids is not None:
+    mask = mask & (segment_ids[:, :, None] == segment_ids[:, None, :])
+  if implementation in ("auto", "reference"):
+    return masked_attention(query, key, value, mask)
+  return jax.nn.dot_product_attention(query, key, value, mask=mask[:, None])
+
+
+def masked_attention(
+  query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array
+) -> jax.Array:
+  """The definition: softmax in float32 over the allowed slots.
+
+  Args:
+    query: [B, L, H, d].
+    key: [B, S, G, d].
+    value: [B, S, G, d].
+    mask: [B or 1, L, S] bool; every query has at least one slot.
+
+  Returns:
+    [B, L, H, d] in the dtype of query.
+  """
+  rows, length, num_heads, size = query.shape
+  groups = key.shape[2]
+  grouped = query.reshape(rows, length, groups, num_heads // groups, size)
+  scores = jnp.einsum(
+    "blgqd,bsgd->bgqls", grouped, key, preferred_element_type=jnp.float32
+  )
+  scores = jnp.where(mask[:, None, None], scores / size**0.5, -jnp.inf)
+  weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
+  out = jnp.einsum("bgqls,bsgd->blgqd", weights, value)
+  return out.reshape(query.shape)
+
+
+def _write(
+  cache: LayerCache, key: jax.Array, value: jax.Array, start: jax.Array
+) -> LayerCache:
+  """Puts new entries, [B, L, G, d], into the slots from start, [B], on."""
+  put = jax.vmap(
+    lambda slots, new, at: jax.lax.dynamic_update_slice_in_dim(
+      slots, new.astype(slots.dtype), at, axis=0
+    )
+  )
+  return LayerCache(put(cache.key, key, start), put(cache.value, value, start))

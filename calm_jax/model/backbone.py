@@ -1,0 +1,123 @@
+"""The Llama-like transformer shared by both model families (paper §3.1)."""
+
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from calm_jax.config import BackboneConfig
+from calm_jax.layers.attention import Attention, LayerCache
+from calm_jax.layers.mlp import SwiGLU
+from calm_jax.layers.norm import RMSNorm
+
+_REMAT_POLICIES = {
+  "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+  "full": jax.checkpoint_policies.nothing_saveable,
+}
+
+
+class Cache(NamedTuple):
+  """Keys and values of all layers; slot s holds position s."""
+
+  key: jax.Array  # [layers, B, S, G, d]
+  value: jax.Array  # [layers, B, S, G, d]
+
+
+def empty_cache(config: BackboneConfig, num_rows: int, length: int) -> Cache:
+  """A cache for `num_rows` rows of up to `length` positions."""
+  shape = (
+    config.num_layers,
+    num_rows,
+    length,
+    config.num_kv_heads or config.num_heads,
+    config.head_size,
+  )
+  zeros = jnp.zeros(shape, config.dtype)
+  return Cache(zeros, zeros)
+
+
+class Layer(nn.Module):
+  """x + attention(norm(x)), then x + SwiGLU(norm(x))."""
+
+  config: BackboneConfig
+
+  @nn.compact
+  def __call__(
+    self,
+    x: jax.Array,
+    positions: jax.Array,
+    segment_ids: jax.Array | None,
+    cache: LayerCache | None,
+  ) -> tuple[jax.Array, LayerCache | None]:
+    config = self.config
+    dtype = jnp.dtype(config.dtype)
+    init = nn.initializers.normal(config.init_std)
+    attention = Attention(
+      config.num_heads,
+      config.num_kv_heads or config.num_heads,
+      config.head_size,
+      config.rope_theta,
+      dtype,
+      init,
+      config.attention_implementation,
+      name="attention",
+    )
+    x = nn.with_logical_constraint(x, ("batch", "sequence", "embed"))
+    normed = RMSNorm(config.norm_epsilon, name="attention_norm")(x)
+    attended, cache = attention(normed, positions, segment_ids, cache)
+    x = x + attended
+    normed = RMSNorm(config.norm_epsilon, name="mlp_norm")(x)
+    return x + SwiGLU(config.ffn_size, dtype, init, name="mlp")(normed), cache
+
+
+class Backbone(nn.Module):
+  """A stack of layers, scanned, and a final norm."""
+
+  config: BackboneConfig
+
+  @nn.compact
+  def __call__(
+    self,
+    x: jax.Array,
+    positions: jax.Array | None = None,
+    segment_ids: jax.Array | None = None,
+    cache: Cache | None = None,
+  ) -> tuple[jax.Array, Cache | None]:
+    """Maps embedded positions to the hidden states that predict the next.
+
+    Args:
+      x: [B, L, D].
+      positions: [B, L] int32; None: 0 … L−1 in every row.
+      segment_ids: [B, L] int32, read only with `use_segment_mask`.
+      cache: None, or that of the positions before these.
+
+    Returns:
+      Hidden states, [B, L, D], and the cache with these positions in it.
+    """
+    config = self.config
+    chex.assert_shape(x, (None, None, config.hidden_size))
+    if positions is None:
+      positions = jnp.arange(x.shape[1], dtype=jnp.int32)[None]
+      positions = jnp.broadcast_to(positions, x.shape[:2])
+    if not config.use_segment_mask:
+      segment_ids = None
+    layer = Layer
+    if config.remat != "none":
+      # The scan already keeps XLA from merging forward and recomputation.
+      layer = nn.remat(
+        Layer, policy=_REMAT_POLICIES[config.remat], prevent_cse=False
+      )
+    stack = nn.scan(
+      layer,
+      variable_axes={"params": 0},
+      split_rngs={"params": True},
+      in_axes=(nn.broadcast, nn.broadcast, 0),
+      length=config.num_layers,
+      metadata_params={nn.PARTITION_NAME: "layers"},
+    )(config, name="layers")
+    layer_caches = None if cache is None else LayerCache(*cache)
+    x, layer_caches = stack(x, positions, segment_ids, layer_caches)
+    x = RMSNorm(config.norm_epsilon, name="norm")(x)
+    return x, None if cache is None else Cache(*layer_caches)

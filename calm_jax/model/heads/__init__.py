@@ -1,0 +1,28 @@
+"""Heads: how a hidden state becomes a distribution over the next latent.
+
+A head is one file with one module, and one line in `HEADS`.
+"""
+
+from flax import linen as nn
+
+from calm_jax.config import EnergyHeadConfig, NextVectorConfig
+from calm_jax.model.heads.energy import EnergyHead
+from calm_jax.model.heads.head import HeadLoss
+
+HEADS = {
+  EnergyHeadConfig: EnergyHead,
+}
+
+
+def build_head(config: NextVectorConfig) -> nn.Module:
+  """The head that `config.head` describes."""
+  return HEADS[type(config.head)](
+    config=config.head,
+    hidden_size=config.hidden_size,
+    latent_size=config.latent_size,
+    dtype=config.dtype,
+    init_std=config.init_std,
+  )
+
+
+__all__ = ["HEADS", "EnergyHead", "HeadLoss", "build_head"]

@@ -1,0 +1,111 @@
+"""The model that predicts the latent of the next chunk (paper §3)."""
+
+import chex
+import jax
+from flax import linen as nn
+
+from calm_jax.config import NextVectorConfig
+from calm_jax.model.backbone import Backbone, Cache
+from calm_jax.model.chunk_embed import ChunkEmbed
+from calm_jax.model.heads import HeadLoss, build_head
+
+
+class NextVectorModel(nn.Module):
+  """Chunks → hidden states; a head turns h_i into the latent of chunk i+1."""
+
+  config: NextVectorConfig
+
+  def setup(self):
+    self.chunk_embed = ChunkEmbed(self.config)
+    self.backbone = Backbone(self.config)
+    self.head = build_head(self.config)
+
+  def __call__(
+    self, tokens: jax.Array, keys: jax.Array, latents: jax.Array | None = None
+  ) -> jax.Array:
+    """One sampled latent after every chunk: [B, L, K] ids → [B, L, 1, Z]."""
+    hidden = self.hidden(tokens, latents)
+    return self.sample(hidden, keys, jax.numpy.zeros(1, "uint32"))
+
+  def hidden(
+    self,
+    tokens: jax.Array,
+    latents: jax.Array | None = None,
+    segment_ids: jax.Array | None = None,
+  ) -> jax.Array:
+    """Reads whole rows.
+
+    Args:
+      tokens: [B, L, K] int32.
+      latents: [B, L, Z], posterior means; needed unless inputs are tokens.
+      segment_ids: [B, L] int32, read only with `use_segment_mask`.
+
+    Returns:
+      [B, L, D]; entry i has seen the chunks 0 … i.
+    """
+    x = self.chunk_embed(tokens, latents)
+    return self.backbone(x, None, segment_ids)[0]
+
+  def step(
+    self,
+    tokens: jax.Array,
+    positions: jax.Array,
+    cache: Cache,
+    latents: jax.Array | None = None,
+  ) -> tuple[jax.Array, Cache]:
+    """Goes on from a cache, by one chunk or several.
+
+    Args:
+      tokens: [B, L, K] int32.
+      positions: [B, L] int32, consecutive in each row: the chunks' indices.
+      cache: of the chunks before these.
+      latents: [B, L, Z]; needed unless inputs are tokens.
+
+    Returns:
+      Hidden states, [B, L, D], and the cache with these chunks in it.
+    """
+    x = self.chunk_embed(tokens, latents)
+    return self.backbone(x, positions, cache=cache)
+
+  def loss(
+    self,
+    hidden: jax.Array,
+    mean: jax.Array,
+    log_std: jax.Array,
+    keys: jax.Array,
+  ) -> HeadLoss:
+    """The head's loss against the posterior of the chunk each h_i predicts.
+
+    Args:
+      hidden: [B, L, D].
+      mean: [B, L, Z] float32, of the chunk after each; no gradient.
+      log_std: [B, L, Z] float32.
+      keys: [B, L] typed keys.
+
+    Returns:
+      Loss and metrics, [B, L] float32 each.
+    """
+    chex.assert_equal_shape([mean, log_std])
+    chex.assert_equal_shape_prefix([hidden, mean, keys], 2)
+    mean, log_std = jax.lax.stop_gradient((mean, log_std))
+    return self.head.loss(hidden, mean, log_std, keys)
+
+  def sample(
+    self,
+    hidden: jax.Array,
+    keys: jax.Array,
+    sample_ids: jax.Array,
+    noise_scale: float | jax.Array = 1.0,
+  ) -> jax.Array:
+    """Draws latents of the next chunk.
+
+    Args:
+      hidden: [..., D].
+      keys: [...] typed keys of the positions.
+      sample_ids: [n] uint32; a draw depends on its key and its id alone.
+      noise_scale: factor on the head's noise; 1 is the model itself.
+
+    Returns:
+      [..., n, Z] float32.
+    """
+    return self.head.sample(hidden, keys, sample_ids, noise_scale)

@@ -1,0 +1,256 @@
+"""Tests calm_jax/model: causality, caches, heads behind one interface."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from calm_jax.config import (
+  EnergyHeadConfig,
+  NextVectorConfig,
+  TokenModelConfig,
+  VocabularyConfig,
+)
+from calm_jax.layers.parameters import init_params, logical_axes
+from calm_jax.model import NextVectorModel, TokenModel, empty_cache
+from calm_jax.randomness import position_keys, stream_key
+from tests.perturbation import perturb, relative_error
+
+_VOCABULARY = VocabularyConfig(
+  size=50, begin_id=48, end_id=49, unscored_ids=(48,)
+)
+_BACKBONE = {
+  "vocabulary": _VOCABULARY,
+  "hidden_size": 32,
+  "ffn_size": 48,
+  "num_layers": 2,
+  "num_heads": 4,
+  "num_kv_heads": 2,
+}
+_ROWS, _CHUNKS = 2, 6
+
+
+def _keys():
+  ids = jnp.arange(8, dtype=jnp.uint32)
+  return position_keys(stream_key(0, "test"), ids[:_ROWS], ids[:_CHUNKS])
+
+
+def _next_vector(chunk_size=4, head=None, **changes):
+  config = NextVectorConfig(
+    **_BACKBONE,
+    chunk_size=chunk_size,
+    latent_size=5,
+    head=head or EnergyHeadConfig(noise_size=8, num_samples=3, num_targets=4),
+    **changes,
+  )
+  model = NextVectorModel(config)
+  shape = (_ROWS, _CHUNKS, chunk_size)
+  tokens = jax.random.randint(jax.random.key(2), shape, 0, 48)
+  latents = jax.random.normal(jax.random.key(3), (_ROWS, _CHUNKS, 5))
+  params = init_params(model, jax.random.key(0), tokens, _keys(), latents)
+  return model, perturb(params), tokens, latents
+
+
+def _token_model(**changes):
+  model = TokenModel(TokenModelConfig(**_BACKBONE, **changes))
+  tokens = jax.random.randint(jax.random.key(2), (_ROWS, _CHUNKS, 1), 0, 48)
+  return model, perturb(init_params(model, jax.random.key(0), tokens)), tokens
+
+
+def _assert_causal(jacobian):
+  """jacobian [L out, L in] of magnitudes: zero above the diagonal only."""
+  above = np.triu(np.ones_like(jacobian), 1).astype(bool)
+  assert (jacobian[above] == 0).all()
+  assert (jacobian[~above] > 0).all()
+
+
+@pytest.mark.parametrize("implementation", ["reference", "xla"])
+def test_backbone_is_causal(implementation):
+  model, params, tokens, _ = _next_vector(
+    attention_implementation=implementation
+  )
+  variables = {"params": params}
+  embed = lambda module, t: module.chunk_embed(t)
+  run = lambda module, x: module.backbone(x)[0]
+  x = model.apply(variables, tokens[:1], method=embed)
+  full = jax.jacobian(lambda x: model.apply(variables, x, method=run))(x)
+  _assert_causal(np.abs(full[0, :, :, 0]).max(axis=(1, 3)))
+
+
+def test_each_hidden_state_reads_every_token_of_its_chunk():
+  model, params, tokens, _ = _next_vector()
+  hidden = lambda t: model.apply({"params": params}, t, method="hidden")
+  base = hidden(tokens)
+  for k in range(4):
+    other = tokens.at[:, 3, k].set((tokens[:, 3, k] + 1) % 48)
+    changed = jnp.any(hidden(other) != base, axis=(0, 2))
+    assert changed.tolist() == [False] * 3 + [True] * 3
+
+
+def test_segments_are_separate_when_asked():
+  for use in (False, True):
+    model, params, tokens, _ = _next_vector(use_segment_mask=use)
+    segments = jnp.array([[0, 0, 1, 1, 1, 1]] * _ROWS)
+    hidden = lambda t, m=model, p=params, s=segments: m.apply(
+      {"params": p}, t, segment_ids=s, method="hidden"
+    )
+    other = tokens.at[:, 0].set((tokens[:, 0] + 1) % 48)
+    changed = jnp.any(hidden(tokens) != hidden(other), axis=(0, 2))
+    assert changed.tolist() == [True, True] + [not use] * 4
+
+
+def _steps(model, params, tokens, sizes, extra=()):
+  """Hidden states of the row read in pieces of the given sizes."""
+  cache = empty_cache(model.config, _ROWS, _CHUNKS + 2)
+  found, start = [], 0
+  for size in sizes:
+    piece = slice(start, start + size)
+    positions = jnp.broadcast_to(jnp.arange(_CHUNKS)[piece], (_ROWS, size))
+    hidden, cache = model.apply(
+      {"params": params},
+      tokens[:, piece],
+      positions,
+      cache,
+      *(x[:, piece] for x in extra),
+      method="step",
+    )
+    found.append(hidden)
+    start += size
+  return jnp.concatenate(found, axis=1)
+
+
+@pytest.mark.parametrize("inputs", ["tokens", "latent", "both"])
+def test_cached_equals_uncached(inputs):
+  model, params, tokens, latents = _next_vector(inputs=inputs)
+  whole = model.apply({"params": params}, tokens, latents, method="hidden")
+  for sizes in ([1] * 6, [3, 1, 2], [6]):
+    pieces = _steps(model, params, tokens, sizes, (latents,))
+    assert relative_error(pieces, whole) < 1e-5
+
+
+def test_rows_of_a_cache_may_stand_at_different_positions():
+  model, params, tokens, _ = _next_vector()
+  whole = model.apply({"params": params}, tokens, method="hidden")
+  step = lambda *x: model.apply({"params": params}, *x, method="step")
+  cache = empty_cache(model.config, _ROWS, _CHUNKS)
+  start = jnp.broadcast_to(jnp.arange(4), (_ROWS, 4))
+  _, cache = step(tokens[:, :4], start, cache)
+  # Row 1 goes back: its slots from 2 on hold what must not be seen.
+  at = jnp.array([4, 2])
+  hidden, _ = step(tokens[jnp.arange(2), at][:, None], at[:, None], cache)
+  assert relative_error(hidden[:, 0], whole[jnp.arange(2), at]) < 1e-5
+
+
+def test_token_model_cached_equals_uncached():
+  model, params, tokens = _token_model()
+  whole = model.apply({"params": params}, tokens, method="hidden")
+  pieces = _steps(model, params, tokens, [2, 1, 3])
+  assert relative_error(pieces, whole) < 1e-5
+
+
+def test_token_model_cross_entropy_is_that_of_its_logits():
+  model, params, tokens = _token_model()
+  call = lambda *x, method: model.apply({"params": params}, *x, method=method)
+  hidden = call(tokens, method="hidden")
+  logits = np.asarray(call(hidden, method="logits"), np.float64)
+  assert np.isneginf(logits[..., [48, *range(50, 128)]]).all()
+  log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+  expected = -np.take_along_axis(log_p, np.asarray(tokens), -1)[..., 0]
+  found = call(hidden, tokens[..., 0], method="cross_entropy")
+  np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("chunk_size", [1, 2, 3, 4, 8, 9])
+def test_any_chunk_size(chunk_size):
+  model, params, tokens, _ = _next_vector(chunk_size)
+  latents = model.apply({"params": params}, tokens, _keys())
+  assert latents.shape == (_ROWS, _CHUNKS, 1, 5)
+  assert jnp.isfinite(latents).all()
+
+
+@pytest.mark.parametrize("remat", ["dots", "full"])
+def test_remat_changes_nothing(remat):
+  def gradient(remat):
+    model, params, tokens, _ = _next_vector(remat=remat)
+    loss = lambda p: model.apply({"params": p}, tokens, method="hidden").std()
+    return jax.grad(loss)(params)
+
+  plain, recomputed = gradient("none"), gradient(remat)
+  for a, b in zip(
+    jax.tree.leaves(plain["backbone"]),
+    jax.tree.leaves(recomputed["backbone"]),
+    strict=True,
+  ):
+    assert relative_error(b, a) < 1e-5
+
+
+def test_samples_depend_on_key_and_id_alone():
+  model, params, tokens, _ = _next_vector()
+  hidden = model.apply({"params": params}, tokens, method="hidden")
+  keys = _keys()
+  sample = lambda h, k, ids: model.apply(
+    {"params": params}, h, k, jnp.asarray(ids, jnp.uint32), method="sample"
+  )
+  whole = sample(hidden, keys, range(5))
+  assert (
+    relative_error(sample(hidden, keys, [3, 1]), whole[..., [3, 1], :]) < 1e-5
+  )
+  part = sample(hidden[1:, 2:], keys[1:, 2:], range(5))
+  assert relative_error(part, whole[1:, 2:]) < 1e-5
+  assert len(np.unique(np.asarray(whole[..., 0]))) == whole[..., 0].size
+
+
+def test_noise_scale_zero_makes_samples_coincide():
+  model, params, tokens, _ = _next_vector()
+  hidden = model.apply({"params": params}, tokens, method="hidden")
+  ids = jnp.arange(4, dtype=jnp.uint32)
+  sample = lambda scale: model.apply(
+    {"params": params}, hidden, _keys(), ids, scale, method="sample"
+  )
+  assert float(jnp.ptp(sample(0.0), axis=-2).max()) == 0
+  assert float(jnp.ptp(sample(1.0), axis=-2).min()) > 0
+
+
+def test_loss_at_the_start_is_finite_with_finite_gradients():
+  """The zero-initialised output makes all samples coincide."""
+  model, _, tokens, _ = _next_vector()
+  params = init_params(model, jax.random.key(0), tokens, _keys())
+  mean = jax.random.normal(jax.random.key(4), (_ROWS, _CHUNKS, 5))
+
+  def loss(params):
+    hidden = model.apply({"params": params}, tokens, method="hidden")
+    out = model.apply(
+      {"params": params}, hidden, mean, mean - 1, _keys(), method="loss"
+    )
+    return out.loss.mean()
+
+  value, gradient = jax.value_and_grad(loss)(params)
+  assert jnp.isfinite(value)
+  for leaf in jax.tree.leaves(gradient):
+    assert jnp.isfinite(leaf).all()
+  assert any(jnp.any(leaf != 0) for leaf in jax.tree.leaves(gradient))
+
+
+def test_every_parameter_names_its_axes():
+  model, params, tokens, _ = _next_vector()
+  axes = logical_axes(model, tokens, _keys())
+  names = jax.tree.map(
+    lambda array, name: (array.ndim, len(name)), params, axes
+  )
+  assert all(
+    a == b
+    for a, b in jax.tree.leaves(names, is_leaf=lambda x: isinstance(x, tuple))
+  )
+  query = axes["backbone"]["layers"]["attention"]["query"]["kernel"]
+  assert tuple(query) == ("layers", "embed", "heads", "head_dim")
+
+
+def test_bfloat16_stays_close():
+  model, params, tokens, _ = _next_vector()
+  config = dataclasses.replace(model.config, dtype="bfloat16")
+  half = NextVectorModel(config)
+  hidden = lambda m: m.apply({"params": params}, tokens, method="hidden")
+  assert hidden(half).dtype == jnp.bfloat16
+  assert relative_error(hidden(half).astype(jnp.float32), hidden(model)) < 0.05
