@@ -1,0 +1,1 @@
+"""Hidden states to text: temperature without likelihoods, and generation."""
