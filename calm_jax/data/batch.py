@@ -1,0 +1,104 @@
+"""Rows of token ids become chunks with their masks and document numbers."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from calm_jax.config import VocabularyConfig
+
+
+class Batch(NamedTuple):
+  """Rows of one step, or this host's share of them.
+
+  Attributes:
+    tokens: [B, L, K] int32 ids.
+    token_mask: [B, L, K] bool, True for real text: the pieces of documents and
+      the end id after each; False for begin ids, fill and padding.
+    segment_ids: [B, L] int32, the number within the row of the document that
+      holds the chunk's last token.
+    row_ids: [B] uint32, the row's place in the global batch (training) or in
+      the data set (evaluation); names its random draws.
+  """
+
+  tokens: np.ndarray
+  token_mask: np.ndarray
+  segment_ids: np.ndarray
+  row_ids: np.ndarray
+
+
+class Row(NamedTuple):
+  """One row before it is cut into chunks.
+
+  Attributes:
+    tokens: [T] int32, `num_fill` end ids and then text; shorter than T at the
+      end of the stream.
+    num_fill: end ids in front that are not text.
+    row_id: see `Batch.row_ids`.
+  """
+
+  tokens: np.ndarray
+  num_fill: int
+  row_id: int
+
+
+def make_batch(
+  rows: list[Row],
+  vocabulary: VocabularyConfig,
+  *,
+  row_length: int,
+  chunk_size: int,
+  batch_size: int | None = None,
+) -> Batch:
+  """Pads rows with end ids and cuts them into chunks.
+
+  Args:
+    rows: at most B.
+    vocabulary: for its begin and end ids.
+    row_length: T, a multiple of K.
+    chunk_size: K.
+    batch_size: B; rows that are missing are wholly masked. None: as given.
+
+  Returns:
+    The batch.
+  """
+  size = len(rows) if batch_size is None else batch_size
+  shape = (size, row_length // chunk_size, chunk_size)
+  tokens = np.full((size, row_length), vocabulary.end_id, np.int32)
+  mask = np.zeros((size, row_length), bool)
+  row_ids = np.zeros(size, np.uint32)
+  for i, row in enumerate(rows):
+    tokens[i, : len(row.tokens)] = row.tokens
+    mask[i, row.num_fill : len(row.tokens)] = True
+    row_ids[i] = row.row_id
+  is_begin = tokens == vocabulary.begin_id
+  mask &= ~is_begin
+  segments = np.cumsum(is_begin, axis=1, dtype=np.int32)
+  return Batch(
+    tokens=tokens.reshape(shape),
+    token_mask=mask.reshape(shape),
+    segment_ids=segments.reshape(shape)[:, :, -1].copy(),
+    row_ids=row_ids,
+  )
+
+
+def random_fill(seed: int, example: int, chunk_size: int) -> int:
+  """Number of end ids in front of a training row, uniform on 0 … K − 1.
+
+  Documents start anywhere in a chunk and a prompt must end on a chunk's
+  boundary, so the first chunk of a prompt is filled on the left; the fill
+  teaches the model this.
+
+  Args:
+    seed: of the data order.
+    example: the row's number in the whole run, whatever the hosts.
+    chunk_size: K.
+
+  Returns:
+    r, from 0 to K − 1.
+  """
+  key = np.array([seed & (2**64 - 1), example], np.uint64)
+  # Raw bits: NumPy keeps them the same in every release. K is small against
+  # 2^64, so the remainder is uniform to 1e-18.
+  return int(np.random.Philox(key=key).random_raw() % chunk_size)

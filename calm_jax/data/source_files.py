@@ -1,0 +1,262 @@
+"""Documents from files: text, JSON lines, Parquet, compressed or not."""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import gzip
+import io
+import json
+import zlib
+from collections.abc import Iterator
+from typing import BinaryIO, NamedTuple
+
+import zstandard
+from etils import epath
+
+SUFFIXES = (
+  ".txt",
+  ".txt.gz",
+  ".txt.zst",
+  ".jsonl",
+  ".jsonl.gz",
+  ".jsonl.zst",
+  ".parquet",
+)
+_PART_SIZE = 4 << 20  # bytes; a longer text file comes in several parts
+
+
+class Part(NamedTuple):
+  """A document, or a part of one that is too large to be held at once.
+
+  Attributes:
+    text: without lone surrogates.
+    num_bytes: of the text in UTF-8.
+    is_last: whether the document ends here.
+  """
+
+  text: str
+  num_bytes: int
+  is_last: bool
+
+
+def read_parts(path: epath.Path) -> Iterator[Part]:
+  """Reads the documents of one file: a text file is one document."""
+  if path.name.endswith(".parquet"):
+    return _read_parquet(path)
+  if ".jsonl" in path.name:
+    return _read_json_lines(path)
+  return _read_text(path)
+
+
+def make_part(text: str, place: str) -> Part:
+  """A whole document; raises ValueError naming `place` for bad characters."""
+  try:
+    return Part(text, len(text.encode()), True)
+  except UnicodeEncodeError as error:
+    raise ValueError(
+      f"{place}: character {error.start} of the text is the lone surrogate"
+      f" U+{ord(text[error.start]):04X}, which is no character; remove it or"
+      " write U+FFFD."
+    ) from None
+
+
+def _read_text(path: epath.Path) -> Iterator[Part]:
+  """One document; long ones are cut after a line."""
+  decoder = codecs.getincrementaldecoder("utf-8")()
+  rest = ""  # text that is not given out yet
+  position = num_lines = 0  # bytes before the chunk, newlines before it
+  with _open(path) as file:
+    while chunk := _read_chunk(file, path, num_lines):
+      pending = len(decoder.getstate()[0])
+      try:
+        rest += decoder.decode(chunk)
+      except UnicodeDecodeError as error:
+        _fail_decoding(path, error, chunk, pending, position, num_lines)
+      position += len(chunk)
+      num_lines += chunk.count(b"\n")
+      cut = _last_line_start(rest)
+      if cut:
+        yield Part(rest[:cut], len(rest[:cut].encode()), False)
+        rest = rest[cut:]
+  try:
+    rest += decoder.decode(b"", final=True)
+  except UnicodeDecodeError as error:
+    pending = len(decoder.getstate()[0]) or len(error.object)
+    _fail_decoding(path, error, b"", pending, position, num_lines)
+  yield Part(rest, len(rest.encode()), True)
+
+
+def _last_line_start(text: str) -> int:
+  """Where the last line starts that a cut before it leaves tokens alone.
+
+  A tokenizer may join a newline with the white space that follows it, so the
+  line must start with something else.
+  """
+  cut = len(text)
+  while cut := text.rfind("\n", 0, cut):
+    if cut < 0:
+      return 0
+    if cut + 1 < len(text) and not text[cut + 1].isspace():
+      return cut + 1
+  return 0
+
+
+def _read_json_lines(path: epath.Path) -> Iterator[Part]:
+  position = 0
+  with _open(path) as file:
+    for number in range(1, 1 << 62):
+      line = _read_line(file, path, number)
+      if not line:
+        return
+      if not line.isspace():
+        yield _parse_json(line, path, number, position)
+      position += len(line)
+
+
+def _parse_json(
+  line: bytes, path: epath.Path, number: int, position: int
+) -> Part:
+  place = f"{path}, line {number}"
+  try:
+    record = json.loads(line.decode())
+  except UnicodeDecodeError as error:
+    raise ValueError(
+      f"{place}: byte 0x{line[error.start]:02X} at offset"
+      f" {position + error.start} of the file is not UTF-8; convert the file,"
+      " for example with iconv."
+    ) from None
+  except (json.JSONDecodeError, RecursionError) as error:
+    raise ValueError(
+      f"{place}: this is not JSON ({error}); a .jsonl file has one object a"
+      ' line, such as {"text": "…"}.'
+    ) from None
+  if not isinstance(record, dict) or not isinstance(record.get("text"), str):
+    found = (
+      f"fields {', '.join(map(repr, record)) or 'none'}"
+      if isinstance(record, dict) and "text" not in record
+      else f"{type(record.get('text')).__name__} as 'text'"
+      if isinstance(record, dict)
+      else f"a {type(record).__name__}"
+    )
+    raise ValueError(
+      f"{place}: an object with a string 'text' was expected, and {found[:200]}"
+      " found; rename the field or convert the file."
+    )
+  return make_part(record["text"], place)
+
+
+def _read_parquet(path: epath.Path) -> Iterator[Part]:
+  # Imported late: it takes a third of a second and few need it.
+  import pyarrow
+  import pyarrow.parquet
+
+  try:
+    with path.open("rb") as file:
+      table = pyarrow.parquet.ParquetFile(file)
+      if "text" not in table.schema_arrow.names:
+        raise ValueError(
+          f"{path} has the columns {', '.join(table.schema_arrow.names)}; a"
+          " column 'text' of strings was expected."
+        )
+      row = 0
+      for batch in table.iter_batches(batch_size=256, columns=["text"]):
+        for value in batch.column(0).to_pylist():
+          row += 1
+          if not isinstance(value, str):
+            raise ValueError(
+              f"{path}, row {row}: 'text' is of type {type(value).__name__};"
+              " a string was expected."
+            )
+          yield make_part(value, f"{path}, row {row}")
+  except pyarrow.ArrowException as error:
+    raise ValueError(
+      f"{path} is not a readable Parquet file: {error}"
+    ) from None
+
+
+@contextlib.contextmanager
+def _open(path: epath.Path) -> Iterator[BinaryIO]:
+  """Opens a file and undoes its compression."""
+  with path.open("rb") as file:
+    if path.name.endswith(".gz"):
+      with gzip.open(file) as content:
+        yield content
+    elif path.name.endswith(".zst"):
+      with _ZstdReader(file) as content:
+        yield io.BufferedReader(content, 1 << 20)
+    else:
+      yield file
+
+
+class _ZstdReader(io.RawIOBase):
+  """Decompresses frames; unlike the library's reader it notices a cut file."""
+
+  def __init__(self, file: BinaryIO):
+    self._file = file
+    self._decompressor = zstandard.ZstdDecompressor().decompressobj()
+    self._is_inside_frame = False
+    self._content = memoryview(b"")
+    self._input = b""
+
+  def readable(self) -> bool:
+    return True
+
+  def readinto(self, buffer: memoryview) -> int:
+    while not self._content:
+      self._input = self._input or self._file.read(1 << 17)
+      if not self._input:
+        if self._is_inside_frame:
+          raise EOFError("the last frame is incomplete")
+        return 0
+      self._content = memoryview(self._decompressor.decompress(self._input))
+      self._input = self._decompressor.unused_data
+      self._is_inside_frame = not self._decompressor.eof
+      if self._decompressor.eof:
+        self._decompressor = zstandard.ZstdDecompressor().decompressobj()
+    size = min(len(buffer), len(self._content))
+    buffer[:size] = self._content[:size]
+    self._content = self._content[size:]
+    return size
+
+
+_DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error, zstandard.ZstdError)
+
+
+def _read_line(file: BinaryIO, path: epath.Path, number: int) -> bytes:
+  try:
+    return file.readline()
+  except _DAMAGED as error:
+    raise _damaged(path, number, error) from None
+
+
+def _read_chunk(file: BinaryIO, path: epath.Path, num_lines: int) -> bytes:
+  try:
+    return file.read(_PART_SIZE)
+  except _DAMAGED as error:
+    raise _damaged(path, num_lines + 1, error) from None
+
+
+def _damaged(path: epath.Path, number: int, error: Exception) -> ValueError:
+  return ValueError(
+    f"{path}, line {number} or soon after: the compressed data is damaged or"
+    f" cut short ({error}); copy the file again."
+  )
+
+
+def _fail_decoding(
+  path: epath.Path,
+  error: UnicodeDecodeError,
+  chunk: bytes,
+  pending: int,
+  position: int,
+  num_lines: int,
+) -> None:
+  """Names line and offset of a byte that is not UTF-8."""
+  inside = error.start - pending  # negative: in an earlier chunk
+  line = num_lines + chunk[: max(inside, 0)].count(b"\n") + 1
+  raise ValueError(
+    f"{path}, line {line}: byte 0x{error.object[error.start]:02X} at offset"
+    f" {position + inside} of the file is not UTF-8; convert the file, for"
+    " example with iconv."
+  ) from None

@@ -1,0 +1,110 @@
+"""Documents from text files, TFDS data sets and Python's own documentation."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+
+from etils import epath
+
+from calm_jax.data import source_files, source_python_docs, source_tfds
+from calm_jax.data.source_files import SUFFIXES, Part
+
+__all__ = ["PYTHON_DOCS", "Part", "list_inputs", "read_parts"]
+
+PYTHON_DOCS = "python_docs"
+TFDS_PREFIX = "tfds:"
+
+
+def list_inputs(patterns: str) -> list[str]:
+  """Finds what a comma-separated list of inputs names.
+
+  Args:
+    patterns: paths or globs of files that `epath` opens, `tfds:NAME` or
+      `tfds:NAME@SPLIT` for a TFDS data set, `python_docs` for the
+      documentation that comes with Python.
+
+  Returns:
+    Names for `read_parts`, each once; the files of a glob are sorted.
+
+  Raises:
+    OSError: if a path does not exist or a glob matches nothing.
+    ValueError: if nothing is named, or a file is of an unknown kind.
+  """
+  names: list[str] = []
+  for pattern in filter(None, map(str.strip, patterns.split(","))):
+    if pattern == PYTHON_DOCS or pattern.startswith(TFDS_PREFIX):
+      names.append(pattern)
+    else:
+      names.extend(_find_files(pattern))
+  if not names:
+    raise ValueError(
+      "no input was given; name files or globs, separated by commas, such as"
+      f" --input='data/*.jsonl', or {PYTHON_DOCS} or tfds:NAME."
+    )
+  return list(dict.fromkeys(names))
+
+
+def read_parts(names: Sequence[str]) -> Iterator[Part]:
+  """Reads the documents of all inputs, one after another.
+
+  Args:
+    names: from `list_inputs`.
+
+  Yields:
+    Parts of documents in order; nearly every document is a single part.
+
+  Raises:
+    OSError: if a file cannot be read.
+    ValueError: if its content is not what its name says; the message tells
+      the file and the line.
+  """
+  return itertools.chain.from_iterable(map(_read, names))
+
+
+def size_in_bytes(names: Sequence[str]) -> int | None:
+  """Bytes of text in the inputs as far as file sizes tell it, or None."""
+  if not all(name.endswith((".txt", ".jsonl")) for name in names):
+    return None
+  return sum(epath.Path(name).stat().length for name in names)
+
+
+def _read(name: str) -> Iterable[Part]:
+  if name == PYTHON_DOCS:
+    return source_python_docs.read_parts()
+  if name.startswith(TFDS_PREFIX):
+    return source_tfds.read_parts(name.removeprefix(TFDS_PREFIX))
+  return source_files.read_parts(epath.Path(name))
+
+
+def _find_files(pattern: str) -> list[str]:
+  path = epath.Path(pattern)
+  if path.is_dir():
+    raise ValueError(
+      f"{pattern} is a directory; name its files, such as"
+      f" {pattern.rstrip('/')}/*.jsonl."
+    )
+  found = [path] if path.exists() else _glob(pattern)
+  if not found:
+    raise FileNotFoundError(
+      f"no file matches {pattern!r}; check the path, and put a glob in quotes."
+    )
+  for file in found:
+    if not file.name.endswith(SUFFIXES):
+      raise ValueError(
+        f"{file} is of a kind that cannot be read; known are"
+        f" {', '.join(SUFFIXES)}."
+      )
+  return [str(file) for file in found]
+
+
+def _glob(pattern: str) -> list[epath.Path]:
+  parts = epath.Path(pattern).parts
+  is_magic = [any(sign in part for sign in "*?[") for part in parts]
+  if not any(is_magic):
+    return []
+  first = is_magic.index(True)
+  root = epath.Path(*parts[:first]) if first else epath.Path()
+  return sorted(
+    path for path in root.glob("/".join(parts[first:])) if not path.is_dir()
+  )

@@ -1,0 +1,211 @@
+"""A prepared directory: one flat stream of token ids per split.
+
+The stream is begin + document + end for every document, with nothing dropped.
+It lies in an array_record data set of fixed-size blocks, so that any row
+length T and chunk size K can be cut from it: row i is tokens[i·T : (i+1)·T].
+
+A directory is either one store,
+
+    info.json  tokenizer/  tokens/
+
+or holds the parts that several machines prepared, `part-00000-of-00004/` and
+so on, each of them a store; the streams of the parts follow one another.
+"""
+
+from __future__ import annotations
+
+import bisect
+import functools
+import itertools
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+from etils import epath
+
+from calm_jax.config import VocabularyConfig
+from calm_jax.data import store_layout, tokenizer_base
+from calm_jax.data import tokenizer as tokenizer_lib
+from calm_jax.data.preparation import describe, prepare
+
+__all__ = ["TokenStore", "describe", "prepare"]
+
+
+class TokenStore:
+  """Reads a prepared directory.
+
+  Attributes:
+    path: the directory.
+    tokenizer: that of all parts.
+    content_hash: sha256 of tokenizer and tokens.
+    splits: "train" and "valid".
+  """
+
+  def __init__(self, path: epath.PathLike):
+    """Opens the store.
+
+    Args:
+      path: a directory written by `launch.prepare`.
+
+    Raises:
+      OSError: if there is no such directory.
+      ValueError: if it is not a finished preparation of this format.
+    """
+    self.path = epath.Path(path)
+    self._parts = [_Part(part) for part in _find_parts(self.path)]
+    first = self._parts[0]
+    for part in self._parts[1:]:
+      if part.info["tokenizer_hash"] != first.info["tokenizer_hash"]:
+        raise ValueError(
+          f"{part.path} was prepared with another tokenizer than {first.path};"
+          " prepare all parts from the same input, or give --tokenizer."
+        )
+    self.tokenizer = tokenizer_lib.load_tokenizer(
+      first.path / store_layout.TOKENIZER_DIRECTORY
+    )
+    hashes = [part.info["content_hash"] for part in self._parts]
+    self.content_hash = (
+      hashes[0]
+      if len(hashes) == 1
+      else tokenizer_base.hash_parts(*(text.encode() for text in hashes))
+    )
+    self.splits = store_layout.SPLITS
+    self._ends = {
+      split: list(
+        itertools.accumulate(part.counts(split)[0] for part in self._parts)
+      )
+      for split in store_layout.SPLITS
+    }
+
+  @property
+  def vocabulary(self) -> VocabularyConfig:
+    """The ids that stand in the store."""
+    return self.tokenizer.vocabulary
+
+  def num_tokens(self, split: str) -> int:
+    """Ids in the split's stream, begin and end ids included."""
+    return self._ends[self._check_split(split)][-1]
+
+  def num_documents(self, split: str) -> int:
+    """Documents in the split."""
+    self._check_split(split)
+    return sum(part.counts(split)[1] for part in self._parts)
+
+  def num_bytes(self, split: str) -> int:
+    """Bytes of UTF-8 text in the split."""
+    self._check_split(split)
+    return sum(part.counts(split)[2] for part in self._parts)
+
+  def num_rows(self, split: str, row_length: int) -> int:
+    """Rows of T tokens in the split; the last one may be shorter."""
+    return -(-self.num_tokens(split) // row_length)
+
+  def read(self, split: str, start: int, stop: int) -> np.ndarray:
+    """Reads tokens[start:stop] of the split's stream.
+
+    Args:
+      split: "train" or "valid".
+      start: first position, from 0.
+      stop: one past the last position, at most `num_tokens(split)`.
+
+    Returns:
+      [stop − start] int32.
+
+    Raises:
+      ValueError: if the stream has no such positions.
+    """
+    if not 0 <= start <= stop <= self.num_tokens(split):
+      raise ValueError(
+        f"tokens {start} to {stop} of {split!r} were asked of {self.path},"
+        f" which has {self.num_tokens(split)}."
+      )
+    tokens = np.empty(stop - start, np.int32)
+    ends = self._ends[split]
+    position = start
+    while position < stop:
+      index = bisect.bisect_right(ends, position)
+      part_start = ends[index - 1] if index else 0
+      part_stop = min(stop, ends[index])
+      self._parts[index].read(
+        split,
+        position - part_start,
+        tokens[position - start : part_stop - start],
+      )
+      position = part_stop
+    return tokens
+
+  def _check_split(self, split: str) -> str:
+    if split not in store_layout.SPLITS:
+      raise ValueError(
+        f"split {split!r} is not known; a prepared directory has"
+        f" {' and '.join(store_layout.SPLITS)}."
+      )
+    return split
+
+
+class _Part:
+  """One finished store directory."""
+
+  def __init__(self, path: epath.Path):
+    self.path = path
+    self.info = store_layout.read_info(path)
+    self._block_size = self.info["block_size"]
+
+  def counts(self, split: str) -> tuple[int, int, int]:
+    """Tokens, documents and bytes of the split."""
+    info = self.info["splits"][split]
+    return info["num_tokens"], info["num_documents"], info["num_bytes"]
+
+  def read(self, split: str, start: int, out: np.ndarray) -> None:
+    """Fills `out` with the tokens from `start` on."""
+    source = self._sources[split]
+    filled = 0
+    while filled < len(out):
+      block, offset = divmod(start + filled, self._block_size)
+      tokens = source[block]["tokens"][offset : offset + len(out) - filled]
+      out[filled : filled + len(tokens)] = tokens
+      filled += len(tokens)
+
+  @functools.cached_property
+  def _sources(self) -> dict[str, Any]:
+    builder = tfds.builder_from_directory(
+      self.path / store_layout.TOKENS_DIRECTORY
+    )
+    return {
+      split: builder.as_data_source(split=split)
+      for split in builder.info.splits
+    }
+
+
+def _find_parts(path: epath.Path) -> list[epath.Path]:
+  if not path.exists():
+    raise FileNotFoundError(
+      f"there is no prepared data at {path}; write it with"
+      " `python -m launch.prepare --output=DIR`."
+    )
+  if (path / store_layout.INFO_FILE).exists():
+    return [path]
+  found = sorted(path.glob("part-?????-of-?????"))
+  if not found:
+    raise ValueError(
+      f"{path} holds no prepared data ({store_layout.INFO_FILE} is missing);"
+      " write it with `python -m launch.prepare --output=DIR`."
+    )
+  counts = {int(part.name.rsplit("-", 1)[1]) for part in found}
+  if len(counts) > 1:
+    raise ValueError(
+      f"{path} holds parts of several preparations, of"
+      f" {' and '.join(map(str, sorted(counts)))} parts; keep one of them."
+    )
+  (count,) = counts
+  wanted = [
+    path / store_layout.PART_NAME.format(index=index, count=count)
+    for index in range(count)
+  ]
+  missing = [part.name for part in wanted if part not in found]
+  if missing:
+    raise ValueError(
+      f"{path} lacks {len(missing)} of its {count} parts, {missing[0]} first;"
+      f" prepare it with --shard={int(missing[0].split('-')[1])}/{count}."
+    )
+  return wanted

@@ -1,0 +1,111 @@
+"""What all tokenizers share: every id stands for a piece of bytes."""
+
+from __future__ import annotations
+
+import abc
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from etils import epath
+
+from calm_jax.config import VocabularyConfig
+
+INFO_FILE = "tokenizer_info.json"
+FORMAT_VERSION = 1
+
+
+class Tokenizer(abc.ABC):
+  """Text to token ids and back.
+
+  Attributes:
+    kind: the name under which a saved tokenizer is found again.
+    vocabulary: the ids a model needs to know.
+    pieces: the bytes each id stands for, V of them; control ids stand for b"".
+    content_hash: sha256 of all that defines the ids, as 64 hexadecimal digits.
+  """
+
+  kind: str
+  vocabulary: VocabularyConfig
+  pieces: Sequence[bytes]
+  content_hash: str
+
+  @abc.abstractmethod
+  def encode(self, text: str) -> np.ndarray:
+    """Turns text into ids, without begin and end ids.
+
+    Args:
+      text: any Unicode text without lone surrogates.
+
+    Returns:
+      [n] int32.
+
+    Raises:
+      ValueError: if the text holds a lone surrogate, which has no UTF-8 form.
+    """
+
+  @abc.abstractmethod
+  def _write_files(self, directory: epath.Path) -> None:
+    """Writes what `load_tokenizer` needs besides the info file."""
+
+  def decode(self, ids: Iterable[int]) -> str:
+    """Turns ids into text; bytes that are not UTF-8 become U+FFFD.
+
+    Args:
+      ids: [n], each from 0 to V − 1; control ids give nothing.
+
+    Returns:
+      The text.
+
+    Raises:
+      ValueError: if an id is not one of the vocabulary.
+    """
+    return self.decode_bytes(ids).decode("utf-8", errors="replace")
+
+  def decode_bytes(self, ids: Iterable[int]) -> bytes:
+    """Turns ids [n] into the bytes they stand for, for text in pieces."""
+    array = np.asarray(ids if hasattr(ids, "__len__") else list(ids))
+    if array.size == 0:
+      return b""
+    if array.min() < 0 or array.max() >= len(self.pieces):
+      wrong = array[(array < 0) | (array >= len(self.pieces))][0]
+      raise ValueError(
+        f"token id {wrong} is not one of this tokenizer's"
+        f" {len(self.pieces)} (0 … {len(self.pieces) - 1}); is it the"
+        " tokenizer the model was trained with?"
+      )
+    return b"".join(self.pieces[i] for i in array.tolist())
+
+  def save(self, directory: epath.PathLike) -> None:
+    """Writes the tokenizer so that `load_tokenizer` finds it again."""
+    directory = epath.Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    self._write_files(directory)
+    info = {
+      "format_version": FORMAT_VERSION,
+      "kind": self.kind,
+      "content_hash": self.content_hash,
+    }
+    (directory / INFO_FILE).write_text(json.dumps(info, indent=2) + "\n")
+
+
+def check_encodable(text: str) -> None:
+  """Raises ValueError, naming the place, if the text has no UTF-8 form."""
+  try:
+    text.encode()
+  except UnicodeEncodeError as error:
+    raise ValueError(
+      f"the text has the lone surrogate U+{ord(text[error.start]):04X} at"
+      f" character {error.start}, which no UTF-8 text can hold; remove it or"
+      " replace it, for example by U+FFFD."
+    ) from None
+
+
+def hash_parts(*parts: bytes) -> str:
+  """sha256 over length-prefixed parts, so that no two lists collide."""
+  digest = hashlib.sha256()
+  for part in parts:
+    digest.update(len(part).to_bytes(8, "little"))
+    digest.update(part)
+  return digest.hexdigest()

@@ -1,0 +1,197 @@
+"""SentencePiece, trained so that every text comes back exactly."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import sentencepiece
+from etils import epath
+
+from calm_jax.config import VocabularyConfig
+from calm_jax.data import tokenizer_base
+
+MODEL_FILE = "sentencepiece.model"
+
+_SPACE = "\u2581"  # stands for a space inside SentencePiece
+_NEWLINE = "\n"
+_MAX_SENTENCE = 10_000  # characters; longer lines are cut for training
+# Texts are encoded in slices of whole lines, several at once. A newline is a
+# piece of its own, so where the cuts fall makes no difference to the ids.
+_SLICE = 1 << 16  # characters
+
+
+class SentencePieceTokenizer(tokenizer_base.Tokenizer):
+  """A SentencePiece model; begin and end ids are added if it lacks them."""
+
+  kind = "sentencepiece"
+
+  def __init__(self, model: bytes, name: str = "the SentencePiece model"):
+    """Reads a serialised model.
+
+    Args:
+      model: the bytes of a `.model` file.
+      name: for error messages.
+    """
+    try:
+      self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+      size = self._processor.vocab_size()
+    except RuntimeError:
+      size = 0
+    if not size:
+      raise ValueError(
+        f"{name} is not a SentencePiece model; give a .model file written by"
+        " SentencePiece or prepare the data with --vocab_size=N."
+      )
+    self._model = model
+    self.content_hash = tokenizer_base.hash_parts(b"sentencepiece", model)
+    self.pieces = [_piece_bytes(self._processor, i) for i in range(size)]
+    begin_id, end_id = self._processor.bos_id(), self._processor.eos_id()
+    for _ in range((begin_id < 0) + (end_id < 0)):
+      self.pieces.append(b"")
+    if begin_id < 0:
+      begin_id = size
+    if end_id < 0:
+      end_id = len(self.pieces) - 1
+    unscored = {begin_id} | {
+      i
+      for i in range(size)
+      if self._processor.is_control(i)
+      or self._processor.is_unknown(i)
+      or self._processor.is_unused(i)
+    }
+    self.vocabulary = VocabularyConfig(
+      size=len(self.pieces),
+      begin_id=begin_id,
+      end_id=end_id,
+      unscored_ids=tuple(sorted(unscored - {end_id})),
+    )
+    self._byte_ids = [
+      self._processor.piece_to_id(f"<0x{byte:02X}>") for byte in _SPACE.encode()
+    ]
+    self._has_bytes = all(map(self._processor.is_byte, self._byte_ids))
+    # A newline that is a piece of its own marks a model trained here, or one
+    # like it: its text may be cut after any line.
+    self._cuts_at_lines = (
+      self._processor.encode(_NEWLINE * 2)
+      == [self._processor.piece_to_id(_NEWLINE)] * 2
+    )
+    self._adds_space = self._processor.encode("a b") == self._processor.encode(
+      " a b"
+    )
+
+  def encode(self, text: str) -> np.ndarray:
+    tokenizer_base.check_encodable(text)
+    if self._has_bytes and _SPACE in text:
+      return self._encode_with_space_signs(text)
+    return self._encode(text)
+
+  def decode(self, ids: Iterable[int]) -> str:
+    text = super().decode(ids)
+    return text.removeprefix(" ") if self._adds_space else text
+
+  def _encode(self, text: str) -> np.ndarray:
+    if not self._cuts_at_lines or len(text) <= _SLICE:
+      return np.array(self._processor.encode(text), np.int32)
+    slices = self._processor.encode(list(_slices(text)), num_threads=-1)
+    return np.concatenate([np.array(ids, np.int32) for ids in slices])
+
+  def _encode_with_space_signs(self, text: str) -> np.ndarray:
+    """SentencePiece would read U+2581 as a space; its bytes say it exactly."""
+    parts = []
+    for i, part in enumerate(text.split(_SPACE)):
+      if i:
+        parts.append(np.array(self._byte_ids, np.int32))
+      parts.append(self._encode(part))
+    return np.concatenate(parts)
+
+  def _write_files(self, directory: epath.Path) -> None:
+    (directory / MODEL_FILE).write_bytes(self._model)
+
+
+def train(texts: Iterable[str], vocab_size: int) -> SentencePieceTokenizer:
+  """Trains byte-pair encoding that loses nothing.
+
+  Unknown characters fall back to bytes, no character is normalised, spaces
+  are kept as they are and a newline is always one token.
+
+  Args:
+    texts: to learn the pieces from, all held in memory by SentencePiece.
+    vocab_size: V, the 256 bytes, begin, end, unknown and newline included.
+
+  Returns:
+    The tokenizer.
+
+  Raises:
+    ValueError: if the texts are empty or do not give so many pieces.
+  """
+  model = io.BytesIO()
+  lines = _training_lines(texts)
+  first = next(lines, None)
+  if first is None:
+    raise ValueError(
+      "there is no text to train a tokenizer on; give input that is not"
+      " empty, or --tokenizer=FILE or --bytes."
+    )
+  try:
+    sentencepiece.SentencePieceTrainer.train(
+      sentence_iterator=_chain(first, lines),
+      model_writer=model,
+      model_type="bpe",
+      vocab_size=vocab_size,
+      byte_fallback=True,
+      normalization_rule_name="identity",
+      add_dummy_prefix=False,
+      remove_extra_whitespaces=False,
+      allow_whitespace_only_pieces=True,
+      user_defined_symbols=[_NEWLINE],
+      unk_id=0,
+      bos_id=1,
+      eos_id=2,
+      pad_id=-1,
+      max_sentence_length=4 * _MAX_SENTENCE + 4,  # bytes
+      minloglevel=3,
+    )
+  except (RuntimeError, OSError) as error:
+    reason = " ".join(str(error).split())
+    raise ValueError(
+      f"vocab_size {vocab_size} does not suit this text: SentencePiece says"
+      f" {reason!r}. It needs 260 and the distinct characters at least; small"
+      " texts give few pieces."
+    ) from None
+  return SentencePieceTokenizer(model.getvalue())
+
+
+def _training_lines(texts: Iterable[str]) -> Iterator[str]:
+  for text in texts:
+    tokenizer_base.check_encodable(text)
+    for line in text.replace(_SPACE, " ").split(_NEWLINE):
+      for start in range(0, len(line), _MAX_SENTENCE):
+        yield line[start : start + _MAX_SENTENCE]
+
+
+def _chain(first: str, rest: Iterator[str]) -> Iterator[str]:
+  yield first
+  yield from rest
+
+
+def _slices(text: str) -> Iterator[str]:
+  start = 0
+  while start < len(text):
+    end = text.find(_NEWLINE, start + _SLICE) + 1 or len(text)
+    yield text[start:end]
+    start = end
+
+
+def _piece_bytes(
+  processor: sentencepiece.SentencePieceProcessor, piece_id: int
+) -> bytes:
+  piece = processor.id_to_piece(piece_id)
+  if processor.is_control(piece_id) or processor.is_unused(piece_id):
+    return b""
+  if processor.is_unknown(piece_id):
+    return "\ufffd".encode()
+  if processor.is_byte(piece_id):
+    return bytes([int(piece[3:5], 16)])
+  return piece.replace(_SPACE, " ").encode()
