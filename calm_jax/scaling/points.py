@@ -1,0 +1,203 @@
+"""The points of a scaling study: what was trained, and what it scored."""
+
+import csv
+import dataclasses
+import math
+import os
+import pathlib
+from collections.abc import Iterable
+
+import pyarrow
+import pyarrow.parquet
+
+FAMILIES = ("calm", "token")
+QUANTITIES = ("brier_lm", "brier_1", "cross_entropy")
+SCORES = ("brier_lm", *(f"brier_{n}" for n in range(1, 5)), "cross_entropy")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Point:
+  """One trained and scored model."""
+
+  name: str  # unique in a study
+  family: str  # calm | token
+  parameters: float  # trained ones, without the frozen autoencoder
+  tokens: float  # of training
+  chunk_size: int = 1  # K; 1 for a token model
+  seed: int = 0
+  training_flops: float = 0.0  # of the run; 0: not counted
+  inference_flops: float = 0.0  # a token, one sample; 0: not counted
+  inference_flops_sampled: float = 0.0  # a token at T = 0.5; 0: not counted
+  scores: dict[str, float] = dataclasses.field(default_factory=dict)
+  errors: dict[str, float] = dataclasses.field(default_factory=dict)
+
+  def __post_init__(self):
+    if self.family not in FAMILIES:
+      raise ValueError(
+        f"point {self.name!r} is of family {self.family!r}; choose one of"
+        f" {', '.join(FAMILIES)}."
+      )
+    for name in ("parameters", "tokens", "chunk_size"):
+      value = getattr(self, name)
+      if not (math.isfinite(value) and value > 0):
+        raise ValueError(
+          f"point {self.name!r} has {name} {value}; it is positive."
+        )
+    for name, value in [*self.scores.items(), *self.errors.items()]:
+      if not math.isfinite(value):
+        raise ValueError(
+          f"point {self.name!r} has {name} {value}; a score is a finite"
+          " number, so evaluate the point again or leave it out."
+        )
+
+  def loss(self, quantity: str) -> tuple[float, float]:
+    """What a law is fitted to, and its standard error.
+
+    brier_lm: −ln(BrierLM / 100) · brier_1: −ln(Brier-1) · cross_entropy:
+    itself, in nats a token. The error of −ln(s) is that of s over s.
+    """
+    score = self.scores[quantity]
+    error = self.errors.get(quantity, 0.0)
+    if quantity == "cross_entropy":
+      return score, error
+    scale = 100 if quantity == "brier_lm" else 1
+    return -math.log(score / scale), error / score
+
+
+def score_of_loss(loss: float, quantity: str) -> float:
+  """The score that a value of `Point.loss` stands for."""
+  if quantity == "cross_entropy":
+    return loss
+  return (100 if quantity == "brier_lm" else 1) * math.exp(-loss)
+
+
+def censored_reason(point: Point, quantity: str) -> str | None:
+  """Why a point does not count for a quantity; None where it does.
+
+  BrierLM is a product and −ln diverges at 0, so it counts only where each
+  Brier-n stands above two of its errors; Brier-1 needs only itself.
+  """
+  if quantity not in point.scores:
+    return f"has no {quantity}"
+  if quantity == "cross_entropy":
+    return None
+  order = 4 if quantity == "brier_lm" else 1
+  for name in (f"brier_{n}" for n in range(1, order + 1)):
+    score, error = point.scores.get(name), point.errors.get(name)
+    if score is None or error is None:
+      return f"has no {name} with its error"
+    if score <= 2 * error or score <= 0:
+      return f"{name} {score:.2g} is within two errors ({error:.2g}) of 0"
+  if point.scores[quantity] <= 0:
+    return f"{quantity} is {point.scores[quantity]:.2g}"
+  return None
+
+
+def split_censored(
+  points: Iterable[Point], quantity: str
+) -> tuple[list[Point], list[tuple[Point, str]]]:
+  """The points that count for a quantity, and the others with the reason."""
+  kept, censored = [], []
+  for point in points:
+    reason = censored_reason(point, quantity)
+    if reason is None:
+      kept.append(point)
+    else:
+      censored.append((point, reason))
+  return kept, censored
+
+
+def write_points(points: list[Point], stem: str | os.PathLike) -> None:
+  """Writes one table as `stem`.csv and `stem`.parquet, a row a point."""
+  rows = [_to_row(point) for point in check_unique(points)]
+  table = pyarrow.table(
+    {name: [row[name] for row in rows] for name in _COLUMNS}
+  )
+  stem = pathlib.Path(stem)
+  pyarrow.parquet.write_table(table, stem.with_suffix(".parquet"))
+  with stem.with_suffix(".csv").open("w", newline="") as file:
+    writer = csv.DictWriter(file, _COLUMNS)
+    writer.writeheader()
+    writer.writerows(rows)
+
+
+def read_points(path: str | os.PathLike) -> list[Point]:
+  """Reads a table that `write_points` wrote, .csv or .parquet.
+
+  Raises:
+    ValueError: if it is no such table, a name stands twice, or a score is not
+      a finite number.
+    OSError: if it cannot be read.
+  """
+  path = pathlib.Path(path)
+  try:
+    if path.suffix == ".parquet":
+      rows = pyarrow.parquet.read_table(path).to_pylist()
+    else:
+      with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+  except (pyarrow.ArrowInvalid, UnicodeDecodeError, csv.Error) as error:
+    raise ValueError(f"{path} is not a table of points: {error}") from None
+  if not rows:
+    raise ValueError(f"{path} has no points; run the sweep first.")
+  missing = [name for name in _REQUIRED if name not in rows[0]]
+  if missing:
+    raise ValueError(
+      f"{path} is not a table of points: it lacks {', '.join(missing)}."
+    )
+  return check_unique([_from_row(row, path) for row in rows])
+
+
+def check_unique(points: list[Point]) -> list[Point]:
+  """Raises ValueError where two points have one name."""
+  names = set()
+  for point in points:
+    if point.name in names:
+      raise ValueError(
+        f"two points are named {point.name!r}; every point of a study has its"
+        " own name."
+      )
+    names.add(point.name)
+  return points
+
+
+_FIELDS = {
+  field.name: field.type
+  for field in dataclasses.fields(Point)
+  if field.name not in ("scores", "errors")
+}
+_REQUIRED = ("name", "family", "parameters", "tokens", "chunk_size")
+_COLUMNS = [*_FIELDS, *(f"{s}{e}" for s in SCORES for e in ("", "_stderr"))]
+
+
+def _to_row(point: Point) -> dict[str, object]:
+  row = {name: getattr(point, name) for name in _FIELDS}
+  for name in SCORES:
+    row[name] = point.scores.get(name)
+    row[f"{name}_stderr"] = point.errors.get(name)
+  return row
+
+
+def _from_row(row: dict, path: pathlib.Path) -> Point:
+  def number(name: str, kind: type) -> float:
+    try:
+      return kind(row[name])
+    except (TypeError, ValueError):
+      raise ValueError(
+        f"{path}: point {row.get('name')!r} has {name} {row[name]!r}; a number"
+        " is expected."
+      ) from None
+
+  present = {name for name, value in row.items() if value not in (None, "")}
+  fields = {
+    name: number(name, kind) for name, kind in _FIELDS.items() if name in row
+  }
+  return Point(
+    **fields,
+    scores={s: number(s, float) for s in SCORES if s in present},
+    errors={
+      s: number(f"{s}_stderr", float)
+      for s in SCORES
+      if f"{s}_stderr" in present
+    },
+  )

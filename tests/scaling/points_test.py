@@ -1,0 +1,95 @@
+"""Tests calm_jax/scaling/points.py."""
+
+import math
+
+import pytest
+
+from calm_jax.scaling import points as points_lib
+from calm_jax.scaling.points import Point
+
+
+def _point(**changes):
+  values = {
+    "name": "a",
+    "family": "calm",
+    "parameters": 1e6,
+    "tokens": 2e7,
+    "chunk_size": 4,
+    "seed": 3,
+    "training_flops": 1.5e14,
+    "scores": {f"brier_{n}": 0.5**n for n in range(1, 5)} | {"brier_lm": 17.0},
+    "errors": {f"brier_{n}": 0.01 for n in range(1, 5)} | {"brier_lm": 0.4},
+  }
+  return Point(**values | changes)
+
+
+def test_losses_of_scores():
+  point = _point(scores={"brier_lm": 8.0, "brier_1": 0.2, "cross_entropy": 3.5})
+  assert point.loss("brier_lm")[0] == pytest.approx(math.log(100 / 8))
+  assert point.loss("brier_1")[0] == pytest.approx(math.log(5))
+  assert point.loss("cross_entropy") == (3.5, 0.0)
+  for quantity, score in point.scores.items():
+    loss = point.loss(quantity)[0]
+    assert points_lib.score_of_loss(loss, quantity) == pytest.approx(score)
+
+
+def test_error_of_a_loss_is_the_relative_error_of_the_score():
+  loss, error = _point().loss("brier_lm")
+  up = -math.log((17.0 + 0.004) / 100)
+  assert error == pytest.approx(100 * (loss - up), rel=1e-3)
+
+
+def test_brier_lm_counts_where_every_order_is_above_two_errors():
+  weak = {f"brier_{n}": 0.01 for n in range(1, 4)} | {"brier_4": 0.04}
+  low = _point(name="low", errors=weak)  # brier_4 = 0.0625
+  kept, censored = points_lib.split_censored([_point(), low], "brier_lm")
+  assert [point.name for point in kept] == ["a"]
+  assert [(point.name, why) for point, why in censored] == [
+    ("low", "brier_4 0.062 is within two errors (0.04) of 0")
+  ]
+  assert len(points_lib.split_censored([_point(), low], "brier_1")[0]) == 2
+
+
+def test_a_score_without_its_error_does_not_count():
+  reason = points_lib.censored_reason(_point(errors={}), "brier_1")
+  assert reason == "has no brier_1 with its error"
+  reason = points_lib.censored_reason(_point(scores={}), "brier_lm")
+  assert reason == "has no brier_lm"
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_table_round_trip(tmp_path, suffix):
+  points = [_point(), _point(name="b", scores={}, errors={})]
+  points_lib.write_points(points, tmp_path / "table")
+  assert points_lib.read_points(tmp_path / f"table{suffix}") == points
+
+
+_HEADER = "name,family,parameters,tokens,chunk_size,brier_1"
+
+
+@pytest.mark.parametrize(
+  ("lines", "message"),
+  [
+    ([], "no points"),
+    ([_HEADER], "no points"),
+    (["name,loss", "a,3"], "lacks family, parameters"),
+    ([_HEADER, "a,calm,1e6,2e7,4,nan"], "'a' has brier_1 nan"),
+    ([_HEADER, "a,calm,1e6,2e7,4,high"], "brier_1 'high'; a number"),
+    ([_HEADER, "a,calm,1e6,2e7,0,0.1"], "chunk_size 0"),
+    ([_HEADER, "a,rnn,1e6,2e7,4,0.1"], "family 'rnn'"),
+    ([_HEADER, *["a,calm,1e6,2e7,4,0.1"] * 2], "two points are named 'a'"),
+  ],
+)
+def test_damaged_tables_are_refused(tmp_path, lines, message):
+  path = tmp_path / "table.csv"
+  path.write_text("\n".join(lines))
+  with pytest.raises(ValueError, match=message) as error:
+    points_lib.read_points(path)
+  assert "\n" not in str(error.value)
+
+
+def test_a_file_that_is_no_parquet_is_refused(tmp_path):
+  path = tmp_path / "table.parquet"
+  path.write_text("nothing of the kind")
+  with pytest.raises(ValueError, match="not a table of points"):
+    points_lib.read_points(path)
