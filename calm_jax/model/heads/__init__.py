@@ -5,12 +5,21 @@ A head is one file with one module, and one line in `HEADS`.
 
 from flax import linen as nn
 
-from calm_jax.config import EnergyHeadConfig, NextVectorConfig
+from calm_jax.config import (
+  DiffusionHeadConfig,
+  EnergyHeadConfig,
+  FlowHeadConfig,
+  NextVectorConfig,
+)
+from calm_jax.model.heads.diffusion import DiffusionHead
 from calm_jax.model.heads.energy import EnergyHead
+from calm_jax.model.heads.flow import FlowHead
 from calm_jax.model.heads.head import HeadLoss
 
 HEADS = {
   EnergyHeadConfig: EnergyHead,
+  DiffusionHeadConfig: DiffusionHead,
+  FlowHeadConfig: FlowHead,
 }
 
 
@@ -25,4 +34,11 @@ def build_head(config: NextVectorConfig) -> nn.Module:
   )
 
 
-__all__ = ["HEADS", "EnergyHead", "HeadLoss", "build_head"]
+__all__ = [
+  "HEADS",
+  "DiffusionHead",
+  "EnergyHead",
+  "FlowHead",
+  "HeadLoss",
+  "build_head",
+]

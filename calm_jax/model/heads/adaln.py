@@ -63,9 +63,7 @@ class AdaLNNetwork(nn.Module):
     self.condition_embed = linear(size, ("embed", "mlp"), **xavier)
     self.time_inner = linear(size, (None, "mlp"), **normal)
     self.time_outer = linear(size, ("mlp", "embed"), **normal)
-    self.blocks = [
-      AdaLNBlock(size, self.dtype) for _ in range(self.num_blocks)
-    ]
+    self.blocks = [AdaLNBlock(size, self.dtype) for _ in range(self.num_blocks)]
     self.modulation = linear(
       2 * size, ("embed", "mlp"), dtype=self.dtype, **zeros
     )

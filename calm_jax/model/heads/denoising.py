@@ -58,10 +58,9 @@ def noise_schedule(num_sampling_steps: int) -> NoiseSchedule:
   Returns:
     NumPy arrays, computed in float64.
   """
-  alpha_bar = np.cos(
-    (np.arange(NUM_STEPS + 1) / NUM_STEPS + 0.008) / 1.008 * math.pi / 2
-  )
-  betas = np.minimum(1 - (alpha_bar[1:] / alpha_bar[:-1]) ** 2, _MAX_BETA)
+  times = np.arange(NUM_STEPS + 1) / NUM_STEPS
+  alpha_bar = np.cos((times + 0.008) / 1.008 * math.pi / 2) ** 2
+  betas = np.minimum(1 - alpha_bar[1:] / alpha_bar[:-1], _MAX_BETA)
   signal = np.cumprod(1 - betas)  # a, [1000]
   timesteps = np.linspace(0, NUM_STEPS - 1, num_sampling_steps).round()
   if num_sampling_steps == 1:
@@ -163,21 +162,17 @@ def denoising_loss(
   Returns:
     Terms, [...] float32 each.
   """
-  epsilon = jnp.split(output, 2, axis=-1)[0]
+  epsilon, v = jnp.split(output, 2, axis=-1)
   error = epsilon - noise
   mse = jnp.square(error).mean(axis=-1)
 
   x = add_noise(schedule, latents, index, noise)
-  frozen = jnp.concatenate(
-    [jax.lax.stop_gradient(epsilon), jnp.split(output, 2, axis=-1)[1]], axis=-1
-  )
+  frozen = jnp.concatenate([jax.lax.stop_gradient(epsilon), v], axis=-1)
   mean, log_variance = p_mean_log_variance(schedule, frozen, x, index)
   distance = _take(schedule.mean_noise, index) * jax.lax.stop_gradient(error)
   excess = _take(schedule.min_log_variance, index) - log_variance
   kl = 0.5 * (
-    jnp.expm1(excess)
-    - excess
-    + jnp.square(distance) * jnp.exp(-log_variance)
+    jnp.expm1(excess) - excess + jnp.square(distance) * jnp.exp(-log_variance)
   )
   log_likelihood = discretised_log_likelihood(latents, mean, log_variance)
   is_first = (index == 0)[..., None]
@@ -215,6 +210,8 @@ def discretised_log_likelihood(
 
 
 def _normal_cdf(x: jax.Array) -> jax.Array:
+  # Beyond ±8 it is 0 or 1 in float32, and x³ would make its gradient 0·∞.
+  x = jnp.clip(x, -8, 8)
   inner = math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)
   return 0.5 * (1 + jnp.tanh(inner))
 

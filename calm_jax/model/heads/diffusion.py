@@ -72,7 +72,9 @@ class DiffusionHead(nn.Module):
       Loss and metrics, [B, L] float32 each.
     """
     chex.assert_equal_shape([mean, log_std])
-    keys = sample_keys(keys, jnp.arange(self.config.num_samples, dtype="uint32"))
+    keys = sample_keys(
+      keys, jnp.arange(self.config.num_samples, dtype="uint32")
+    )
     draws = jax.vmap(lambda key: _draw(key, self.latent_size))
     target_noise, noise, times = jax.tree.map(
       lambda x: x.reshape(*keys.shape, *x.shape[1:]), draws(keys.reshape(-1))
@@ -119,7 +121,8 @@ class DiffusionHead(nn.Module):
 
     def denoise(network: AdaLNNetwork, x: jax.Array, step: jax.Array):
       index = jnp.full(keys.shape, step)
-      output = network(x, schedule.timesteps[index], condition)
+      times = jnp.asarray(schedule.timesteps)[index]
+      output = network(x, times, condition)
       mean, log_variance = p_mean_log_variance(schedule, output, x, index)
       spread = jnp.exp(0.5 * log_variance) * noise_of(step)
       return mean + jnp.where(step > 0, spread, 0.0), None

@@ -68,7 +68,9 @@ class FlowHead(nn.Module):
       Loss, [B, L] float32, and no metrics beside it.
     """
     chex.assert_equal_shape([mean, log_std])
-    keys = sample_keys(keys, jnp.arange(self.config.num_samples, dtype="uint32"))
+    keys = sample_keys(
+      keys, jnp.arange(self.config.num_samples, dtype="uint32")
+    )
     draws = jax.vmap(lambda key: _draw(key, self.latent_size))
     target_noise, noise, times = jax.tree.map(
       lambda x: x.reshape(*keys.shape, *x.shape[1:]), draws(keys.reshape(-1))
