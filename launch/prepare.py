@@ -30,7 +30,8 @@ _VOCAB_SIZE = flags.DEFINE_integer(
 _TOKENIZER = flags.DEFINE_string(
   "tokenizer",
   None,
-  "Use this tokenizer: a SentencePiece .model, or a tokenizer/ directory.",
+  "Use this tokenizer: a SentencePiece .model, a Llama-3 rank file or"
+  " tokenizer.json, or a directory prepared before.",
 )
 _BYTES = flags.DEFINE_bool("bytes", False, "Use the bytes as tokens.")
 _SHARD = flags.DEFINE_string("shard", "0/1", "Prepare part i of n, as i/n.")

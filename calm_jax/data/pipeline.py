@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import zlib
 from collections.abc import Iterator, Sequence
 
 import grain
@@ -86,11 +87,7 @@ def train_batches(
     OSError, ValueError: if a source cannot be read or numbers do not fit.
   """
   _check_shape(config.row_length, chunk_size)
-  if config.batch_size % num_hosts:
-    raise ValueError(
-      f"batch_size {config.batch_size} is not a multiple of the number of"
-      f" hosts, {num_hosts}."
-    )
+  _check_hosts(config.batch_size, num_hosts)
   if stores is None:
     stores = tuple(open_sources(config).values())
   length, size = config.row_length, config.batch_size // num_hosts
@@ -168,31 +165,29 @@ def eval_batches(
     ValueError: if the split is empty or numbers do not fit.
   """
   _check_shape(row_length, chunk_size)
+  _check_hosts(batch_size, num_hosts)
   total = store.num_rows(split, row_length)
   if not total:
     raise ValueError(
       f"the split {split!r} of {store.path} is empty; prepare the data with"
       " --valid_input, or with more documents."
     )
-  if batch_size % num_hosts:
-    raise ValueError(
-      f"batch_size {batch_size} is not a multiple of the number of hosts,"
-      f" {num_hosts}."
-    )
   count = total if num_rows is None else min(num_rows, total)
-  numbers = np.arange(count) * total // count
+  numbers = (np.arange(count) * total // count).tolist()
   size = batch_size // num_hosts
-  for start in range(host_index * size, count + host_index * size, batch_size):
-    yield make_batch(
+  return (
+    make_batch(
       [
         _read_row(store, split, number, row_length, row_id=number)
-        for number in numbers[start : start + size].tolist()
+        for number in numbers[start : start + size]
       ],
       store.vocabulary,
       row_length=row_length,
       chunk_size=chunk_size,
       batch_size=size,
     )
+    for start in range(host_index * size, count + host_index * size, batch_size)
+  )
 
 
 def _row_order(
@@ -207,7 +202,7 @@ def _row_order(
       raise ValueError(f"{store.path} has no tokens to train on.")
     orders.append(
       grain.MapDataset.range(count)
-      .shuffle(seed=(config.seed + 7919 * i) % 2**32)
+      .shuffle(seed=zlib.crc32(f"{config.seed}/{i}".encode()))
       .repeat(source.num_epochs)
       .map(lambda number, i=i: (i, int(number)))
     )
@@ -242,4 +237,12 @@ def _check_shape(row_length: int, chunk_size: int) -> None:
     raise ValueError(
       f"row length {row_length} is not a multiple of chunk_size {chunk_size};"
       f" the nearest are {low} and {low + chunk_size}."
+    )
+
+
+def _check_hosts(batch_size: int, num_hosts: int) -> None:
+  if batch_size % num_hosts:
+    raise ValueError(
+      f"batch_size {batch_size} is not a multiple of the number of hosts,"
+      f" {num_hosts}."
     )

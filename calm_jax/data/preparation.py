@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import tqdm
+from absl import logging
 from etils import epath
 
 from calm_jax.data import (
@@ -19,13 +19,12 @@ from calm_jax.data import (
   tokenizer_base,
   tokenizer_sentencepiece,
 )
-from calm_jax.data.sources import Part
+from calm_jax.data.held_out import SplitInputs
 from calm_jax.data.tokenizer_base import Tokenizer
 from calm_jax.version import __version__
 
-# Share of the documents that is held out where no validation input is given.
-_VALID_SHARE = {True: 0.05, False: 0.01}  # of python_docs, of anything else
 _TRAINING_TEXT = 64 << 20  # bytes a tokenizer is trained on at most
+_NUM_CHECKED = 100  # texts that are decoded again
 
 
 def prepare(
@@ -70,10 +69,11 @@ def prepare(
       f"output {output} is remote; prepare on a local or mounted disk and copy"
       " the finished directory."
     )
-  inputs = _Inputs(train_input, valid_input, shard)
+  inputs = SplitInputs(train_input, valid_input, shard)
   recipe = {
     "train_input": inputs.train,
     "valid_input": inputs.valid,
+    "input_sizes": sources.file_sizes([*inputs.train, *(inputs.valid or [])]),
     "tokenizer": tokenizer.content_hash if tokenizer else None,
     "vocab_size": vocab_size,
     "shard": list(shard),
@@ -100,6 +100,7 @@ def prepare(
         tokenizer.content_hash.encode(),
         *(splits[name]["sha256"].encode() for name in store_layout.SPLITS),
       ),
+      "held_out": inputs.held_out,
       "block_size": store_writer.BLOCK_SIZE,
       "splits": splits,
     }
@@ -122,101 +123,15 @@ def describe(output: epath.PathLike, info: dict[str, Any]) -> str:
       f"{name:<8}{counts['num_documents']:>12,}{counts['num_tokens']:>16,}"
       f"{counts['num_bytes']:>16,}{ratio:>14.3f}"
     )
-  if info["recipe"]["valid_input"] is None:
-    lines.append(
-      "valid: documents of the input, held out by their hash; choose your own"
-      " with --valid_input"
-    )
+  if info["held_out"]:
+    lines.append(f"valid is {info['held_out']}; --valid_input names other text")
   lines.append(f"tokenizer {info['tokenizer_hash'][:12]}")
   lines.append(f"content   {info['content_hash'][:12]}")
   return "\n".join(lines)
 
 
-class _Inputs:
-  """The files of this part, and which split a document belongs to."""
-
-  def __init__(
-    self, train_input: str, valid_input: str | None, shard: tuple[int, int]
-  ):
-    index, count = shard
-    if not 0 <= index < count:
-      raise ValueError(
-        f"shard {index}/{count} is impossible; give i/n with i from 0 to n − 1."
-      )
-    self.all_train = sources.list_inputs(train_input)
-    all_valid = sources.list_inputs(valid_input) if valid_input else []
-    if both := set(self.all_train) & set(all_valid):
-      raise ValueError(
-        f"{min(both)} is both training and validation input; a model would be"
-        " judged by what it was trained on."
-      )
-    if len(self.all_train) < count:
-      raise ValueError(
-        f"the input has {len(self.all_train)} files, fewer than the {count}"
-        " shards; give more files or fewer shards."
-      )
-    self.train = self.all_train[index::count]
-    self.valid = all_valid[index::count] if valid_input else None
-    self._is_whole = count == 1
-    self._valid_share = _VALID_SHARE[self.all_train == [sources.PYTHON_DOCS]]
-
-  def read(self) -> Iterator[tuple[str, bool, Part]]:
-    """Yields (split, whether a document starts, part) for all of this part."""
-    yield from self._read_train(self.train)
-    if self.valid is not None:
-      for is_first, part in _with_starts(self.valid):
-        yield "valid", is_first, part
-
-  def read_for_tokenizer(self) -> Iterator[str]:
-    """An even sample of the training documents of *all* parts.
-
-    Every machine reads the same sample, so every part gets the same tokenizer.
-    """
-    size = sources.size_in_bytes(self.all_train) or 0
-    stride = -(-size // _TRAINING_TEXT) or 1
-    left = _TRAINING_TEXT
-    for number, (split, _, part) in enumerate(self._read_train(self.all_train)):
-      if split == "train" and number % stride == 0:
-        yield part.text
-        left -= part.num_bytes
-      if left <= 0:
-        return
-
-  def check_counts(self, splits: dict[str, dict[str, Any]]) -> None:
-    """Raises ValueError for a split without text."""
-    if not splits["train"]["num_bytes"]:
-      raise ValueError(
-        f"the input has {splits['train']['num_documents']} documents for"
-        " training and no text in them; give files with text."
-      )
-    if self._is_whole and not splits["valid"]["num_bytes"]:
-      raise ValueError(
-        f"of {splits['train']['num_documents']} documents none was held out for"
-        " validation; give --valid_input."
-      )
-
-  def _read_train(
-    self, names: Sequence[str]
-  ) -> Iterator[tuple[str, bool, Part]]:
-    split = "train"
-    for is_first, part in _with_starts(names):
-      if is_first and self.valid is None:
-        # Of a document in several parts, the first one decides.
-        digest = hashlib.sha256(part.text.encode()).digest()
-        share = int.from_bytes(digest[:8], "big") / 2**64
-        split = "valid" if share < self._valid_share else "train"
-      yield split, is_first, part
-
-
-def _with_starts(names: Sequence[str]) -> Iterator[tuple[bool, Part]]:
-  is_first = True
-  for part in sources.read_parts(names):
-    yield is_first, part
-    is_first = part.is_last
-
-
 def _train_tokenizer(
-  inputs: _Inputs, vocab_size: int, show_progress: bool
+  inputs: SplitInputs, vocab_size: int, show_progress: bool
 ) -> Tokenizer:
   with tqdm.tqdm(
     desc=f"training a tokenizer of {vocab_size} pieces",
@@ -226,7 +141,7 @@ def _train_tokenizer(
   ) as bar:
 
     def counted() -> Iterator[str]:
-      for text in inputs.read_for_tokenizer():
+      for text in inputs.sample(_TRAINING_TEXT):
         yield text
         bar.update(len(text))
 
@@ -236,24 +151,30 @@ def _train_tokenizer(
 def _write_tokens(
   directory: epath.Path,
   tokenizer: Tokenizer,
-  inputs: _Inputs,
+  inputs: SplitInputs,
   show_progress: bool,
 ) -> dict[str, dict[str, Any]]:
   writer = store_writer.StreamWriter(
     directory, tokenizer.vocabulary, store_layout.SPLITS
   )
+  num_checked = num_inexact = 0
   num_bytes = dict.fromkeys(store_layout.SPLITS, 0)
+  size, is_close = sources.estimate_size([*inputs.train, *(inputs.valid or [])])
   with tqdm.tqdm(
     desc="writing tokens",
-    total=sources.size_in_bytes([*inputs.train, *(inputs.valid or [])]),
+    total=size if is_close else None,
     unit="B",
     unit_scale=True,
     disable=not show_progress,
   ) as bar:
     for split, is_first, part in inputs.read():
+      tokens = tokenizer.encode(part.text)
+      if num_checked < _NUM_CHECKED:
+        num_checked += 1
+        num_inexact += tokenizer.decode(tokens) != part.text
       writer.add(
         split,
-        tokenizer.encode(part.text),
+        tokens,
         is_first=is_first,
         is_last=part.is_last,
       )
@@ -262,8 +183,39 @@ def _write_tokens(
   splits = writer.close()
   for name in store_layout.SPLITS:
     splits[name]["num_bytes"] = num_bytes[name]
-  inputs.check_counts(splits)
+  _check_counts(splits, inputs)
+  if num_inexact:
+    logging.warning(
+      "this tokenizer does not give back every text exactly: %d of the first"
+      " %d texts differ",
+      num_inexact,
+      num_checked,
+    )
   return splits
+
+
+def _check_counts(
+  splits: dict[str, dict[str, Any]], inputs: SplitInputs
+) -> None:
+  train, valid = splits["train"], splits["valid"]
+  if not train["num_bytes"] + valid["num_bytes"]:
+    raise ValueError(
+      f"the input has no text, in {train['num_documents']} documents; give"
+      " files with text."
+    )
+  if not train["num_bytes"]:
+    raise ValueError(
+      "every document was held out for validation; give more text, or name"
+      " --valid_input."
+    )
+  # Of several parts one may go without.
+  if not valid["num_bytes"] and inputs.is_whole:
+    raise ValueError(
+      f"none of {train['num_documents']} documents was held out for validation;"
+      " name --valid_input."
+      if inputs.valid is None
+      else "the validation input has no text; give files with text."
+    )
 
 
 def _target(output: epath.Path, shard: tuple[int, int]) -> epath.Path:

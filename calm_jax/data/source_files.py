@@ -14,6 +14,8 @@ from typing import BinaryIO, NamedTuple
 import zstandard
 from etils import epath
 
+from calm_jax.data import tokenizer_base
+
 SUFFIXES = (
   ".txt",
   ".txt.gz",
@@ -62,44 +64,28 @@ def make_part(text: str, place: str) -> Part:
 
 
 def _read_text(path: epath.Path) -> Iterator[Part]:
-  """One document; long ones are cut after a line."""
+  """One document; a long one is cut between words or lines."""
   decoder = codecs.getincrementaldecoder("utf-8")()
   rest = ""  # text that is not given out yet
-  position = num_lines = 0  # bytes before the chunk, newlines before it
+  position = num_lines = 0  # bytes and newlines before the chunk
+  chunk = b"first"
   with _open(path) as file:
-    while chunk := _read_chunk(file, path, num_lines):
+    while chunk:
+      chunk = _read_chunk(file, path, num_lines)
       pending = len(decoder.getstate()[0])
       try:
-        rest += decoder.decode(chunk)
+        rest += decoder.decode(chunk, final=not chunk)
       except UnicodeDecodeError as error:
-        _fail_decoding(path, error, chunk, pending, position, num_lines)
+        inside = error.start - pending  # negative: begun in an earlier chunk
+        line = num_lines + chunk[: max(inside, 0)].count(b"\n") + 1
+        byte = error.object[error.start]
+        raise _not_utf8(path, line, byte, position + inside) from None
       position += len(chunk)
       num_lines += chunk.count(b"\n")
-      cut = _last_line_start(rest)
-      if cut:
-        yield Part(rest[:cut], len(rest[:cut].encode()), False)
-        rest = rest[cut:]
-  try:
-    rest += decoder.decode(b"", final=True)
-  except UnicodeDecodeError as error:
-    pending = len(decoder.getstate()[0]) or len(error.object)
-    _fail_decoding(path, error, b"", pending, position, num_lines)
+      *whole, rest = list(tokenizer_base.slice_text(rest, _PART_SIZE)) or [""]
+      for text in whole:
+        yield Part(text, len(text.encode()), False)
   yield Part(rest, len(rest.encode()), True)
-
-
-def _last_line_start(text: str) -> int:
-  """Where the last line starts that a cut before it leaves tokens alone.
-
-  A tokenizer may join a newline with the white space that follows it, so the
-  line must start with something else.
-  """
-  cut = len(text)
-  while cut := text.rfind("\n", 0, cut):
-    if cut < 0:
-      return 0
-    if cut + 1 < len(text) and not text[cut + 1].isspace():
-      return cut + 1
-  return 0
 
 
 def _read_json_lines(path: epath.Path) -> Iterator[Part]:
@@ -121,11 +107,8 @@ def _parse_json(
   try:
     record = json.loads(line.decode())
   except UnicodeDecodeError as error:
-    raise ValueError(
-      f"{place}: byte 0x{line[error.start]:02X} at offset"
-      f" {position + error.start} of the file is not UTF-8; convert the file,"
-      " for example with iconv."
-    ) from None
+    byte = line[error.start]
+    raise _not_utf8(path, number, byte, position + error.start) from None
   except (json.JSONDecodeError, RecursionError) as error:
     raise ValueError(
       f"{place}: this is not JSON ({error}); a .jsonl file has one object a"
@@ -244,19 +227,10 @@ def _damaged(path: epath.Path, number: int, error: Exception) -> ValueError:
   )
 
 
-def _fail_decoding(
-  path: epath.Path,
-  error: UnicodeDecodeError,
-  chunk: bytes,
-  pending: int,
-  position: int,
-  num_lines: int,
-) -> None:
-  """Names line and offset of a byte that is not UTF-8."""
-  inside = error.start - pending  # negative: in an earlier chunk
-  line = num_lines + chunk[: max(inside, 0)].count(b"\n") + 1
-  raise ValueError(
-    f"{path}, line {line}: byte 0x{error.object[error.start]:02X} at offset"
-    f" {position + inside} of the file is not UTF-8; convert the file, for"
-    " example with iconv."
-  ) from None
+def _not_utf8(
+  path: epath.Path, line: int, byte: int, offset: int
+) -> ValueError:
+  return ValueError(
+    f"{path}, line {line}: byte 0x{byte:02X} at offset {offset} of the file is"
+    " not UTF-8; convert the file, for example with iconv."
+  )

@@ -62,11 +62,31 @@ def read_parts(names: Sequence[str]) -> Iterator[Part]:
   return itertools.chain.from_iterable(map(_read, names))
 
 
-def size_in_bytes(names: Sequence[str]) -> int | None:
-  """Bytes of text in the inputs as far as file sizes tell it, or None."""
-  if not all(name.endswith((".txt", ".jsonl")) for name in names):
-    return None
-  return sum(epath.Path(name).stat().length for name in names)
+def estimate_size(names: Sequence[str]) -> tuple[int, bool]:
+  """Estimates the text in the inputs without reading them.
+
+  Args:
+    names: from `list_inputs`.
+
+  Returns:
+    Bytes, and whether they are close: compressed files are taken for a third
+    of their text, and what is no file for nothing.
+  """
+  total, is_close = 0, True
+  for name, size in file_sizes(names).items():
+    is_plain = name.endswith((".txt", ".jsonl"))
+    total += size * (1 if is_plain else 3)
+    is_close &= is_plain
+  return total, is_close and total > 0
+
+
+def file_sizes(names: Sequence[str]) -> dict[str, int]:
+  """Bytes on disk of those inputs that are files."""
+  return {
+    name: epath.Path(name).stat().length
+    for name in names
+    if name.endswith(SUFFIXES)
+  }
 
 
 def _read(name: str) -> Iterable[Part]:

@@ -15,7 +15,6 @@ so on, each of them a store; the streams of the parts follow one another.
 from __future__ import annotations
 
 import bisect
-import functools
 import itertools
 from typing import Any
 
@@ -150,6 +149,7 @@ class _Part:
     self.path = path
     self.info = store_layout.read_info(path)
     self._block_size = self.info["block_size"]
+    self._sources = self._open()
 
   def counts(self, split: str) -> tuple[int, int, int]:
     """Tokens, documents and bytes of the split."""
@@ -158,23 +158,44 @@ class _Part:
 
   def read(self, split: str, start: int, out: np.ndarray) -> None:
     """Fills `out` with the tokens from `start` on."""
-    source = self._sources[split]
     filled = 0
     while filled < len(out):
-      block, offset = divmod(start + filled, self._block_size)
-      tokens = source[block]["tokens"][offset : offset + len(out) - filled]
+      number, offset = divmod(start + filled, self._block_size)
+      block = self._read_block(split, number)
+      tokens = block[offset : offset + len(out) - filled]
       out[filled : filled + len(tokens)] = tokens
       filled += len(tokens)
 
-  @functools.cached_property
-  def _sources(self) -> dict[str, Any]:
-    builder = tfds.builder_from_directory(
-      self.path / store_layout.TOKENS_DIRECTORY
+  def _read_block(self, split: str, number: int) -> np.ndarray:
+    try:
+      return self._sources[split][number]["tokens"]
+    except (RuntimeError, OSError) as error:  # of the array_record reader
+      raise self._damaged(str(error)) from None
+
+  def _open(self) -> dict[str, Any]:
+    directory = self.path / store_layout.TOKENS_DIRECTORY
+    sources = {}
+    try:
+      builder = tfds.builder_from_directory(directory)
+      for split in store_layout.SPLITS:
+        if self.counts(split)[0]:  # a split without examples does not open
+          sources[split] = builder.as_data_source(split=split)
+    except Exception as error:  # TFDS raises whatever its parsers raise
+      raise self._damaged(str(error)) from None
+    for split, source in sources.items():
+      num_blocks = -(-self.counts(split)[0] // self._block_size)
+      if len(source) != num_blocks:
+        raise self._damaged(
+          f"{split!r} has {len(source)} blocks and should have {num_blocks}"
+        )
+    return sources
+
+  def _damaged(self, reason: str) -> ValueError:
+    return ValueError(
+      f"the tokens in {self.path / store_layout.TOKENS_DIRECTORY} are damaged"
+      f" or incomplete ({' '.join(reason.split())}); copy them again or prepare"
+      " the data again."
     )
-    return {
-      split: builder.as_data_source(split=split)
-      for split in builder.info.splits
-    }
 
 
 def _find_parts(path: epath.Path) -> list[epath.Path]:

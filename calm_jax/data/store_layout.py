@@ -17,10 +17,16 @@ PART_NAME = "part-{index:05d}-of-{count:05d}"
 
 def read_info(path: epath.Path) -> dict[str, Any]:
   """Reads and checks the info file of a finished store directory."""
-  info = json.loads((path / INFO_FILE).read_text())
-  if info.get("format_version") != FORMAT_VERSION:
+  try:
+    info = json.loads((path / INFO_FILE).read_text())
+    version = info["format_version"]
+  except (ValueError, KeyError, TypeError):
     raise ValueError(
-      f"{path} was prepared in format {info.get('format_version')}; this"
-      f" version reads format {FORMAT_VERSION}. Prepare the data again."
+      f"{path / INFO_FILE} is damaged; copy it again or prepare the data again."
+    ) from None
+  if version != FORMAT_VERSION:
+    raise ValueError(
+      f"{path} was prepared in format {version}; this version reads format"
+      f" {FORMAT_VERSION}. Prepare the data again."
     )
   return info

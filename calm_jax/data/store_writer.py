@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -80,7 +82,8 @@ class StreamWriter:
       ids as little-endian int32.
     """
     result = {name: split.close() for name, split in self._splits.items()}
-    self._writer.close_all()
+    with _write_errors():
+      self._writer.close_all()
     return result
 
 
@@ -135,13 +138,23 @@ class _Split:
     tokens = np.concatenate(self._buffer)
     num_blocks = len(tokens) // BLOCK_SIZE
     blocks = tokens[: num_blocks * BLOCK_SIZE].reshape(num_blocks, BLOCK_SIZE)
-    if num_blocks and not self._is_started:
-      # A split without examples cannot be opened, so it is not begun.
-      self._writer.initialize_splits([self._name])
-      self._is_started = True
-    if num_blocks:
-      self._writer.add_examples(
-        {self._name: [{"tokens": block} for block in blocks]}
-      )
+    with _write_errors():
+      if num_blocks and not self._is_started:
+        # A split without examples cannot be opened, so it is not begun.
+        self._writer.initialize_splits([self._name])
+        self._is_started = True
+      if num_blocks:
+        self._writer.add_examples(
+          {self._name: [{"tokens": block} for block in blocks]}
+        )
     self._buffer = [tokens[num_blocks * BLOCK_SIZE :]]
     self._num_buffered = len(self._buffer[0])
+
+
+@contextlib.contextmanager
+def _write_errors() -> Iterator[None]:
+  """The array_record writer raises RuntimeError when a disk is full."""
+  try:
+    yield
+  except RuntimeError as error:
+    raise OSError(f"the tokens cannot be written: {error}") from None

@@ -1,4 +1,4 @@
-"""Finds the tokenizer of a path: ours, SentencePiece, Llama-3."""
+"""Finds the tokenizer of a path: bytes, SentencePiece or Llama-3."""
 
 from __future__ import annotations
 
@@ -6,24 +6,37 @@ import json
 
 from etils import epath
 
-from calm_jax.data import tokenizer_base, tokenizer_sentencepiece
+from calm_jax.data import (
+  tokenizer_base,
+  tokenizer_llama3,
+  tokenizer_sentencepiece,
+)
 from calm_jax.data.tokenizer_base import Tokenizer
 from calm_jax.data.tokenizer_bytes import ByteTokenizer
+from calm_jax.data.tokenizer_llama3 import Llama3Tokenizer
 from calm_jax.data.tokenizer_sentencepiece import SentencePieceTokenizer
 
 __all__ = [
   "ByteTokenizer",
+  "Llama3Tokenizer",
   "SentencePieceTokenizer",
   "Tokenizer",
   "load_tokenizer",
 ]
+
+_MODEL_FILES = (
+  tokenizer_sentencepiece.MODEL_FILE,
+  *tokenizer_llama3.FILE_NAMES.values(),
+)
 
 
 def load_tokenizer(path: epath.PathLike) -> Tokenizer:
   """Reads a tokenizer.
 
   Args:
-    path: a directory written by `Tokenizer.save`, or a SentencePiece model.
+    path: a directory written by `Tokenizer.save`, or one that has it as
+      `tokenizer/`, or a file: a SentencePiece model, a tiktoken rank file or a
+      Llama-3 tokenizer.json.
 
   Returns:
     The tokenizer.
@@ -35,31 +48,61 @@ def load_tokenizer(path: epath.PathLike) -> Tokenizer:
   path = epath.Path(path)
   if not path.exists():
     raise FileNotFoundError(
-      f"there is no tokenizer at {path}; give a SentencePiece .model or a"
-      " directory that holds a tokenizer."
+      f"there is no tokenizer at {path}; give a SentencePiece .model, a Llama-3"
+      " file or a directory that holds a tokenizer."
     )
   if path.is_dir():
     return _load_directory(path)
-  return SentencePieceTokenizer(path.read_bytes(), name=str(path))
+  return _read_file(path)
 
 
 def _load_directory(path: epath.Path) -> Tokenizer:
+  if (path / "tokenizer" / tokenizer_base.INFO_FILE).exists():
+    path = path / "tokenizer"
   info_file = path / tokenizer_base.INFO_FILE
   if not info_file.exists():
     raise ValueError(
       f"{path} holds no {tokenizer_base.INFO_FILE}; give a tokenizer file or"
       " the tokenizer/ directory of prepared data or of a run."
     )
-  info = json.loads(info_file.read_text())
-  if info["kind"] == ByteTokenizer.kind:
-    tokenizer = ByteTokenizer()
-  else:
-    model_file = path / tokenizer_sentencepiece.MODEL_FILE
-    tokenizer = SentencePieceTokenizer(model_file.read_bytes(), str(model_file))
-  if tokenizer.content_hash != info["content_hash"]:
+  try:
+    info = json.loads(info_file.read_text())
+    version, content_hash = info["format_version"], info["content_hash"]
+    kind = info["kind"]
+  except (ValueError, KeyError, TypeError):
+    raise ValueError(
+      f"{info_file} is damaged; copy the tokenizer/ directory again."
+    ) from None
+  if version != tokenizer_base.FORMAT_VERSION:
+    raise ValueError(
+      f"{path} was written in format {version}; this version reads format"
+      f" {tokenizer_base.FORMAT_VERSION}."
+    )
+  tokenizer = (
+    ByteTokenizer() if kind == ByteTokenizer.kind else _read_file_of(path)
+  )
+  if tokenizer.content_hash != content_hash:
     raise ValueError(
       f"the tokenizer in {path} is not the one that was saved there: its"
       f" content hash is {tokenizer.content_hash[:12]}, and"
-      f" {info['content_hash'][:12]} was written down; restore its files."
+      f" {content_hash[:12]} was written down; copy its files again."
     )
   return tokenizer
+
+
+def _read_file_of(directory: epath.Path) -> Tokenizer:
+  for name in _MODEL_FILES:
+    if (directory / name).exists():
+      return _read_file(directory / name)
+  raise ValueError(
+    f"{directory} lacks its tokenizer file; one of {', '.join(_MODEL_FILES)}"
+    " was expected."
+  )
+
+
+def _read_file(path: epath.Path) -> Tokenizer:
+  data = path.read_bytes()
+  # A serialised SentencePiece model starts with the tag of its first piece.
+  if data[:1] == b"\n":
+    return SentencePieceTokenizer(data, name=str(path))
+  return Llama3Tokenizer(data, name=str(path))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import abc
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from etils import epath
@@ -14,6 +15,8 @@ from calm_jax.config import VocabularyConfig
 
 INFO_FILE = "tokenizer_info.json"
 FORMAT_VERSION = 1
+
+_CUT = re.compile(r"(?<=\S)(?= \S)|(?<=\n)(?=\S)")
 
 
 class Tokenizer(abc.ABC):
@@ -88,6 +91,21 @@ class Tokenizer(abc.ABC):
       "content_hash": self.content_hash,
     }
     (directory / INFO_FILE).write_text(json.dumps(info, indent=2) + "\n")
+
+
+def slice_text(text: str, size: int = 1 << 16) -> Iterator[str]:
+  """Cuts text between words or lines into slices of about `size` characters.
+
+  A cut falls before the single space between two words, or after a newline
+  that no white space follows. No tokenizer of ours joins what stands on the
+  two sides of such a place, so the slices give the ids of the whole.
+  """
+  start = 0
+  while start < len(text):
+    cut = _CUT.search(text, start + size)
+    end = cut.start() if cut else len(text)
+    yield text[start:end]
+    start = end
 
 
 def check_encodable(text: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -17,9 +18,7 @@ MODEL_FILE = "sentencepiece.model"
 _SPACE = "\u2581"  # stands for a space inside SentencePiece
 _NEWLINE = "\n"
 _MAX_SENTENCE = 10_000  # characters; longer lines are cut for training
-# Texts are encoded in slices of whole lines, several at once. A newline is a
-# piece of its own, so where the cuts fall makes no difference to the ids.
-_SLICE = 1 << 16  # characters
+_LONG = 1 << 17  # characters from which on a text is encoded in slices
 
 
 class SentencePieceTokenizer(tokenizer_base.Tokenizer):
@@ -71,14 +70,14 @@ class SentencePieceTokenizer(tokenizer_base.Tokenizer):
       self._processor.piece_to_id(f"<0x{byte:02X}>") for byte in _SPACE.encode()
     ]
     self._has_bytes = all(map(self._processor.is_byte, self._byte_ids))
-    # A newline that is a piece of its own marks a model trained here, or one
-    # like it: its text may be cut after any line.
-    self._cuts_at_lines = (
-      self._processor.encode(_NEWLINE * 2)
-      == [self._processor.piece_to_id(_NEWLINE)] * 2
-    )
-    self._adds_space = self._processor.encode("a b") == self._processor.encode(
-      " a b"
+    encode = self._processor.encode
+    newline = self._processor.piece_to_id(_NEWLINE)
+    self._adds_space = encode("a b") == encode(" a b")
+    # True of all models trained here: slices give the ids of the whole text.
+    self._is_sliceable = (
+      encode(_NEWLINE * 2) == [newline] * 2
+      and not self._adds_space
+      and not any(re.search(rb"[^ ] ", piece) for piece in self.pieces)
     )
 
   def encode(self, text: str) -> np.ndarray:
@@ -92,10 +91,11 @@ class SentencePieceTokenizer(tokenizer_base.Tokenizer):
     return text.removeprefix(" ") if self._adds_space else text
 
   def _encode(self, text: str) -> np.ndarray:
-    if not self._cuts_at_lines or len(text) <= _SLICE:
+    if not self._is_sliceable or len(text) < _LONG:
       return np.array(self._processor.encode(text), np.int32)
-    slices = self._processor.encode(list(_slices(text)), num_threads=-1)
-    return np.concatenate([np.array(ids, np.int32) for ids in slices])
+    slices = list(tokenizer_base.slice_text(text))  # encoded side by side
+    lists = self._processor.encode(slices, num_threads=-1)
+    return np.concatenate([np.array(ids, np.int32) for ids in lists])
 
   def _encode_with_space_signs(self, text: str) -> np.ndarray:
     """SentencePiece would read U+2581 as a space; its bytes say it exactly."""
@@ -154,13 +154,26 @@ def train(texts: Iterable[str], vocab_size: int) -> SentencePieceTokenizer:
       minloglevel=3,
     )
   except (RuntimeError, OSError) as error:
-    reason = " ".join(str(error).split())
-    raise ValueError(
-      f"vocab_size {vocab_size} does not suit this text: SentencePiece says"
-      f" {reason!r}. It needs 260 and the distinct characters at least; small"
-      " texts give few pieces."
-    ) from None
+    raise ValueError(_explain(vocab_size, str(error))) from None
   return SentencePieceTokenizer(model.getvalue())
+
+
+def _explain(vocab_size: int, message: str) -> str:
+  """Says in our words why SentencePiece did not train."""
+  if most := re.search(r"value <= (\d+)", message):
+    return (
+      f"vocab_size {vocab_size} is more than this text has pieces for; give"
+      f" {most[1]} at most, or more text."
+    )
+  if least := re.search(r"\d+ vs (\d+)", message):
+    return (
+      f"vocab_size {vocab_size} is too small; this text needs {least[1]} at"
+      " least, for the bytes and its characters."
+    )
+  return (
+    f"SentencePiece could not train {vocab_size} pieces:"
+    f" {' '.join(message.split())}"
+  )
 
 
 def _training_lines(texts: Iterable[str]) -> Iterator[str]:
@@ -174,14 +187,6 @@ def _training_lines(texts: Iterable[str]) -> Iterator[str]:
 def _chain(first: str, rest: Iterator[str]) -> Iterator[str]:
   yield first
   yield from rest
-
-
-def _slices(text: str) -> Iterator[str]:
-  start = 0
-  while start < len(text):
-    end = text.find(_NEWLINE, start + _SLICE) + 1 or len(text)
-    yield text[start:end]
-    start = end
 
 
 def _piece_bytes(

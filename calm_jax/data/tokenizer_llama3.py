@@ -1,0 +1,192 @@
+"""The Llama-3 tokenizer, from its rank file or its tokenizer.json.
+
+Byte-pair encoding over the bytes of pre-split words, exact for every text.
+Both files give the same ids and the same content hash. They need the packages
+`tiktoken` and `tokenizers`, which `pip install 'calm_jax[tokenizers]'` brings.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import importlib
+import json
+import re
+from collections.abc import Callable, Iterator
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from calm_jax.config import VocabularyConfig
+from calm_jax.data import tokenizer_base
+
+FILE_NAMES = {"rank file": "ranks.tiktoken", "JSON": "tokenizer.json"}
+
+# How Llama 3 splits text into words, before it merges bytes inside them.
+PATTERN = (
+  r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+  r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_NUM_SPECIAL = 256  # ids after the ranks; the first two begin and end a text
+_BEGIN, _END = "<|begin_of_text|>", "<|end_of_text|>"
+# The splitting pattern overflows its stack on longer runs.
+_LONG_RUN = re.compile(r"\s{20000}|\S{20000}")
+
+
+class Llama3Tokenizer(tokenizer_base.Tokenizer):
+  """Byte-pair encoding with ids in the order of the merges."""
+
+  kind = "llama3"
+
+  def __init__(self, data: bytes, name: str = "the tokenizer file"):
+    """Reads a rank file, as published by Meta, or a tokenizer.json.
+
+    Args:
+      data: the content of the file.
+      name: for error messages.
+
+    Raises:
+      ValueError: if it is neither, or the package that reads it is missing.
+    """
+    self._data = data
+    is_json = data.lstrip()[:1] == b"{"
+    read = _read_json if is_json else _read_ranks
+    self._file_kind = "JSON" if is_json else "rank file"
+    self.pieces, begin_id, end_id, self._encode_all = read(data, name)
+    special = {i for i, piece in enumerate(self.pieces) if not piece}
+    self.vocabulary = VocabularyConfig(
+      size=len(self.pieces),
+      begin_id=begin_id,
+      end_id=end_id,
+      unscored_ids=tuple(sorted(special - {end_id})),
+    )
+    self.content_hash = tokenizer_base.hash_parts(
+      b"llama3",
+      PATTERN.encode(),
+      str(begin_id).encode(),
+      str(end_id).encode(),
+      *self.pieces,
+    )
+
+  def encode(self, text: str) -> np.ndarray:
+    tokenizer_base.check_encodable(text)
+    # An empty list would not do: NumPy cannot concatenate nothing.
+    lists = self._encode_all(list(_slices(text))) or [[]]
+    return np.concatenate([np.array(ids, np.int32) for ids in lists])
+
+  def _write_files(self, directory: epath.Path) -> None:
+    (directory / FILE_NAMES[self._file_kind]).write_bytes(self._data)
+
+
+_EncodeAll = Callable[[list[str]], list[list[int]]]
+_Contents = tuple[list[bytes], int, int, _EncodeAll]
+
+
+def _read_ranks(data: bytes, name: str) -> _Contents:
+  """Lines of a base64 piece and its rank, which is its id."""
+  ranks: dict[bytes, int] = {}
+  for number, line in enumerate(data.splitlines(), start=1):
+    try:
+      piece, rank = line.split()
+      ranks[base64.b64decode(piece, validate=True)] = int(rank)
+    except (ValueError, binascii.Error):
+      raise ValueError(
+        f"{name}, line {number}: a base64 piece and its rank were expected, as"
+        f" in a tiktoken file, and {line[:40]!r} found; give a SentencePiece"
+        " .model, a tiktoken rank file or a Llama-3 tokenizer.json."
+      ) from None
+  if sorted(ranks.values()) != list(range(len(ranks))) or len(ranks) < 256:
+    raise ValueError(
+      f"{name} has {len(ranks)} pieces whose ranks are not 0, 1, 2, … for 256"
+      " bytes and more; the file is incomplete."
+    )
+  pieces = sorted(ranks, key=ranks.__getitem__)
+  encoding = _import("tiktoken", name).Encoding(
+    "llama3", pat_str=PATTERN, mergeable_ranks=ranks, special_tokens={}
+  )
+  begin_id, end_id = len(ranks), len(ranks) + 1
+  return (
+    pieces + [b""] * _NUM_SPECIAL,
+    begin_id,
+    end_id,
+    encoding.encode_ordinary_batch,
+  )
+
+
+def _read_json(data: bytes, name: str) -> _Contents:
+  content = json.loads(data)
+  reason = _why_not_llama3(content)
+  if reason:
+    raise ValueError(
+      f"{name} is no Llama-3 tokenizer: {reason}; other tokenizer.json files"
+      " cannot be read."
+    )
+  added = {token["content"]: token["id"] for token in content["added_tokens"]}
+  vocabulary = content["model"]["vocab"]
+  size = max(*vocabulary.values(), *added.values()) + 1
+  pieces = [b""] * size
+  to_byte = {character: byte for byte, character in _visible_bytes().items()}
+  for piece, piece_id in vocabulary.items():
+    pieces[piece_id] = bytes(map(to_byte.__getitem__, piece))
+  tokenizer = _import("tokenizers", name).Tokenizer.from_str(data.decode())
+  # Text that looks like a control token is text.
+  tokenizer.encode_special_tokens = True
+
+  def encode_all(texts: list[str]) -> list[list[int]]:
+    encodings = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+    return [encoding.ids for encoding in encodings]
+
+  return pieces, added[_BEGIN], added[_END], encode_all
+
+
+def _why_not_llama3(content: dict[str, Any]) -> str:
+  """What differs from the published file in a way that changes ids."""
+  model = content.get("model") or {}
+  names = {token["content"] for token in content.get("added_tokens", [])}
+  splits = json.dumps(content.get("pre_tokenizer"))
+  if model.get("type") != "BPE" or "ByteLevel" not in splits:
+    return f"its model is {model.get('type')} and not BPE of bytes"
+  if content.get("normalizer") is not None:
+    return "it normalises text"
+  if json.dumps(PATTERN) not in splits:
+    return "it splits words by another pattern"
+  if not model.get("ignore_merges"):
+    return "it does not set ignore_merges"
+  if not {_BEGIN, _END} <= names:
+    return f"{_BEGIN} and {_END} are not among its added tokens"
+  return ""
+
+
+def _visible_bytes() -> dict[int, str]:
+  """The printable character by which tokenizer.json writes each byte.
+
+  Printable Latin-1 characters stand for themselves, the others for the
+  characters from 256 on, in order.
+  """
+  visible = {*range(33, 127), *range(161, 173), *range(174, 256)}
+  hidden = [byte for byte in range(256) if byte not in visible]
+  return {byte: chr(byte) for byte in visible} | {
+    byte: chr(256 + i) for i, byte in enumerate(hidden)
+  }
+
+
+def _slices(text: str) -> Iterator[str]:
+  for part in tokenizer_base.slice_text(text):
+    start = 0
+    for match in _LONG_RUN.finditer(part):
+      yield part[start : match.end()]
+      start = match.end()
+    if start < len(part):
+      yield part[start:]
+
+
+def _import(package: str, name: str) -> ModuleType:
+  try:
+    return importlib.import_module(package)
+  except ImportError:
+    raise ValueError(
+      f"{name} needs the package {package}, which is not installed; run"
+      " pip install 'calm_jax[tokenizers]'."
+    ) from None
