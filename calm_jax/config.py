@@ -9,9 +9,10 @@ The dataclasses are mutable because command-line flags set their fields one by
 one; `resolve` then fills what was left `None` from the data and the
 autoencoder, and builds everything anew so that every check runs on the final
 values. Models take resolved configs only.
-"""
 
-from __future__ import annotations
+No `from __future__ import annotations` here: the flags read the annotations as
+types.
+"""
 
 import dataclasses
 from typing import Any, ClassVar
@@ -425,23 +426,32 @@ def parse_argument(argument: str | None, **defaults: Any) -> dict[str, Any]:
   Args:
     argument: comma-separated; a word without `=` names the `size`.
     **defaults: the names that may be given, with their default values, whose
-      types the given values take.
+      types the given values take, or with a tuple of the words to choose from,
+      the default first.
 
   Returns:
     The defaults, overridden.
 
   Raises:
-    ValueError: for a name that is not among the defaults.
+    ValueError: for a name or a word that may not be given.
   """
-  result = dict(defaults)
+  result = {
+    name: value[0] if isinstance(value, tuple) else value
+    for name, value in defaults.items()
+  }
   for word in filter(None, (argument or "").split(",")):
     name, value = word.split("=", 1) if "=" in word else ("size", word)
     if name not in defaults:
+      known = ", ".join(f"{key}={value}" for key, value in result.items())
       raise ValueError(
-        f"config argument {word!r} is not known; this experiment takes"
-        f" {', '.join(f'{key}={value}' for key, value in defaults.items())}."
+        f"config argument {word!r} is not known; this experiment takes {known}."
       )
-    kind = type(defaults[name])
+    choices = defaults[name]
+    if isinstance(choices, tuple) and value not in choices:
+      raise ValueError(
+        f"config argument {word!r}: {name} is one of {', '.join(choices)}."
+      )
+    kind = type(result[name])
     try:
       result[name] = kind(value)
     except ValueError:

@@ -1,0 +1,177 @@
+"""Saves the state of a run while it goes on, and finds it again."""
+
+import sys
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
+from orbax.checkpoint.checkpoint_managers import preservation_policy
+
+from calm_jax.checkpoint import steps as steps_lib
+from calm_jax.checkpoint.run_directory import RunDirectory
+from calm_jax.training.state import TrainState
+
+
+class Checkpointer:
+  """Writes steps in the background; the newest and every n-th stay."""
+
+  def __init__(
+    self,
+    run: RunDirectory,
+    *,
+    hashes: dict[str, str],
+    max_checkpoints: int,
+    keep_interval: int,
+  ):
+    """Opens the run's steps.
+
+    Args:
+      run: the directory; all processes name the same one.
+      hashes: of what the run reads, saved with every step.
+      max_checkpoints: newest kept.
+      keep_interval: steps whose multiples are kept for good; 0: none.
+    """
+    self._directory = run.steps
+    self._hashes = hashes
+    policies = [preservation_policy.LatestN(max_checkpoints)]
+    if keep_interval:
+      policies.append(preservation_policy.EveryNSteps(keep_interval))
+    self._manager = ocp.CheckpointManager(
+      run.steps,
+      options=ocp.CheckpointManagerOptions(
+        preservation_policy=preservation_policy.AnyPreservationPolicy(policies),
+        cleanup_tmp_directories=True,  # left by a process that was killed
+      ),
+    )
+
+  def restore(
+    self, shapes: TrainState
+  ) -> tuple[TrainState, dict[str, Any]] | None:
+    """Reads the newest step that can be read.
+
+    A damaged step is named on stderr and, once an older one was read, moved to
+    `damaged/` beside `steps/`, so that its number is free again.
+
+    Args:
+      shapes: of the state, with shardings; the mesh need not be that of the
+        process which saved it.
+
+    Returns:
+      The state and the position saved with it; None if nothing was saved.
+
+    Raises:
+      ValueError: if steps were saved and none can be read, or if one was
+        saved with another tokenizer, autoencoder or data.
+    """
+    damaged = []
+    for step in reversed(steps_lib.list_steps(self._directory)):
+      restored, problem = None, ""
+      try:
+        restored = self._read(step, shapes)
+      except steps_lib.DamagedStepError as error:
+        problem = str(error)
+      if not _on_all_processes(restored is not None):
+        damaged.append(step)
+        problem = problem or f"step {step} cannot be read by another process."
+        print(f"warning: {problem}", file=sys.stderr, flush=True)
+        continue
+      self._set_aside(damaged)
+      self._check_hashes(step, restored[1]["hashes"])
+      if damaged:
+        print(
+          f"warning: going on from step {step} instead of {damaged[0]}.",
+          file=sys.stderr,
+          flush=True,
+        )
+      return restored
+    if damaged:
+      raise ValueError(
+        f"none of the {len(damaged)} steps in {self._directory} can be read;"
+        " restore the directory, or give another --workdir to start anew."
+      )
+    return None
+
+  def save(
+    self, step: int, state: TrainState, position: dict[str, Any]
+  ) -> None:
+    """Copies the state to the host and goes on; files are written meanwhile.
+
+    Args:
+      step: steps done.
+      state: may be donated once this returns.
+      position: JSON values that belong to the step.
+
+    Raises:
+      OSError: if this step, or the one before it, cannot be written.
+    """
+    content = {**position, "step": step, "hashes": self._hashes}
+    args = ocp.args.Composite(
+      params=ocp.args.StandardSave(state.params),
+      optimizer=ocp.args.StandardSave(state.optimizer_state),
+      position=ocp.args.JsonSave(steps_lib.sealed(content)),
+    )
+    self._guarded(lambda: self._manager.save(step, args=args, force=True))
+
+  def wait(self) -> None:
+    """Returns when what was saved is on disk; raises OSError if it is not."""
+    self._guarded(self._manager.wait_until_finished)
+    self._guarded(self._manager.check_for_errors)
+
+  def close(self) -> None:
+    """Waits, and stops the background threads."""
+    self._guarded(self._manager.close)
+
+  def _read(
+    self, step: int, shapes: TrainState
+  ) -> tuple[TrainState, dict[str, Any]]:
+    position = steps_lib.read_position(self._directory, step)
+    read = lambda item, shapes: steps_lib.read_arrays(
+      self._directory, step, item, shapes
+    )
+    state = TrainState(
+      step=jax.device_put(np.int32(step), shapes.step.sharding),
+      params=read(steps_lib.PARAMS, shapes.params),
+      optimizer_state=read(steps_lib.OPTIMIZER, shapes.optimizer_state),
+    )
+    return state, position
+
+  def _set_aside(self, steps: list[int]) -> None:
+    if not steps:
+      return
+    if jax.process_index() == 0:
+      shelf = self._directory.parent / "damaged"
+      shelf.mkdir(exist_ok=True)
+      for step in steps:
+        target = shelf / str(step)
+        if target.exists():
+          target.rmtree()
+        (self._directory / str(step)).rename(target)
+    multihost_utils.sync_global_devices("damaged steps set aside")
+    self._manager.reload()
+
+  def _check_hashes(self, step: int, saved: dict[str, str]) -> None:
+    for name, found in self._hashes.items():
+      if saved.get(name) != found:
+        raise ValueError(
+          f"the {name} is not the one that step {step} in {self._directory}"
+          f" was trained with: its hash is {found[:12]}, and"
+          f" {str(saved.get(name))[:12]} was saved; give the same {name}, or"
+          " another --workdir."
+        )
+
+  def _guarded(self, action: Any) -> None:
+    try:
+      action()
+    except Exception as error:  # Orbax raises whatever its writers raise
+      reason = " ".join(str(error).split())[:300] or type(error).__name__
+      raise OSError(
+        f"cannot save a checkpoint to {self._directory}: {reason}"
+      ) from error
+
+
+def _on_all_processes(is_true: bool) -> bool:
+  if jax.process_count() == 1:
+    return is_true
+  return bool(multihost_utils.process_allgather(np.array(is_true)).all())

@@ -1,0 +1,278 @@
+"""A run directory: all that evaluation, generation and a restart need.
+
+    config.json     with its format version
+    tokenizer/      that of the data
+    autoencoder/    frozen parameters, in runs of a next-vector model
+    steps/N/        params, optimizer, position
+    metrics.jsonl   one row a logged step; tensorboard/ has the same
+
+It names no path outside itself that is read again, so it can be moved.
+"""
+
+import copy
+import dataclasses
+import hashlib
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+from jax.sharding import Mesh, SingleDeviceSharding
+
+from calm_jax import config_file
+from calm_jax.autoencoder import Autoencoder
+from calm_jax.checkpoint import steps as steps_lib
+from calm_jax.config import (
+  AutoencoderConfig,
+  ExperimentConfig,
+  NextVectorConfig,
+)
+from calm_jax.data.tokenizer import Tokenizer, load_tokenizer
+from calm_jax.training import sharding
+from calm_jax.training.state import Model, build_model, param_axes, param_shapes
+
+# What may differ when a run goes on: it changes where the run stops, what it
+# writes or how fast it is, and its numbers by rounding at most.
+_MAY_CHANGE = (
+  "num_steps",
+  "num_microbatches",
+  "log_interval",
+  "save_interval",
+  "eval_interval",
+  "num_eval_rows",
+  "max_checkpoints",
+  "keep_interval",
+  "mesh.data",
+  "mesh.fsdp",
+  "mesh.tensor",
+  "mesh.sequence",
+  "autoencoder_run",  # its hash is compared instead
+  "data.path",  # likewise
+  "data.num_prefetch_batches",
+  "model.remat",
+  "model.attention_implementation",
+  "model.vocabulary_implementation",
+  "model.head.implementation",
+  "autoencoder.vocabulary_implementation",
+)
+
+
+class RunDirectory:
+  """The files of a run, by name."""
+
+  def __init__(self, path: epath.PathLike):
+    self.path = epath.Path(path).resolve()
+    self.config_file = self.path / "config.json"
+    self.tokenizer = self.path / "tokenizer"
+    self.autoencoder = self.path / "autoencoder"
+    self.steps = self.path / "steps"
+
+  def exists(self) -> bool:
+    """Whether a run was started here."""
+    return self.config_file.exists()
+
+  def create(
+    self, config: ExperimentConfig, tokenizer: Tokenizer, autoencoder: Any
+  ) -> None:
+    """Writes all that does not change; config.json, which makes it a run, last.
+
+    Args:
+      config: resolved.
+      tokenizer: that of the data.
+      autoencoder: frozen parameters, or None.
+
+    Raises:
+      OSError: if the directory cannot be written.
+    """
+    try:
+      self.path.mkdir(parents=True, exist_ok=True)
+      tokenizer.save(self.tokenizer)
+      if autoencoder is not None:
+        with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
+          checkpointer.save(
+            self.autoencoder,
+            args=ocp.args.StandardSave(autoencoder),
+            force=True,
+          )
+      config_file.write(self.config_file, config)
+    except OSError as error:
+      raise OSError(
+        f"cannot write the run directory {self.path}"
+        f" ({error.strerror or error}); give another --workdir."
+      ) from error
+
+  def read_config(self) -> ExperimentConfig:
+    """Reads config.json.
+
+    Raises:
+      OSError: if the directory does not exist.
+      ValueError: if it is not a run directory, or its config cannot be read.
+    """
+    if not self.path.exists():
+      raise FileNotFoundError(
+        f"there is no directory {self.path}; give the --workdir of a run."
+      )
+    if not self.exists():
+      raise ValueError(
+        f"{self.path} is not a run directory: it has no config.json."
+      )
+    return config_file.read(self.config_file, ExperimentConfig)
+
+  def check_same(self, config: ExperimentConfig) -> None:
+    """Raises ValueError if the run here is not the one that `config` means."""
+    saved = self.read_config()
+    config = copy.deepcopy(config)
+    pairs = zip(config.data.sources, saved.data.sources, strict=False)
+    for source, saved_source in pairs:
+      source.path = saved_source.path  # the data's hash is compared instead
+    found = config_file.differences(saved, config)
+    wrong = [
+      f"{name} (there {there!r}, now {now!r})"
+      for name, (there, now) in found.items()
+      if name not in _MAY_CHANGE
+    ]
+    if wrong:
+      raise ValueError(
+        f"{self.path} holds a run of another config; it differs in"
+        f" {', '.join(wrong)}. Give another --workdir, or the same config."
+      )
+
+  def read_autoencoder(
+    self, config: AutoencoderConfig, mesh: Mesh | None = None
+  ) -> Any:
+    """Reads the frozen parameters.
+
+    Args:
+      config: of the autoencoder.
+      mesh: every device of it gets a copy; None: the first local device.
+
+    Returns:
+      Nested dict of float32 arrays.
+
+    Raises:
+      ValueError: if they are missing or damaged.
+    """
+    shapes = _with_shardings(
+      param_shapes(Autoencoder(config)),
+      _first_device() if mesh is None else sharding.replicated(mesh),
+    )
+    handler = ocp.StandardCheckpointHandler()
+    try:
+      return handler.restore(
+        self.autoencoder, args=ocp.args.StandardRestore(shapes)
+      )
+    except Exception as error:  # Orbax raises whatever its parsers raise
+      reason = (str(error) or type(error).__name__).split("\n")[0][:200]
+      raise ValueError(
+        f"the frozen autoencoder in {self.autoencoder} cannot be read"
+        f" ({reason.rstrip('.')}); copy it from another copy of the run."
+      ) from error
+    finally:
+      handler.close()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LoadedRun:
+  """One step of a run, ready for evaluation or generation."""
+
+  path: epath.Path
+  config: ExperimentConfig
+  params: Any  # of the model, nested dict of float32 arrays
+  autoencoder: Any  # frozen parameters of a next-vector run, else None
+  tokenizer: Tokenizer
+  step: int
+  hashes: dict[str, str]  # sha256 of "tokenizer", "data" and "autoencoder"
+
+
+def load_run(
+  path: epath.PathLike, step: int | None = None, mesh: Mesh | None = None
+) -> LoadedRun:
+  """Loads parameters and tokenizer of a run, not its optimizer state.
+
+  Args:
+    path: the run directory.
+    step: one that was saved; None: the newest.
+    mesh: splits the parameters over its devices; None: the first local device.
+
+  Returns:
+    The run at that step.
+
+  Raises:
+    OSError: if there is no such directory or step.
+    ValueError: if it is not a run directory, has no saved step, or is damaged.
+  """
+  run = RunDirectory(path)
+  config = run.read_config()
+  saved = steps_lib.list_steps(run.steps)
+  if not saved:
+    raise ValueError(f"{run.path} has no checkpoint: nothing is saved yet.")
+  if step is None:
+    step = saved[-1]
+  if step not in saved:
+    raise FileNotFoundError(
+      f"step {step} is not in {run.path}; saved are"
+      f" {', '.join(map(str, saved))}."
+    )
+  shapes = _placed_shapes(build_model(config.model), mesh)
+  try:
+    position = steps_lib.read_position(run.steps, step)
+    params = steps_lib.read_arrays(run.steps, step, steps_lib.PARAMS, shapes)
+  except steps_lib.DamagedStepError as error:
+    others = [other for other in saved if other != step]
+    hint = f" Read --step={others[-1]} instead." if others else ""
+    raise steps_lib.DamagedStepError(f"{error}{hint}") from error
+  tokenizer = load_tokenizer(run.tokenizer)
+  hashes = position["hashes"]
+  _check_hash(run.tokenizer, tokenizer.content_hash, hashes["tokenizer"])
+  autoencoder = None
+  if isinstance(config.model, NextVectorConfig):
+    autoencoder = run.read_autoencoder(config.autoencoder, mesh)
+    found = content_hash(autoencoder)
+    _check_hash(run.autoencoder, found, hashes["autoencoder"])
+  return LoadedRun(
+    path=run.path,
+    config=config,
+    params=params,
+    autoencoder=autoencoder,
+    tokenizer=tokenizer,
+    step=step,
+    hashes=hashes,
+  )
+
+
+def content_hash(params: Any) -> str:
+  """sha256 over names, shapes, dtypes and bytes of a tree of arrays."""
+  digest = hashlib.sha256()
+  for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+    array = np.asarray(leaf)
+    name = jax.tree_util.keystr(path, simple=True, separator=".")
+    digest.update(f"{name} {array.shape} {array.dtype}\n".encode())
+    digest.update(array.tobytes())
+  return digest.hexdigest()
+
+
+def _check_hash(path: epath.Path, found: str, expected: str) -> None:
+  if found != expected:
+    raise ValueError(
+      f"{path} is not what the run was trained with: its hash is"
+      f" {found[:12]}, and the checkpoint was saved with {expected[:12]}."
+    )
+
+
+def _placed_shapes(model: Model, mesh: Mesh | None) -> Any:
+  shapes = param_shapes(model)
+  if mesh is None:
+    return _with_shardings(shapes, _first_device())
+  placement = sharding.place_params(mesh, shapes, param_axes(model))
+  return jax.tree.map(_with_shardings, shapes, placement.shardings)
+
+
+def _with_shardings(shapes: Any, place: jax.sharding.Sharding) -> Any:
+  return jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes
+  )
+
+
+def _first_device() -> SingleDeviceSharding:
+  return SingleDeviceSharding(jax.local_devices()[0])

@@ -1,0 +1,107 @@
+"""Reads the saved steps of a run: parameters, optimizer state and position.
+
+Each item is read by itself and without a word between processes, so that one
+that cannot be read is an error of its own and never a process that waits.
+"""
+
+import hashlib
+import json
+from typing import Any
+
+import orbax.checkpoint as ocp
+from etils import epath
+
+PARAMS, OPTIMIZER, POSITION = "params", "optimizer", "position"
+
+
+class DamagedStepError(ValueError):
+  """A saved step that cannot be read."""
+
+
+def list_steps(directory: epath.PathLike) -> list[int]:
+  """The steps that were saved to the end, in order; [] if there is none."""
+  directory = epath.Path(directory)
+  if not directory.exists():
+    return []
+  return sorted(ocp.utils.checkpoint_steps(directory))
+
+
+def read_arrays(
+  directory: epath.Path, step: int, item: str, shapes: Any
+) -> Any:
+  """Reads parameters or optimizer state.
+
+  Args:
+    directory: that holds the steps.
+    step: to read.
+    item: "params" or "optimizer".
+    shapes: tree of ShapeDtypeStruct with shardings; where to put the arrays.
+
+  Returns:
+    The tree of arrays.
+
+  Raises:
+    FileNotFoundError: if the step was removed.
+    DamagedStepError: if it is there and cannot be read.
+  """
+  handler = ocp.StandardCheckpointHandler()
+  try:
+    return handler.restore(
+      directory / str(step) / item, args=ocp.args.StandardRestore(shapes)
+    )
+  except Exception as error:  # Orbax raises whatever its parsers raise
+    raise _explain(directory, step, item, error) from error
+  finally:
+    handler.close()
+
+
+def read_position(directory: epath.Path, step: int) -> dict[str, Any]:
+  """Reads what a step knows of itself: hashes, and where the run stood.
+
+  Args:
+    directory: that holds the steps.
+    step: to read.
+
+  Returns:
+    What `sealed` was given when the step was saved.
+
+  Raises:
+    FileNotFoundError: if the step was removed.
+    DamagedStepError: if it is there and cannot be read.
+  """
+  handler = ocp.JsonCheckpointHandler()
+  try:
+    position = handler.restore(directory / str(step) / POSITION)
+    content = position["content"]
+    if position["sha256"] != _digest(content) or content["step"] != step:
+      raise ValueError("its content does not have the hash stored with it")
+    return content
+  except Exception as error:
+    raise _explain(directory, step, POSITION, error) from error
+  finally:
+    handler.close()
+
+
+def sealed(content: dict[str, Any]) -> dict[str, Any]:
+  """A position with its hash: JSON, unlike arrays, carries no checksum."""
+  return {"content": content, "sha256": _digest(content)}
+
+
+def _digest(content: Any) -> str:
+  return hashlib.sha256(
+    json.dumps(content, sort_keys=True).encode()
+  ).hexdigest()
+
+
+def _explain(
+  directory: epath.Path, step: int, item: str, error: Exception
+) -> Exception:
+  if not (directory / str(step)).exists():
+    return FileNotFoundError(
+      f"step {step} is not in {directory}; it was removed, or never saved."
+    )
+  reason = (str(error) or type(error).__name__).split("\n")[0][:200]
+  return DamagedStepError(
+    f"step {step} in {directory} is damaged: its {item} cannot be read"
+    f" ({reason.rstrip('.')})."
+  )

@@ -1,0 +1,102 @@
+"""AdamW with clipping, and the learning rate as a function of the step."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from calm_jax.config import OptimizerConfig
+
+Schedule = Callable[[jax.Array], jax.Array]
+
+# What the layers call the parameters that only shift or scale.
+_NOT_DECAYED = ("bias", "scale")
+
+
+def make_optimizer(
+  config: OptimizerConfig, num_steps: int
+) -> optax.GradientTransformation:
+  """AdamW (Loshchilov and Hutter, 2019) after clipping by the global norm.
+
+    g ← g · min(1, clip_norm / ‖g‖)
+    m ← b1·m + (1 − b1)·g,  v ← b2·v + (1 − b2)·g²
+    p ← p − rate · ( m̂ / (√v̂ + ε) + weight_decay · p )
+
+  m̂ and v̂ are without bias towards 0; p decays only where `decay_mask` says.
+
+  Args:
+    config: its settings.
+    num_steps: of the whole run, at whose end a decaying schedule ends.
+
+  Returns:
+    The transformation; its state is float32 and has the shape of p twice.
+  """
+  return optax.chain(
+    optax.clip_by_global_norm(config.clip_norm),
+    optax.adamw(
+      make_schedule(config, num_steps),
+      b1=config.b1,
+      b2=config.b2,
+      eps=config.epsilon,
+      weight_decay=config.weight_decay,
+      mask=decay_mask,
+    ),
+  )
+
+
+def make_schedule(config: OptimizerConfig, num_steps: int) -> Schedule:
+  """The learning rate at a step, with s + 1 = the steps done after it.
+
+  Warm-up: peak · (s + 1) / num_warmup_steps, until it reaches the peak. Then
+    constant: the peak;
+    cosine: from the peak to final_fraction of it by half a cosine, over all
+      steps that are left;
+    wsd: the peak, then in a straight line to final_fraction of it over the
+      last decay_fraction of the num_steps (warm-up, stable, decay).
+
+  Args:
+    config: its settings.
+    num_steps: of the whole run.
+
+  Returns:
+    A function of the step, [] int32, to the rate, [] float32.
+
+  Raises:
+    ValueError: if the warm-up does not fit into the run.
+  """
+  num_warmup, peak = config.num_warmup_steps, config.learning_rate
+  if config.schedule != "constant" and num_warmup >= num_steps:
+    raise ValueError(
+      f"optimizer.num_warmup_steps is {num_warmup} and num_steps {num_steps};"
+      f" a {config.schedule} schedule needs steps after its warm-up."
+    )
+  num_decay = {
+    "constant": 1,
+    "cosine": num_steps - num_warmup,
+    "wsd": round(config.decay_fraction * num_steps),
+  }[config.schedule]
+  num_decay = max(min(num_decay, num_steps - num_warmup), 1)
+  final = 1.0 if config.schedule == "constant" else config.final_fraction
+
+  def schedule(step: jax.Array) -> jax.Array:
+    done = jnp.asarray(step, jnp.float32) + 1
+    warm = jnp.minimum(done / max(num_warmup, 1), 1)
+    decayed = jnp.clip((done - (num_steps - num_decay)) / num_decay, 0, 1)
+    if config.schedule == "cosine":
+      decayed = (1 - jnp.cos(jnp.pi * decayed)) / 2
+    return peak * warm * (1 - (1 - final) * decayed)
+
+  return schedule
+
+
+def decay_mask(params: Any) -> Any:
+  """True for matrices and tables, False for norms and biases, by name.
+
+  The rank does not tell them apart: stacked layers give every parameter an
+  axis more.
+  """
+  return jax.tree_util.tree_map_with_path(
+    lambda path, _: path[-1].key not in _NOT_DECAYED, params
+  )

@@ -1,0 +1,223 @@
+"""One optimisation step, compiled for a mesh."""
+
+import contextlib
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from calm_jax.config import ExperimentConfig
+from calm_jax.data.batch import Batch
+from calm_jax.layers.parameters import activation_axes
+from calm_jax.randomness import stream_key
+from calm_jax.training import sharding
+from calm_jax.training.metrics import Sum, Sums, merge
+from calm_jax.training.objective import Objective, make_objective
+from calm_jax.training.optimizer import make_optimizer, make_schedule
+from calm_jax.training.state import (
+  TrainState,
+  build_model,
+  init_state,
+  param_axes,
+)
+
+
+def train_step(
+  objective: Objective,
+  optimizer: optax.GradientTransformation,
+  state: TrainState,
+  frozen: Any,
+  batch: Batch,
+  *,
+  num_microbatches: int = 1,
+  seed: int = 0,
+) -> tuple[TrainState, Sums]:
+  """Follows the gradient of the mean loss once.
+
+  Args:
+    objective: of the stage.
+    optimizer: from `make_optimizer`.
+    state: before the step.
+    frozen: parameters that are not trained.
+    batch: the global batch.
+    num_microbatches: the rows are split into so many, one after another.
+    seed: of the noise.
+
+  Returns:
+    The state after the step, and the sums of what is logged.
+  """
+  key = stream_key(seed, "train", state.step)
+  gradients, sums = accumulated_gradients(
+    objective, state.params, frozen, batch, key, num_microbatches
+  )
+  updates, optimizer_state = optimizer.update(
+    gradients, state.optimizer_state, state.params
+  )
+  one = jnp.ones((), jnp.float32)
+  norm = optax.tree.norm
+  ratio = norm(updates) / norm(state.params)
+  sums = {
+    **sums,
+    "gradient_norm": Sum(norm(gradients), one),
+    "update_ratio": Sum(ratio, one),
+  }
+  params = optax.apply_updates(state.params, updates)
+  return TrainState(state.step + 1, params, optimizer_state), sums
+
+
+def accumulated_gradients(
+  objective: Objective,
+  params: Any,
+  frozen: Any,
+  batch: Batch,
+  key: jax.Array,
+  num_microbatches: int,
+) -> tuple[Any, Sums]:
+  """Gradient of the mean loss over the whole batch, and the sums.
+
+  Sums of gradients are added in float32 and divided once, so microbatches
+  with different numbers of counted chunks give what one batch gives.
+  """
+  grad_fn = jax.value_and_grad(objective, has_aux=True)
+
+  def add(carry: Any, microbatch: Batch) -> tuple[Any, None]:
+    total, sums = carry
+    (_, new_sums), gradients = grad_fn(params, frozen, microbatch, key)
+    return (
+      jax.tree.map(jnp.add, total, gradients),
+      merge(sums, new_sums),
+    ), None
+
+  if num_microbatches == 1:
+    (_, sums), total = grad_fn(params, frozen, batch, key)
+  else:
+    microbatches = jax.tree.map(
+      functools.partial(_split_rows, num_microbatches), batch
+    )
+    first = jax.tree.map(lambda x: x[0], microbatches)
+    (_, shapes), _ = jax.eval_shape(grad_fn, params, frozen, first, key)
+    zeros = jax.tree.map(
+      lambda x: jnp.zeros(x.shape, x.dtype), (params, shapes)
+    )
+    (total, sums), _ = jax.lax.scan(add, zeros, microbatches)
+  count = jnp.maximum(sums["loss"].count, 1)
+  return jax.tree.map(lambda x: x / count, total), sums
+
+
+class Program:
+  """A run compiled for a mesh: how it starts, and its step.
+
+  Attributes:
+    mesh: the devices.
+    shapes: a `TrainState` of shapes and dtypes, each with its sharding; what a
+      checkpoint is restored into, and what a compiler can be asked about.
+    notes: arrays that are not split as the table says.
+  """
+
+  def __init__(self, config: ExperimentConfig, mesh: Mesh):
+    """Plans a run.
+
+    Args:
+      config: resolved.
+      mesh: from `sharding.make_mesh`.
+
+    Raises:
+      ValueError: if batch or model do not fit the mesh.
+    """
+    sharding.check_fit(config, mesh)
+    self.mesh = mesh
+    optimizer = make_optimizer(config.optimizer, config.num_steps)
+    model = build_model(config.model)
+    init = functools.partial(init_state, model, optimizer, config.seed)
+    shapes = jax.eval_shape(init)
+    params, self.notes = sharding.place_params(
+      mesh, shapes.params, param_axes(model)
+    )
+    whole = sharding.replicated(mesh)
+    shardings = TrainState(
+      step=whole,
+      params=params,
+      optimizer_state=optax.tree.map_params(
+        optimizer,
+        lambda _, place: place,
+        shapes.optimizer_state,
+        params,
+        transform_non_params=lambda _: whole,
+      ),
+    )
+    self.shapes = jax.tree.map(
+      lambda shape, place: jax.ShapeDtypeStruct(
+        shape.shape, shape.dtype, sharding=place
+      ),
+      shapes,
+      shardings,
+    )
+    self._init = jax.jit(init, out_shardings=shardings)
+    objective = make_objective(config)
+    schedule = make_schedule(config.optimizer, config.num_steps)
+
+    def step(
+      state: TrainState, frozen: Any, batch: Batch
+    ) -> tuple[TrainState, Sums]:
+      new_state, sums = train_step(
+        objective,
+        optimizer,
+        state,
+        frozen,
+        batch,
+        num_microbatches=config.num_microbatches,
+        seed=config.seed,
+      )
+      one = jnp.ones((), jnp.float32)
+      return new_state, {
+        **sums,
+        "learning_rate": Sum(schedule(state.step), one),
+      }
+
+    def validate(params: Any, frozen: Any, batch: Batch) -> Sums:
+      key = stream_key(config.seed, "validation")
+      return objective(params, frozen, batch, key)[1]
+
+    self._step = jax.jit(
+      step, donate_argnums=0, out_shardings=(shardings, whole)
+    )
+    self._validate = jax.jit(validate, out_shardings=whole)
+
+  def init(self) -> TrainState:
+    """The state before the first step."""
+    with self.context():
+      return self._init()
+
+  def step(
+    self, state: TrainState, frozen: Any, batch: Batch
+  ) -> tuple[TrainState, Sums]:
+    """One step; `state` is given up. See `train_step`."""
+    with self.context():
+      return self._step(state, frozen, batch)
+
+  def validate(self, params: Any, frozen: Any, batch: Batch) -> Sums:
+    """The objective's sums, with the same noise at every step."""
+    with self.context():
+      return self._validate(params, frozen, batch)
+
+  def lower(
+    self, state: TrainState, frozen: Any, batch: Batch
+  ) -> jax.stages.Lowered:
+    """The step before compilation, of arrays or of shapes with shardings."""
+    with self.context():
+      return self._step.lower(state, frozen, batch)
+
+  @contextlib.contextmanager
+  def context(self):
+    """Within it, the layers' constraints mean this mesh."""
+    axes = activation_axes(sharding.ACTIVATION_AXES)
+    with jax.set_mesh(self.mesh), axes:
+      yield
+
+
+def _split_rows(num_parts: int, x: jax.Array) -> jax.Array:
+  """[B, …] → [parts, B / parts, …], every part having rows of every device."""
+  return x.reshape(-1, num_parts, *x.shape[1:]).swapaxes(0, 1)

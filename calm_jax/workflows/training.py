@@ -1,0 +1,235 @@
+"""One training run, from a config to a run directory."""
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+from etils import epath
+from jax.experimental import multihost_utils
+
+from calm_jax import config_file
+from calm_jax.checkpoint.checkpointer import Checkpointer
+from calm_jax.checkpoint.run_directory import (
+  RunDirectory,
+  content_hash,
+  load_run,
+)
+from calm_jax.config import (
+  AutoencoderConfig,
+  ExperimentConfig,
+  NextVectorConfig,
+  resolve,
+)
+from calm_jax.data.batch import Batch
+from calm_jax.data.pipeline import eval_batches, open_sources, train_batches
+from calm_jax.data.store import TokenStore
+from calm_jax.data.tokenizer import Tokenizer
+from calm_jax.data.tokenizer_base import hash_parts
+from calm_jax.training import sharding
+from calm_jax.training.loop import Evaluator, Result, train
+from calm_jax.training.metrics import MetricsWriter, Sum, compute, merge
+from calm_jax.training.progress import Stopwatch
+from calm_jax.training.step import Program
+
+EvaluatorsFn = Callable[
+  [ExperimentConfig, Mapping[str, TokenStore], Any], Mapping[str, Evaluator]
+]
+
+
+def run_training(
+  config: ExperimentConfig,
+  workdir: epath.PathLike,
+  *,
+  evaluators_fn: EvaluatorsFn | None = None,
+  name: str = "training",
+) -> Result:
+  """Starts the run that a config describes, or goes on with it.
+
+  Args:
+    config: as the experiment file and the flags left it.
+    workdir: the run directory.
+    evaluators_fn: makes the inline evaluators that go beside the loss on
+      held-out rows, from the resolved config, the stores and the frozen
+      parameters.
+    name: of the progress bar.
+
+  Returns:
+    The last state and why it is the last.
+
+  Raises:
+    ValueError, OSError: if anything does not fit, cannot be read or written.
+  """
+  stopwatch = Stopwatch()
+  config = config_file.check_types(config)
+  run = RunDirectory(workdir)
+  stores = open_sources(config.data)
+  tokenizer = next(iter(stores.values())).tokenizer
+  autoencoder, frozen = _find_autoencoder(config, run, tokenizer)
+  config = resolve(
+    config, vocabulary=tokenizer.vocabulary, autoencoder=autoencoder
+  )
+  if run.exists():
+    run.check_same(config)
+  mesh = sharding.make_mesh(config.mesh)
+  program = Program(config, mesh)
+  for note in program.notes:
+    _say(f"note: {note}")
+  _write_files(run, config, tokenizer, frozen)
+  hashes = {
+    "tokenizer": tokenizer.content_hash,
+    "data": hash_parts(*(s.content_hash.encode() for s in stores.values())),
+  }
+  if frozen is not None:
+    hashes["autoencoder"] = content_hash(frozen)
+    frozen = jax.device_put(frozen, sharding.replicated(mesh, frozen))
+  checkpointer = Checkpointer(
+    run,
+    hashes=hashes,
+    max_checkpoints=config.max_checkpoints,
+    keep_interval=config.keep_interval,
+  )
+  with stopwatch.measure("restore"):
+    restored = checkpointer.restore(program.shapes)
+    state, position = restored or (program.init(), None)
+  start = position["step"] if position else 0
+  if position:
+    _say(f"going on from step {start} in {run.path}.")
+  writer = MetricsWriter(
+    run.path, start_step=start, is_active=jax.process_index() == 0
+  )
+  part = sharding.host_slice(mesh)
+
+  def batches(first_step: int) -> Iterator[Batch]:
+    for batch in train_batches(
+      config.data,
+      chunk_size=config.model.chunk_size,
+      start_step=first_step,
+      host_index=part.index,
+      num_hosts=part.count,
+      stores=tuple(stores.values()),
+    ):
+      yield sharding.global_batch(mesh, batch, part.count)
+
+  evaluators = {"valid": _validation(config, program, stores, frozen)}
+  if evaluators_fn is not None:
+    evaluators |= evaluators_fn(config, stores, frozen)
+  try:
+    return train(
+      config,
+      state,
+      frozen,
+      step_fn=program.step,
+      batches_fn=batches,
+      checkpointer=checkpointer,
+      evaluators=evaluators,
+      writer=writer,
+      stopwatch=stopwatch,
+      position=position,
+      name=name,
+    )
+  finally:
+    writer.close()
+    checkpointer.close()
+
+
+def _find_autoencoder(
+  config: ExperimentConfig, run: RunDirectory, tokenizer: Tokenizer
+) -> tuple[AutoencoderConfig | None, Any]:
+  """Config and parameters of the frozen autoencoder, if the model needs one.
+
+  A run that exists has its own copy; the run it came from is read again only
+  if the config now names another one.
+  """
+  if not isinstance(config.model, NextVectorConfig):
+    return None, None
+  own, own_params = None, None
+  path = config.autoencoder_run
+  if run.exists():
+    saved = run.read_config()
+    if saved.autoencoder is not None:
+      own, own_params = (
+        saved.autoencoder,
+        run.read_autoencoder(saved.autoencoder),
+      )
+      if path in ("", saved.autoencoder_run):
+        return own, own_params
+  if not path:
+    return None, None  # `resolve` says what is missing
+  loaded = load_run(path)
+  model = loaded.config.model
+  if not isinstance(model, AutoencoderConfig):
+    raise ValueError(
+      f"autoencoder_run {path} is the run of a {model.kind} model; give that"
+      " of an autoencoder."
+    )
+  if loaded.tokenizer.content_hash != tokenizer.content_hash:
+    raise ValueError(
+      f"the autoencoder in {path} was trained with another tokenizer (hash"
+      f" {loaded.tokenizer.content_hash[:12]}) than that of the data"
+      f" ({tokenizer.content_hash[:12]}); prepare the data with its tokenizer:"
+      f" --tokenizer={path}/tokenizer."
+    )
+  if own_params is not None and (
+    content_hash(own_params) != content_hash(loaded.params)
+  ):
+    raise ValueError(
+      f"the autoencoder in {path} is not the one that {run.path} was started"
+      " with; give another --workdir, or leave out autoencoder_run."
+    )
+  return model, loaded.params
+
+
+def _write_files(
+  run: RunDirectory, config: ExperimentConfig, tokenizer: Tokenizer, frozen: Any
+) -> None:
+  """Creates the run directory, or notes down what changed in its config."""
+  if jax.process_index() == 0:
+    if not run.exists():
+      run.create(config, tokenizer, frozen)
+    else:
+      config_file.write(run.config_file, config)
+  if jax.process_count() > 1:
+    multihost_utils.sync_global_devices("run directory written")
+
+
+def _validation(
+  config: ExperimentConfig,
+  program: Program,
+  stores: Mapping[str, TokenStore],
+  frozen: Any,
+) -> Evaluator:
+  """The objective on held-out rows, for each source."""
+  part = sharding.host_slice(program.mesh)
+
+  def evaluate(params: Any, step: int) -> dict[str, float]:
+    del step
+    values = {}
+    for name, store in stores.items():
+      if not store.num_tokens("valid"):
+        continue
+      sums: dict[str, Sum] = {}
+      for batch in eval_batches(
+        store,
+        "valid",
+        row_length=config.data.row_length,
+        chunk_size=config.model.chunk_size,
+        batch_size=config.data.batch_size,
+        num_rows=config.num_eval_rows,
+        host_index=part.index,
+        num_hosts=part.count,
+      ):
+        rows = sharding.global_batch(program.mesh, batch, part.count)
+        sums = merge(
+          sums, jax.device_get(program.validate(params, frozen, rows))
+        )
+      prefix = f"{name}/" if len(stores) > 1 else ""
+      values |= {f"{prefix}{key}": it for key, it in compute(sums).items()}
+    return values
+
+  return evaluate
+
+
+def _say(message: str) -> None:
+  if jax.process_index() == 0:
+    print(message, file=sys.stderr, flush=True)

@@ -1,0 +1,64 @@
+"""The token baseline: the same backbone, cross-entropy (paper §7.1).
+
+    python -m launch.train --config=experiments/token.py:tiny \
+      --config.data.path=DATA --workdir=RUN
+
+tiny: two CPU cores.
+s, m, l: 250 k steps of 2 M tokens, context 2048 tokens, Llama-3 vocabulary; 64
+  TPU v5p chips or more. The paper's BrierLM on WikiText-103: 6.05, 7.07, 8.98.
+"""
+
+from calm_jax import config
+
+# layers, D, F, heads (paper §7.1)
+_SIZES = {
+  "tiny": (4, 192, 512, 6),
+  "s": (12, 768, 2048, 16),
+  "m": (16, 1024, 2752, 16),
+  "l": (16, 1536, 4096, 16),
+}
+
+
+def get_config(argument: str | None = None) -> config.ExperimentConfig:
+  """Settings for `size`."""
+  size = config.parse_argument(argument, size=tuple(_SIZES))["size"]
+  num_layers, hidden, ffn, num_heads = _SIZES[size]
+  model = config.TokenModelConfig(
+    hidden_size=hidden,
+    ffn_size=ffn,
+    num_layers=num_layers,
+    num_heads=num_heads,
+  )
+  return _tiny(model) if size == "tiny" else _paper(model)
+
+
+def _tiny(model: config.TokenModelConfig) -> config.ExperimentConfig:
+  return config.ExperimentConfig(
+    model=model,
+    data=config.DataConfig(row_length=512, batch_size=8, use_random_fill=False),
+    optimizer=config.OptimizerConfig(
+      learning_rate=1e-3, schedule="wsd", num_warmup_steps=100
+    ),
+    num_steps=2000,
+    save_interval=500,
+    eval_interval=500,
+    num_eval_rows=32,
+  )
+
+
+def _paper(model: config.TokenModelConfig) -> config.ExperimentConfig:
+  model.dtype, model.remat = "bfloat16", "dots"
+  return config.ExperimentConfig(
+    model=model,
+    data=config.DataConfig(
+      row_length=2048, batch_size=1024, use_random_fill=False
+    ),
+    optimizer=config.OptimizerConfig(learning_rate=3e-4, num_warmup_steps=2000),
+    mesh=config.MeshConfig(data=1, fsdp=64),
+    num_steps=250_000,
+    log_interval=50,
+    save_interval=2000,
+    eval_interval=2000,
+    num_eval_rows=512,
+    keep_interval=50_000,
+  )

@@ -1,0 +1,44 @@
+"""Trains an autoencoder, a next-vector model or the token baseline.
+
+    python -m launch.train --config=experiments/autoencoder.py:tiny \
+      --config.data.path=DATA --workdir=RUN
+
+The same command again goes on where the run stopped. Every field of the config
+is a flag: --config.model.num_layers=4.
+"""
+
+import sys
+
+import jax
+from absl import flags
+from ml_collections import config_flags
+
+from calm_jax.workflows.training import run_training
+from launch import entry
+
+_CONFIG = config_flags.DEFINE_config_file(
+  "config", help_string="Experiment file, with its argument after a colon."
+)
+_WORKDIR = flags.DEFINE_string(
+  "workdir", None, "Run directory: new, or one to go on with."
+)
+flags.mark_flags_as_required(["config", "workdir"])
+
+
+def main(arguments: list[str]) -> None:
+  del arguments
+  result = run_training(_CONFIG.value, _WORKDIR.value)
+  if jax.process_index() == 0:
+    words = {
+      "finished": "finished at",
+      "stopped": "stopped by a signal and saved; the same command goes on from",
+      "data ended": "the data ended; finished at",
+    }
+    print(
+      f"{words[result.reason]} step {result.step}: {_WORKDIR.value}",
+      file=sys.stderr,
+    )
+
+
+if __name__ == "__main__":
+  entry.run(main)
