@@ -1,0 +1,138 @@
+"""Cross-entropy and argmax over a vocabulary, a block of it at a time.
+
+The logits of P positions over a vocabulary of 128 thousand words take 0.5 MB a
+position; here only those of one block of words exist at a time, forward and
+backward.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+_BLOCK_SIZE = 8192  # words
+
+
+def cross_entropy(
+  hidden: jax.Array, embedding: jax.Array, labels: jax.Array, scored: jax.Array
+) -> jax.Array:
+  """As `losses.vocabulary.cross_entropy`, in blocks of the vocabulary."""
+  *shape, hidden_size = hidden.shape
+  hidden = hidden.reshape(-1, hidden_size)
+  nats = _cross_entropy(hidden, embedding, labels.reshape(-1), scored)
+  return nats.reshape(shape)
+
+
+def argmax(
+  hidden: jax.Array, embedding: jax.Array, scored: jax.Array
+) -> jax.Array:
+  """As `losses.vocabulary.argmax`, in blocks of the vocabulary."""
+  *shape, hidden_size = hidden.shape
+  hidden = hidden.reshape(-1, hidden_size)
+
+  def visit(carry, block):
+    best, ids = carry
+    start, size, is_new = block
+    logits, _ = _block_logits(hidden, embedding, scored, start, size, is_new)
+    top = jnp.max(logits, axis=-1)
+    # Only a larger logit replaces an earlier one: of equals, the first wins.
+    found = start + jnp.argmax(logits, axis=-1).astype(jnp.int32)
+    return jnp.maximum(best, top), jnp.where(top > best, found, ids)
+
+  start = (
+    jnp.full(hidden.shape[:1], -jnp.inf, jnp.float32),
+    jnp.zeros(hidden.shape[:1], jnp.int32),
+  )
+  _, ids = _scan_blocks(visit, start, embedding.shape[0])
+  return ids.reshape(shape)
+
+
+@jax.custom_vjp
+def _cross_entropy(hidden, embedding, labels, scored):
+  return _cross_entropy_forward(hidden, embedding, labels, scored)[0]
+
+
+def _cross_entropy_forward(hidden, embedding, labels, scored):
+  def visit(carry, block):
+    top, total = carry
+    start, size, is_new = block
+    logits, _ = _block_logits(hidden, embedding, scored, start, size, is_new)
+    new_top = jnp.maximum(top, jnp.max(logits, axis=-1))
+    # Until the first scored word the maximum is −∞, and −∞ − −∞ is NaN.
+    base = jnp.where(jnp.isfinite(new_top), new_top, 0.0)
+    total = total * jnp.exp(top - base)
+    total = total + jnp.sum(jnp.exp(logits - base[:, None]), axis=-1)
+    return new_top, total
+
+  num_positions = hidden.shape[0]
+  start = (
+    jnp.full([num_positions], -jnp.inf, jnp.float32),
+    jnp.zeros([num_positions], jnp.float32),
+  )
+  top, total = _scan_blocks(visit, start, embedding.shape[0])
+  log_total = top + jnp.log(total)
+  nats = log_total - _label_logits(hidden, embedding, labels)
+  return nats, (hidden, embedding, labels, scored, log_total)
+
+
+def _cross_entropy_backward(residuals, slope):
+  hidden, embedding, labels, scored, log_total = residuals
+
+  def visit(carry, block):
+    hidden_slope, embedding_slope = carry
+    start, size, is_new = block
+    logits, rows = _block_logits(hidden, embedding, scored, start, size, is_new)
+    ids = start + jnp.arange(size, dtype=jnp.int32)
+    is_label = (labels[:, None] == ids[None]) & is_new[None]
+    logit_slope = jnp.exp(logits - log_total[:, None])
+    logit_slope = slope[:, None] * (logit_slope - is_label)
+    logit_slope = logit_slope.astype(hidden.dtype)
+    hidden_slope = hidden_slope + _product("pv,ve->pe", logit_slope, rows)
+    rows_slope = _product("pv,pe->ve", logit_slope, hidden)
+    old = jax.lax.dynamic_slice_in_dim(embedding_slope, start, size)
+    embedding_slope = jax.lax.dynamic_update_slice_in_dim(
+      embedding_slope, old + rows_slope.astype(old.dtype), start, axis=0
+    )
+    return hidden_slope, embedding_slope
+
+  start = (jnp.zeros(hidden.shape, jnp.float32), jnp.zeros_like(embedding))
+  hidden_slope, embedding_slope = _scan_blocks(visit, start, embedding.shape[0])
+  return hidden_slope.astype(hidden.dtype), embedding_slope, None, None
+
+
+_cross_entropy.defvjp(_cross_entropy_forward, _cross_entropy_backward)
+
+
+def _scan_blocks(visit, carry, vocabulary_size):
+  """Folds `visit` over blocks of words: (start, size, which are new [size]).
+
+  The last block starts early enough to be as long as the others, so some of
+  its words have been seen before.
+  """
+  size = min(_BLOCK_SIZE, vocabulary_size)
+  num_blocks = -(-vocabulary_size // size)
+
+  def step(carry, i):
+    start = jnp.minimum(i * size, vocabulary_size - size)
+    is_new = start + jnp.arange(size, dtype=jnp.int32) >= i * size
+    return visit(carry, (start, size, is_new)), None
+
+  indices = jnp.arange(num_blocks, dtype=jnp.int32)
+  return jax.lax.scan(step, carry, indices)[0]
+
+
+def _block_logits(hidden, embedding, scored, start, size, is_new):
+  """float32 logits [P, size], −∞ for words not scored or seen before."""
+  rows = jax.lax.dynamic_slice_in_dim(embedding, start, size)
+  rows = rows.astype(hidden.dtype)
+  counts = jax.lax.dynamic_slice_in_dim(scored, start, size) & is_new
+  logits = _product("pe,ve->pv", hidden, rows)
+  return jnp.where(counts[None], logits, -jnp.inf), rows
+
+
+def _label_logits(hidden, embedding, labels):
+  rows = jnp.take(embedding, labels, axis=0).astype(hidden.dtype)
+  return _product("pe,pe->p", hidden, rows)
+
+
+_product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)

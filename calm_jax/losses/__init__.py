@@ -1,0 +1,1 @@
+"""The training objectives' definitions, each with its switch."""

@@ -1,0 +1,92 @@
+"""Cross-entropy and argmax over the vocabulary's embedding."""
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from calm_jax.kernels import vocabulary
+
+
+def cross_entropy(
+  hidden: jax.Array,
+  embedding: jax.Array,
+  labels: jax.Array,
+  scored: jax.Array,
+  *,
+  implementation: str = "auto",
+) -> jax.Array:
+  """−log softmax(hidden · embeddingᵀ)[label] over the scored words.
+
+  Products are taken in the dtype of `hidden` and summed in float32; the softmax
+  is float32. A label outside `scored` is legal where the caller gives the
+  position no weight: its own logit is compared with the scored words', and the
+  result is finite.
+
+  Args:
+    hidden: [..., E] float32 or bfloat16.
+    embedding: [Vp, E].
+    labels: [...] int32, below Vp.
+    scored: [Vp] bool, the words in the denominator.
+    implementation: reference | xla | pallas | auto. There is one fast version,
+      in blocks of the vocabulary, which all but `reference` name.
+
+  Returns:
+    [...] float32, nats; differentiable in `hidden` and `embedding`.
+  """
+  _check(hidden, embedding, scored)
+  chex.assert_shape(labels, hidden.shape[:-1])
+  if implementation != "reference":
+    return vocabulary.cross_entropy(hidden, embedding, labels, scored)
+  logits = _logits(hidden, embedding)
+  label_logits = jnp.take_along_axis(logits, labels[..., None], axis=-1)
+  logits = jnp.where(_align(scored, logits), logits, -jnp.inf)
+  return jax.nn.logsumexp(logits, axis=-1) - label_logits[..., 0]
+
+
+def argmax(
+  hidden: jax.Array,
+  embedding: jax.Array,
+  scored: jax.Array,
+  *,
+  implementation: str = "auto",
+) -> jax.Array:
+  """The scored word of the largest logit; of equal ones, the first.
+
+  Args:
+    hidden: [..., E] float32 or bfloat16.
+    embedding: [Vp, E].
+    scored: [Vp] bool, the words that may win.
+    implementation: as `cross_entropy`.
+
+  Returns:
+    [...] int32.
+  """
+  _check(hidden, embedding, scored)
+  if implementation != "reference":
+    return vocabulary.argmax(hidden, embedding, scored)
+  logits = _logits(hidden, embedding)
+  logits = jnp.where(_align(scored, logits), logits, -jnp.inf)
+  return jnp.argmax(logits, axis=-1).astype(jnp.int32)
+
+
+def _logits(hidden: jax.Array, embedding: jax.Array) -> jax.Array:
+  return jnp.einsum(
+    "...e,ve->...v",
+    hidden,
+    embedding.astype(hidden.dtype),
+    preferred_element_type=jnp.float32,
+  )
+
+
+def _align(scored: jax.Array, logits: jax.Array) -> jax.Array:
+  return jnp.broadcast_to(scored, logits.shape)
+
+
+def _check(hidden: jax.Array, embedding: jax.Array, scored: jax.Array) -> None:
+  chex.assert_rank([embedding, scored], [2, 1])
+  if hidden.shape[-1] != embedding.shape[1]:
+    raise ValueError(
+      f"hidden vectors have {hidden.shape[-1]} entries and embedding rows"
+      f" {embedding.shape[1]}; the two must agree."
+    )
+  chex.assert_shape(scored, embedding.shape[:1])

@@ -1,0 +1,163 @@
+"""Tests calm_jax/losses/vocabulary.py against float64 NumPy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from calm_jax.kernels import vocabulary as kernel
+from calm_jax.losses import vocabulary
+
+_IMPLEMENTATIONS = ["reference", "xla"]
+
+
+@pytest.fixture(autouse=True, params=[32, 48, 1024])
+def block_size(request, monkeypatch):
+  """Vocabulary of 128: blocks that divide it, that do not, and one block."""
+  monkeypatch.setattr(kernel, "_BLOCK_SIZE", request.param)
+
+
+def _inputs(dtype=jnp.float32, scale=1.0):
+  keys = jax.random.split(jax.random.key(0), 4)
+  hidden = scale * jax.random.normal(keys[0], (3, 5, 16))
+  embedding = jax.random.normal(keys[1], (128, 16))
+  labels = jax.random.randint(keys[2], (3, 5), 0, 100)
+  scored = (jnp.arange(128) < 100).at[jnp.array([0, 7])].set(False)
+  labels = jnp.where(scored[labels], labels, 1)
+  return hidden.astype(dtype), embedding, labels, scored
+
+
+def _numpy(hidden, embedding, labels, scored, weights):
+  """Cross-entropy and the gradients of its weighted sum, float64."""
+  hidden, embedding = np.float64(hidden), np.float64(embedding)
+  logits = hidden @ embedding.T
+  label_logits = np.take_along_axis(logits, labels[..., None], -1)[..., 0]
+  masked = np.where(scored, logits, -np.inf)
+  top = masked.max(-1, keepdims=True)
+  nats = np.log(np.exp(masked - top).sum(-1)) + top[..., 0] - label_logits
+  slope = np.exp(masked - top) / np.exp(masked - top).sum(-1, keepdims=True)
+  slope = (slope - np.eye(128)[labels]) * weights[..., None]
+  hidden_slope = slope @ embedding
+  embedding_slope = np.einsum("abv,abe->ve", slope, hidden)
+  return nats, hidden_slope, embedding_slope
+
+
+def _error(actual, expected):
+  actual = np.float64(actual)
+  assert actual.shape == expected.shape and np.all(np.isfinite(actual))
+  return np.max(np.abs(actual - expected)) / np.max(np.abs(expected))
+
+
+def _check(inputs, implementation, tolerance=1e-5):
+  hidden, embedding, labels, scored = inputs
+  weights = jax.random.uniform(jax.random.key(9), labels.shape)
+
+  def total(hidden, embedding):
+    nats = vocabulary.cross_entropy(
+      hidden, embedding, labels, scored, implementation=implementation
+    )
+    return jnp.sum(weights * nats), nats
+
+  slopes, nats = jax.grad(total, argnums=(0, 1), has_aux=True)(
+    hidden, embedding
+  )
+  expected = _numpy(
+    hidden.astype(jnp.float32),
+    embedding.astype(hidden.dtype).astype(jnp.float32),
+    np.asarray(labels),
+    np.asarray(scored),
+    np.asarray(weights),
+  )
+  assert slopes[0].dtype == hidden.dtype
+  for actual, wanted in zip((nats, *slopes), expected, strict=True):
+    assert _error(actual, wanted) < tolerance
+  np.testing.assert_array_equal(slopes[1][100:], 0.0)
+  np.testing.assert_array_equal(slopes[1][0], 0.0)
+
+
+@pytest.mark.parametrize("implementation", _IMPLEMENTATIONS)
+def test_matches_float64(implementation):
+  _check(_inputs(), implementation)
+
+
+@pytest.mark.parametrize("implementation", _IMPLEMENTATIONS)
+def test_large_logits_do_not_overflow(implementation):
+  _check(_inputs(scale=100.0), implementation)
+
+
+@pytest.mark.parametrize("implementation", _IMPLEMENTATIONS)
+def test_bfloat16_products(implementation):
+  # The slope of the logits is stored in bfloat16 before the last products.
+  _check(_inputs(dtype=jnp.bfloat16), implementation, tolerance=2**-7)
+
+
+@pytest.mark.parametrize("implementation", _IMPLEMENTATIONS)
+def test_uniform_logits_cost_the_logarithm_of_the_scored_words(implementation):
+  _, embedding, labels, scored = _inputs()
+  nats = vocabulary.cross_entropy(
+    jnp.zeros((3, 5, 16)),
+    embedding,
+    labels,
+    scored,
+    implementation=implementation,
+  )
+  np.testing.assert_allclose(nats, np.log(98), rtol=1e-6)
+
+
+@pytest.mark.parametrize("implementation", _IMPLEMENTATIONS)
+def test_an_unscored_label_stays_finite(implementation):
+  hidden, embedding, labels, scored = _inputs()
+  nats = vocabulary.cross_entropy(
+    hidden,
+    embedding,
+    jnp.full_like(labels, 127),
+    scored,
+    implementation=implementation,
+  )
+  assert np.all(np.isfinite(nats))
+
+
+@pytest.mark.parametrize("implementation", _IMPLEMENTATIONS)
+def test_argmax_is_over_the_scored_words(implementation):
+  hidden, embedding, _, scored = _inputs()
+  ids = vocabulary.argmax(
+    hidden, embedding, scored, implementation=implementation
+  )
+  logits = np.where(
+    scored, np.float64(hidden) @ np.float64(embedding).T, -np.inf
+  )
+  np.testing.assert_array_equal(ids, logits.argmax(-1))
+  assert ids.dtype == jnp.int32
+
+
+@pytest.mark.parametrize("implementation", _IMPLEMENTATIONS)
+def test_the_first_of_equal_words_wins(implementation):
+  hidden, _, _, scored = _inputs()
+  ids = vocabulary.argmax(
+    hidden, jnp.ones((128, 16)), scored, implementation=implementation
+  )
+  np.testing.assert_array_equal(ids, 1)  # 0 is not scored
+
+
+def test_blocks_hold_no_logits_of_the_whole_vocabulary(block_size):
+  hidden = jnp.ones((64, 16))
+  embedding, scored = jnp.ones((8192, 16)), jnp.ones(8192, bool)
+  labels = jnp.zeros(64, jnp.int32)
+
+  def temporaries(implementation):
+    def total(hidden, embedding):
+      return jnp.sum(
+        vocabulary.cross_entropy(
+          hidden, embedding, labels, scored, implementation=implementation
+        )
+      )
+
+    compiled = jax.jit(jax.grad(total, (0, 1))).lower(hidden, embedding)
+    return compiled.compile().memory_analysis().temp_size_in_bytes
+
+  assert temporaries("xla") <= temporaries("reference") / 4
+
+
+def test_widths_that_differ_are_refused():
+  with pytest.raises(ValueError, match="16 entries"):
+    vocabulary.argmax(jnp.ones((2, 16)), jnp.ones((8, 4)), jnp.ones(8, bool))
