@@ -20,10 +20,12 @@ from calm_jax.data import (
   tokenizer_sentencepiece,
 )
 from calm_jax.data.held_out import SplitInputs
+from calm_jax.data.sources import Part
 from calm_jax.data.tokenizer_base import Tokenizer
 from calm_jax.version import __version__
 
 _TRAINING_TEXT = 64 << 20  # bytes a tokenizer is trained on at most
+_GROUP_SIZE = 1 << 20  # bytes that are encoded at once, on all cores
 _NUM_CHECKED = 100  # texts that are decoded again
 
 
@@ -167,19 +169,15 @@ def _write_tokens(
     unit_scale=True,
     disable=not show_progress,
   ) as bar:
-    for split, is_first, part in inputs.read():
-      tokens = tokenizer.encode(part.text)
-      if num_checked < _NUM_CHECKED:
-        num_checked += 1
-        num_inexact += tokenizer.decode(tokens) != part.text
-      writer.add(
-        split,
-        tokens,
-        is_first=is_first,
-        is_last=part.is_last,
-      )
-      num_bytes[split] += part.num_bytes
-      bar.update(part.num_bytes)
+    for group in _groups(inputs.read()):
+      encoded = tokenizer.encode_all([part.text for _, _, part in group])
+      for (split, is_first, part), tokens in zip(group, encoded, strict=True):
+        if num_checked < _NUM_CHECKED:
+          num_checked += 1
+          num_inexact += tokenizer.decode(tokens) != part.text
+        writer.add(split, tokens, is_first=is_first, is_last=part.is_last)
+        num_bytes[split] += part.num_bytes
+        bar.update(part.num_bytes)
   splits = writer.close()
   for name in store_layout.SPLITS:
     splits[name]["num_bytes"] = num_bytes[name]
@@ -192,6 +190,21 @@ def _write_tokens(
       num_checked,
     )
   return splits
+
+
+def _groups(
+  items: Iterator[tuple[str, bool, Part]],
+) -> Iterator[list[tuple[str, bool, Part]]]:
+  """Cuts the documents into lists that are encoded together."""
+  group, size = [], 0
+  for item in items:
+    group.append(item)
+    size += item[2].num_bytes
+    if size >= _GROUP_SIZE:
+      yield group
+      group, size = [], 0
+  if group:
+    yield group
 
 
 def _check_counts(

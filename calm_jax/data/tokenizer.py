@@ -102,6 +102,8 @@ def _read_file_of(directory: epath.Path) -> Tokenizer:
 
 def _read_file(path: epath.Path) -> Tokenizer:
   data = path.read_bytes()
+  if not data:
+    raise ValueError(f"{path} is empty; a tokenizer file was expected.")
   # A serialised SentencePiece model starts with the tag of its first piece.
   if data[:1] == b"\n":
     return SentencePieceTokenizer(data, name=str(path))

@@ -34,7 +34,6 @@ class Tokenizer(abc.ABC):
   pieces: Sequence[bytes]
   content_hash: str
 
-  @abc.abstractmethod
   def encode(self, text: str) -> np.ndarray:
     """Turns text into ids, without begin and end ids.
 
@@ -47,6 +46,29 @@ class Tokenizer(abc.ABC):
     Raises:
       ValueError: if the text holds a lone surrogate, which has no UTF-8 form.
     """
+    return self.encode_all([text])[0]
+
+  def encode_all(self, texts: Sequence[str]) -> list[np.ndarray]:
+    """Encodes several texts on all cores; see `encode`."""
+    slices: list[str] = []
+    stops = []
+    for text in texts:
+      check_encodable(text)
+      slices.extend(self._slice(text))
+      stops.append(len(slices))
+    arrays = [np.asarray(ids, np.int32) for ids in self._encode_slices(slices)]
+    return [
+      np.concatenate([np.empty(0, np.int32), *arrays[start:stop]])
+      for start, stop in zip([0, *stops], stops, strict=False)
+    ]
+
+  @abc.abstractmethod
+  def _slice(self, text: str) -> Iterable[str]:
+    """Cuts a text into slices whose ids, one after another, are its ids."""
+
+  @abc.abstractmethod
+  def _encode_slices(self, slices: list[str]) -> Sequence[Sequence[int]]:
+    """The ids of each slice."""
 
   @abc.abstractmethod
   def _write_files(self, directory: epath.Path) -> None:

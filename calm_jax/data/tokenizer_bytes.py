@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 import numpy as np
 from etils import epath
 
@@ -21,13 +23,11 @@ class ByteTokenizer(tokenizer_base.Tokenizer):
     self.pieces = [bytes([i]) for i in range(256)] + [b"", b""]
     self.content_hash = tokenizer_base.hash_parts(b"bytes", b"256", b"257")
 
-  def encode(self, text: str) -> np.ndarray:
-    try:
-      data = text.encode()
-    except UnicodeEncodeError:
-      tokenizer_base.check_encodable(text)
-      raise
-    return np.frombuffer(data, np.uint8).astype(np.int32)
+  def _slice(self, text: str) -> Iterable[str]:
+    return [text]
+
+  def _encode_slices(self, slices: list[str]) -> Sequence[Sequence[int]]:
+    return [np.frombuffer(text.encode(), np.uint8) for text in slices]
 
   def _write_files(self, directory: epath.Path) -> None:
     pass

@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
 
-import numpy as np
 from etils import epath
 
 from calm_jax.config import VocabularyConfig
@@ -70,11 +69,17 @@ class Llama3Tokenizer(tokenizer_base.Tokenizer):
       *self.pieces,
     )
 
-  def encode(self, text: str) -> np.ndarray:
-    tokenizer_base.check_encodable(text)
-    # An empty list would not do: NumPy cannot concatenate nothing.
-    lists = self._encode_all(list(_slices(text))) or [[]]
-    return np.concatenate([np.array(ids, np.int32) for ids in lists])
+  def _slice(self, text: str) -> Iterator[str]:
+    for part in tokenizer_base.slice_text(text):
+      start = 0
+      for match in _LONG_RUN.finditer(part):
+        yield part[start : match.end()]
+        start = match.end()
+      if start < len(part):
+        yield part[start:]
+
+  def _encode_slices(self, slices: list[str]) -> list[list[int]]:
+    return self._encode_all(slices)
 
   def _write_files(self, directory: epath.Path) -> None:
     (directory / FILE_NAMES[self._file_kind]).write_bytes(self._data)
@@ -116,7 +121,12 @@ def _read_ranks(data: bytes, name: str) -> _Contents:
 
 
 def _read_json(data: bytes, name: str) -> _Contents:
-  content = json.loads(data)
+  try:
+    content = json.loads(data)
+  except ValueError as error:
+    raise ValueError(
+      f"{name} is not readable JSON ({error}); download it again."
+    ) from None
   reason = _why_not_llama3(content)
   if reason:
     raise ValueError(
@@ -130,7 +140,13 @@ def _read_json(data: bytes, name: str) -> _Contents:
   to_byte = {character: byte for byte, character in _visible_bytes().items()}
   for piece, piece_id in vocabulary.items():
     pieces[piece_id] = bytes(map(to_byte.__getitem__, piece))
-  tokenizer = _import("tokenizers", name).Tokenizer.from_str(data.decode())
+  package = _import("tokenizers", name)
+  try:
+    tokenizer = package.Tokenizer.from_str(data.decode())
+  except Exception as error:  # of this type, whatever is wrong
+    raise ValueError(
+      f"{name} cannot be read by the package tokenizers: {error}"
+    ) from None
   # Text that looks like a control token is text.
   tokenizer.encode_special_tokens = True
 
@@ -170,16 +186,6 @@ def _visible_bytes() -> dict[int, str]:
   return {byte: chr(byte) for byte in visible} | {
     byte: chr(256 + i) for i, byte in enumerate(hidden)
   }
-
-
-def _slices(text: str) -> Iterator[str]:
-  for part in tokenizer_base.slice_text(text):
-    start = 0
-    for match in _LONG_RUN.finditer(part):
-      yield part[start : match.end()]
-      start = match.end()
-    if start < len(part):
-      yield part[start:]
 
 
 def _import(package: str, name: str) -> ModuleType:

@@ -6,7 +6,6 @@ import io
 import re
 from collections.abc import Iterable, Iterator
 
-import numpy as np
 import sentencepiece
 from etils import epath
 
@@ -18,7 +17,6 @@ MODEL_FILE = "sentencepiece.model"
 _SPACE = "\u2581"  # stands for a space inside SentencePiece
 _NEWLINE = "\n"
 _MAX_SENTENCE = 10_000  # characters; longer lines are cut for training
-_LONG = 1 << 17  # characters from which on a text is encoded in slices
 
 
 class SentencePieceTokenizer(tokenizer_base.Tokenizer):
@@ -80,31 +78,30 @@ class SentencePieceTokenizer(tokenizer_base.Tokenizer):
       and not any(re.search(rb"[^ ] ", piece) for piece in self.pieces)
     )
 
-  def encode(self, text: str) -> np.ndarray:
-    tokenizer_base.check_encodable(text)
-    if self._has_bytes and _SPACE in text:
-      return self._encode_with_space_signs(text)
-    return self._encode(text)
-
   def decode(self, ids: Iterable[int]) -> str:
     text = super().decode(ids)
     return text.removeprefix(" ") if self._adds_space else text
 
-  def _encode(self, text: str) -> np.ndarray:
-    if not self._is_sliceable or len(text) < _LONG:
-      return np.array(self._processor.encode(text), np.int32)
-    slices = list(tokenizer_base.slice_text(text))  # encoded side by side
-    lists = self._processor.encode(slices, num_threads=-1)
-    return np.concatenate([np.array(ids, np.int32) for ids in lists])
-
-  def _encode_with_space_signs(self, text: str) -> np.ndarray:
-    """SentencePiece would read U+2581 as a space; its bytes say it exactly."""
-    parts = []
-    for i, part in enumerate(text.split(_SPACE)):
+  def _slice(self, text: str) -> Iterator[str]:
+    parts = text.split(_SPACE) if self._has_bytes else [text]
+    for i, part in enumerate(parts):
       if i:
-        parts.append(np.array(self._byte_ids, np.int32))
-      parts.append(self._encode(part))
-    return np.concatenate(parts)
+        yield _SPACE
+      if self._is_sliceable:
+        yield from tokenizer_base.slice_text(part)
+      else:
+        yield part
+
+  def _encode_slices(self, slices: list[str]) -> list[list[int]]:
+    num_threads = -1 if len(slices) > 1 else 1
+    lists = self._processor.encode(slices, num_threads=num_threads)
+    if not self._has_bytes:
+      return lists
+    # SentencePiece reads U+2581 as a space; its bytes say it exactly.
+    return [
+      self._byte_ids if text == _SPACE else ids
+      for text, ids in zip(slices, lists, strict=True)
+    ]
 
   def _write_files(self, directory: epath.Path) -> None:
     (directory / MODEL_FILE).write_bytes(self._model)
