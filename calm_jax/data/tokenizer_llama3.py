@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 import importlib
+import itertools
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -138,8 +139,14 @@ def _read_json(data: bytes, name: str) -> _Contents:
   size = max(*vocabulary.values(), *added.values()) + 1
   pieces = [b""] * size
   to_byte = {character: byte for byte, character in _visible_bytes().items()}
-  for piece, piece_id in vocabulary.items():
-    pieces[piece_id] = bytes(map(to_byte.__getitem__, piece))
+  try:
+    for piece, piece_id in vocabulary.items():
+      pieces[piece_id] = bytes(map(to_byte.__getitem__, piece))
+  except KeyError as error:
+    raise ValueError(
+      f"{name}: the piece {piece!r} has the character {error}, which stands for"
+      " no byte."
+    ) from None
   package = _import("tokenizers", name)
   try:
     tokenizer = package.Tokenizer.from_str(data.decode())
@@ -170,9 +177,22 @@ def _why_not_llama3(content: dict[str, Any]) -> str:
     return "it splits words by another pattern"
   if not model.get("ignore_merges"):
     return "it does not set ignore_merges"
+  if not _is_in_merge_order(model):
+    return "its ids are not in the order of its merges"
   if not {_BEGIN, _END} <= names:
     return f"{_BEGIN} and {_END} are not among its added tokens"
   return ""
+
+
+def _is_in_merge_order(model: dict[str, Any]) -> bool:
+  """Whether ids rank the merges, which a rank file takes for granted."""
+  ids = [
+    model["vocab"].get(
+      "".join(merge.split(" ") if isinstance(merge, str) else merge), -1
+    )
+    for merge in model["merges"]
+  ]
+  return all(first <= second for first, second in itertools.pairwise([0, *ids]))
 
 
 def _visible_bytes() -> dict[int, str]:

@@ -173,6 +173,14 @@ _BAD_FILES = {
   ),
   "another model": (_json_file(type="Unigram"), "its model is Unigram"),
   "merges that count": (_json_file(ignore_merges=False), "ignore_merges"),
+  "merges out of order": (
+    _json_file(merges=_json_content()["model"]["merges"][::-1]),
+    "not in the order of its merges",
+  ),
+  "a piece of no bytes": (
+    _json_file(vocab={**_json_content()["model"]["vocab"], "漢": 9}),
+    "stands for no byte",
+  ),
   "another pattern": (
     json.dumps({**_json_content(), "pre_tokenizer": {"type": "ByteLevel"}}),
     "another pattern",

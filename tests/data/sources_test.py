@@ -1,0 +1,275 @@
+"""Tests calm_jax/data/source*.py: every format, and errors that name lines."""
+
+import gzip
+import hashlib
+import json
+import re
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
+import tensorflow_datasets as tfds
+import zstandard
+
+from calm_jax.data import source_files, source_python_docs, sources
+from tests.data import texts
+
+_DOCUMENTS = [
+  "First document.\n",
+  "",
+  "Zweites, mit Übel ▁ \0 😀\r\n\n",
+  "x" * 99,
+]
+
+
+def _json_lines(documents):
+  return "".join(
+    json.dumps({"id": i, "text": text}, ensure_ascii=i % 2 == 0) + "\n"
+    for i, text in enumerate(documents)
+  ).encode()
+
+
+def _write_parquet(path, documents):
+  table = pyarrow.table({"text": documents, "id": range(len(documents))})
+  pyarrow.parquet.write_table(table, path, row_group_size=2)
+
+
+def _read(pattern):
+  """Whole documents."""
+  documents, parts = [], []
+  for part in sources.read_parts(sources.list_inputs(str(pattern))):
+    assert part.num_bytes == len(part.text.encode())
+    parts.append(part.text)
+    if part.is_last:
+      documents.append("".join(parts))
+      parts = []
+  assert not parts
+  return documents
+
+
+@pytest.mark.parametrize(
+  "suffix", ["jsonl", "jsonl.gz", "jsonl.zst", "parquet"]
+)
+def test_formats_with_several_documents(tmp_path, suffix):
+  path = tmp_path / f"a.{suffix}"
+  if suffix == "parquet":
+    _write_parquet(path, _DOCUMENTS)
+  else:
+    path.write_bytes(_compress(_json_lines(_DOCUMENTS), suffix))
+  assert _read(path) == _DOCUMENTS
+
+
+@pytest.mark.parametrize("suffix", ["txt", "txt.gz", "txt.zst"])
+def test_a_text_file_is_one_document(tmp_path, suffix):
+  text = "".join(_DOCUMENTS)
+  path = tmp_path / f"a.{suffix}"
+  path.write_bytes(_compress(text.encode(), suffix))
+  assert _read(path) == [text]
+
+
+def _compress(data, suffix):
+  if suffix.endswith("gz"):
+    # Two members, as `cat a.gz b.gz` makes them.
+    half = len(data) // 2
+    return gzip.compress(data[:half]) + gzip.compress(data[half:])
+  if suffix.endswith("zst"):
+    half = len(data) // 2
+    compress = zstandard.ZstdCompressor().compress
+    return compress(data[:half]) + compress(data[half:])
+  return data
+
+
+def test_last_line_may_lack_its_end_and_blank_lines_are_skipped(tmp_path):
+  path = tmp_path / "a.jsonl"
+  path.write_bytes(b'{"text": "one"}\n\n  \r\n{"text": "two"}')
+  assert _read(path) == ["one", "two"]
+
+
+def test_globs_are_sorted_and_listed_once(tmp_path):
+  for name in ("b.txt", "a.txt", "c.jsonl", "d.md"):
+    (tmp_path / name).write_text('{"text": "c"}' if name[0] == "c" else name[0])
+  assert _read(f"{tmp_path}/*.txt, {tmp_path}/c.jsonl,{tmp_path}/a.txt") == [
+    "a",
+    "b",
+    "c",
+  ]
+  (tmp_path / "sub").mkdir()
+  (tmp_path / "sub" / "e.txt").write_text("e")
+  assert _read(f"{tmp_path}/*/?.txt") == ["e"]
+  (tmp_path / "[odd].txt").write_text("odd")
+  assert _read(tmp_path / "[odd].txt") == ["odd"]
+
+
+def test_relative_paths(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / "a.txt").write_text("a")
+  assert _read("*.txt") == _read("a.txt") == ["a"]
+
+
+def test_long_texts_come_in_parts_and_whole(tmp_path, monkeypatch):
+  monkeypatch.setattr(source_files, "_PART_SIZE", 1000)
+  text = texts.words(seed=6, count=2000) + " é漢😀" * 300 + "y" * 3000
+  (tmp_path / "a.txt").write_bytes(text.encode())
+  parts = list(sources.read_parts([str(tmp_path / "a.txt")]))
+  assert "".join(part.text for part in parts) == text
+  assert len(parts) > 10
+  assert [part.is_last for part in parts] == [False] * (len(parts) - 1) + [True]
+
+
+def _gzip_cut(_):
+  return gzip.compress(_json_lines(_DOCUMENTS * 99))[:-30]
+
+
+def _zstd_cut(_):
+  return zstandard.ZstdCompressor().compress(_json_lines(_DOCUMENTS * 99))[:-9]
+
+
+_GOOD = b'{"text": "good"}\n'
+_BAD_CONTENT = {
+  "json.jsonl": (_GOOD + b"{text}\n", "line 2: this is not JSON"),
+  "nested.jsonl": (b"[" * 100_000, "line 1: this is not JSON"),
+  "list.jsonl": (_GOOD + b"[1]\n", "line 2: .* and a list found"),
+  "field.jsonl": (
+    _GOOD * 2 + b'{"content": "x", "id": 1}\n',
+    "line 3: .* fields 'content', 'id' found",
+  ),
+  "none.jsonl": (b"{}\n", "line 1: .* fields none found"),
+  "number.jsonl": (b'{"text": 3}\n', "line 1: .* int as 'text' found"),
+  "surrogate.jsonl": (
+    _GOOD + b'{"text": "a\\ud800"}\n',
+    r"line 2: character 1 .* lone surrogate U\+D800",
+  ),
+  "latin.jsonl": (
+    _GOOD + '{"text": "é"}\n'.encode("latin-1"),
+    "line 2: byte 0xE9 at offset 27 of the file",
+  ),
+  "latin.txt": (
+    "one\ntwo\nthré".encode("latin-1") + b"e\n",
+    "line 3: byte 0xE9 at offset 11 of the file",
+  ),
+  "ends.txt": ("ab\n漢".encode()[:-1], "line 2: byte 0xE6 at offset 3 of"),
+  "cut.jsonl.gz": (_gzip_cut(0), "line [0-9]+ or soon after: .* cut short"),
+  "cut.txt.gz": (_gzip_cut(0), "line 1 or soon after: .* cut short"),
+  "cut.jsonl.zst": (_zstd_cut(0), "line [0-9]+ or soon after: .* cut short"),
+  "no.txt.gz": (b"plain text", "line 1 or soon after: .* damaged"),
+  "no.jsonl.zst": (b"plain text", "line 1 or soon after: .* damaged"),
+  "no.parquet": (b"plain text, no table", "is not a readable Parquet file"),
+}
+
+
+@pytest.mark.parametrize("name", _BAD_CONTENT)
+def test_bad_content_names_file_and_line(tmp_path, name):
+  content, message = _BAD_CONTENT[name]
+  (tmp_path / name).write_bytes(content)
+  with pytest.raises(ValueError, match=message) as error:
+    _read(tmp_path / name)
+  assert str(tmp_path / name) in str(error.value)
+
+
+@pytest.mark.parametrize("size", [3, 4, 7, 1000])
+def test_bad_bytes_are_found_across_chunks(tmp_path, monkeypatch, size):
+  monkeypatch.setattr(source_files, "_PART_SIZE", size)
+  # The broken character begins at offset 9, in line 2.
+  (tmp_path / "a.txt").write_bytes("漢é\nabc".encode() + b"\xe6\xbcabcdef")
+  with pytest.raises(ValueError, match="line 2: byte 0xE6 at offset 9 of"):
+    _read(tmp_path / "a.txt")
+
+
+def test_parquet_columns(tmp_path):
+  pyarrow.parquet.write_table(
+    pyarrow.table({"body": ["a"], "n": [1]}), tmp_path / "a.parquet"
+  )
+  with pytest.raises(ValueError, match="columns body, n; a column 'text'"):
+    _read(tmp_path / "a.parquet")
+  _write_parquet(tmp_path / "b.parquet", ["a", None])
+  with pytest.raises(ValueError, match="row 2: 'text' is of type NoneType"):
+    _read(tmp_path / "b.parquet")
+
+
+@pytest.mark.parametrize(
+  ("pattern", "kind", "message"),
+  [
+    ("none.txt", FileNotFoundError, "no file matches '.*none.txt'"),
+    ("*.jsonl", FileNotFoundError, r"no file matches '.*\*.jsonl'"),
+    ("", ValueError, "is a directory; name its files"),
+    ("a.csv", ValueError, "a.csv is of a kind that cannot be read"),
+  ],
+)
+def test_bad_patterns(tmp_path, pattern, kind, message):
+  (tmp_path / "a.csv").write_text("a")
+  with pytest.raises(kind, match=message):
+    sources.list_inputs(f"{tmp_path}/{pattern}")
+
+
+@pytest.mark.parametrize("patterns", ["", " , "])
+def test_no_pattern(patterns):
+  with pytest.raises(ValueError, match="no input was given"):
+    sources.list_inputs(patterns)
+
+
+def test_python_docs_is_english_and_never_imported():
+  documents = _read(sources.PYTHON_DOCS)
+  size = sum(map(len, documents))
+  assert 1_500_000 < size < 4_000_000
+  assert len(documents) > 300
+  assert any("with statement" in text for text in documents)
+  assert not any("from antigravity import" in text for text in documents)
+  digests = {hashlib.sha256(text.encode()).digest() for text in documents}
+  assert len(digests) > 0.97 * len(documents)
+  # In another process the order must be the same: it comes from file names.
+  source_python_docs.read_parts.cache_clear()
+  assert _read(sources.PYTHON_DOCS) == documents
+
+
+def _prepare_tfds(path, features, examples):
+  """A small TFDS data set, written as users have them."""
+  path.mkdir()
+  identity = tfds.core.DatasetIdentity(
+    name="small",
+    version=tfds.core.Version("1.0.0"),
+    data_dir=str(path),
+    module_name="small",
+  )
+  writer = tfds.core.SequentialWriter(
+    tfds.core.DatasetInfo(
+      builder=identity, features=tfds.features.FeaturesDict(features)
+    ),
+    max_examples_per_shard=2,
+    file_format="array_record",
+  )
+  writer.initialize_splits(["train", "test"])
+  writer.add_examples({"train": examples, "test": examples[:1]})
+  writer.close_all()
+
+
+def test_tfds(tmp_path):
+  _prepare_tfds(
+    tmp_path / "a",
+    {"text": tfds.features.Text(), "title": tfds.features.Text()},
+    [{"text": text, "title": "t"} for text in _DOCUMENTS],
+  )
+  assert _read(f"tfds:{tmp_path}/a") == _DOCUMENTS
+  assert _read(f"tfds:{tmp_path}/a@test") == _DOCUMENTS[:1]
+  assert _read(f"tfds:{tmp_path}/a@train[1:3]") == _DOCUMENTS[1:3]
+  with pytest.raises(ValueError, match=r"cannot give .* split 'nosuch'"):
+    _read(f"tfds:{tmp_path}/a@nosuch")
+
+
+def test_tfds_takes_the_only_text(tmp_path):
+  number = tfds.features.Scalar(np.int64)
+  _prepare_tfds(
+    tmp_path / "a",
+    {"review": tfds.features.Text(), "label": number},
+    [{"review": "r", "label": 1}],
+  )
+  assert _read(f"tfds:{tmp_path}/a") == ["r"]
+  _prepare_tfds(tmp_path / "b", {"label": number}, [{"label": 1}])
+  with pytest.raises(ValueError, match="has the features label;"):
+    _read(f"tfds:{tmp_path}/b")
+
+
+def test_unknown_tfds_name():
+  with pytest.raises(ValueError, match="cannot give tfds:no_such_set") as error:
+    _read("tfds:no_such_set")
+  assert not re.search("\n", str(error.value))
