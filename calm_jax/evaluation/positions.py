@@ -1,0 +1,78 @@
+"""Where in a row a model is scored."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+NUM_ORDERS = 4  # Brier-1 … Brier-4
+
+
+class Positions(NamedTuple):
+  """The places of a row whose next four tokens are scored."""
+
+  chunk_ids: np.ndarray  # [P] int32, index of the last chunk of the context
+  num_chunks: int  # chunks that four tokens span, ⌈4/K⌉
+  num_tokens: int  # tokens that must be real text for a place to count
+
+  def is_scored(self, token_mask: np.ndarray) -> np.ndarray:
+    """[B, L, K] bool → [B, P] bool: all tokens there are real text."""
+    rows, _, chunk_size = token_mask.shape
+    first = (self.chunk_ids + 1) * chunk_size
+    flat = token_mask.reshape(rows, -1)
+    return flat[:, first[:, None] + np.arange(self.num_tokens)].all(axis=-1)
+
+
+def select_positions(
+  protocol: str, *, row_length: int, chunk_size: int
+) -> Positions:
+  """Places to score.
+
+  Brier-4 looks at four tokens, so places with fewer before the end of the row
+  are left out for every Brier-n.
+
+  Args:
+    protocol: "paper": after every chunk, as the authors do (§4.3); a chunk
+      counts if all its tokens are real. "grid:g": at text positions g, 2g, …,
+      where the next g tokens are real: the same places for every chunk size
+      that divides g and for token models, so that their scores compare.
+    row_length: T, tokens.
+    chunk_size: K; 1 for a token model.
+
+  Returns:
+    The places, P of them.
+
+  Raises:
+    ValueError: if the protocol is unknown, does not fit the chunk size, or
+      leaves no place.
+  """
+  num_chunks = -(-NUM_ORDERS // chunk_size)
+  if protocol == "paper":
+    num_tokens = num_chunks * chunk_size
+    first = np.arange(chunk_size, row_length - num_tokens + 1, chunk_size)
+  else:
+    num_tokens = _grid_step(protocol)
+    if num_tokens % chunk_size or num_tokens < NUM_ORDERS:
+      fitting = chunk_size * max(1, -(-8 // chunk_size))
+      raise ValueError(
+        f"positions {protocol!r} do not fit chunks of {chunk_size} tokens: the"
+        f" step is a multiple of the chunk size and at least {NUM_ORDERS}; take"
+        f" grid:{fitting} or paper."
+      )
+    first = np.arange(num_tokens, row_length - num_tokens + 1, num_tokens)
+  if not len(first):
+    raise ValueError(
+      f"rows of {row_length} tokens leave nothing to score with positions"
+      f" {protocol!r} and chunks of {chunk_size} tokens; take longer rows."
+    )
+  return Positions(
+    (first // chunk_size - 1).astype(np.int32), num_chunks, num_tokens
+  )
+
+
+def _grid_step(protocol: str) -> int:
+  name, _, step = protocol.partition(":")
+  if name != "grid" or not step.isdecimal():
+    raise ValueError(
+      f"positions are {protocol!r}; choose paper, or grid:8 (every 8 tokens)."
+    )
+  return int(step)

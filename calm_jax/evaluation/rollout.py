@@ -1,0 +1,236 @@
+"""Accuracy and collision of the next four tokens at many positions.
+
+With chunks of four or more tokens one draw holds them all. With shorter chunks
+four tokens span several, and the chain rule says what to do: P(y) is a product
+of probabilities after the *true* earlier chunks, so its estimate is a product
+of accuracies; Σ P² needs pairs that agree on every chunk of their *own* paths,
+so samples are followed along what they drew themselves, but only where another
+sample drew the same. Samples on one path are read once.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from calm_jax.evaluation.brier import (
+  accuracy,
+  agreement,
+  all_pairs,
+  pair_share,
+)
+from calm_jax.evaluation.positions import NUM_ORDERS, Positions
+
+
+class Scored(Protocol):
+  """What scoring asks of a model; all functions of arrays."""
+
+  chunk_size: int  # K
+
+  def read(self, tokens: jax.Array, segment_ids: jax.Array) -> tuple:
+    """[B, L, K] ids → hidden states [B, L, D] and their context."""
+
+  def branch(
+    self, tokens: jax.Array, chunk_ids: jax.Array, context: Any
+  ) -> jax.Array:
+    """Hidden states after paths that leave their row.
+
+    Args:
+      tokens: [B, Q, J, K] int32, Q paths of J chunks for each row.
+      chunk_ids: [B, Q] int32; the path follows the row's chunks 0 … chunk_id.
+      context: of the rows, from `read`.
+
+    Returns:
+      [B, Q, D], after the last chunk of each path.
+    """
+
+  def draw(
+    self, hidden: jax.Array, keys: jax.Array, sample_ids: jax.Array
+  ) -> jax.Array:
+    """[..., D], [...], [S] → independent next chunks [..., S, K] int32."""
+
+  # Token models only; None for a model without likelihoods. Maps hidden states
+  # [..., D] and labels [...] to p(label) and Σ p², both [...] float32.
+  probabilities: Callable[..., tuple[jax.Array, jax.Array]] | None
+
+
+class Terms(NamedTuple):
+  """Parts of the Brier score for n = 1 … 4 at every position."""
+
+  accuracy: jax.Array  # [B, P, 4] float32
+  collision: jax.Array  # [B, P, 4] float32
+
+
+class Draws(NamedTuple):
+  """What a model said at the positions after true context."""
+
+  chunk_ids: np.ndarray  # [U] int32, all that the scored positions need
+  hidden: jax.Array  # [B, U, D]
+  tokens: jax.Array  # [B, U, S, K] int32
+
+
+def needed_chunks(positions: Positions) -> np.ndarray:
+  """Chunks after which a draw is needed: [U] int32, ascending."""
+  ahead = np.arange(positions.num_chunks, dtype=np.int32)
+  return np.unique(positions.chunk_ids[:, None] + ahead)
+
+
+def accuracy_terms(
+  model: Scored, draws: Draws, tokens: jax.Array, positions: Positions
+) -> jax.Array:
+  """Estimates of P(y_1 … y_n) after true context, n = 1 … 4.
+
+  Args:
+    model: that made the draws.
+    draws: at `needed_chunks(positions)`.
+    tokens: [B, L, K] int32, the true rows.
+    positions: where to score.
+
+  Returns:
+    [B, P, 4] float32.
+  """
+  labels = tokens[:, draws.chunk_ids + 1]  # [B, U, K]
+  if model.probabilities is None:
+    share = accuracy(draws.tokens[..., :NUM_ORDERS], labels[..., :NUM_ORDERS])
+  else:
+    share = model.probabilities(draws.hidden, labels[..., 0])[0][..., None]
+  first = np.searchsorted(draws.chunk_ids, positions.chunk_ids)  # [P]
+  result, whole = [], 1.0
+  for chunk in range(positions.num_chunks):
+    here = share[:, first + chunk]  # [B, P, K]
+    result.append(whole * here)
+    whole = whole * here[..., -1:]
+  return jnp.concatenate(result, axis=-1)[..., :NUM_ORDERS]
+
+
+def collision_terms(
+  model: Scored,
+  draws: Draws,
+  context: Any,
+  keys: jax.Array,
+  positions: Positions,
+  *,
+  num_paths: int = 64,
+) -> jax.Array:
+  """Estimates of Σ P(x_1 … x_n)², n = 1 … 4.
+
+  For token models the last step of each is exact: pairs on one path count with
+  Σ p² instead of with two more draws.
+
+  Args:
+    model: that made the draws.
+    draws: at `needed_chunks(positions)`.
+    context: of the rows, from `model.read`.
+    keys: [B, P, J] typed keys, for the draws on J = num_chunks − 1 further
+      chunks of each path.
+    positions: where to score.
+    num_paths: paths of a row that are followed at once; bounds the memory.
+
+  Returns:
+    [B, P, 4] float32.
+  """
+  first = np.searchsorted(draws.chunk_ids, positions.chunk_ids)  # [P]
+  drawn = draws.tokens[:, first, :, :NUM_ORDERS]  # [B, P, S, K]
+  num_samples = drawn.shape[2]
+  shape = (*drawn.shape[:2], num_samples, num_samples)
+  is_pair = jnp.broadcast_to(all_pairs(num_samples)[None, None], shape)
+  result = []
+  if model.probabilities is not None:
+    labels = jnp.zeros(draws.hidden.shape[:2], jnp.int32)
+    squares = model.probabilities(draws.hidden, labels)[1]
+    result.append(squares[:, first][..., None])
+  paths = drawn[..., None, :]  # [B, P, S, J, K]
+  for chunk in range(positions.num_chunks):
+    agreed = agreement(drawn, is_pair)
+    if model.probabilities is None:
+      result.append(jnp.stack([pair_share(it) for it in agreed], axis=-1))
+    if chunk + 1 == positions.num_chunks:
+      break
+    is_pair = agreed[-1]
+    drawn, squares = _follow(
+      model,
+      paths,
+      is_pair,
+      context,
+      keys[..., chunk],
+      positions,
+      num_paths=num_paths,
+    )
+    if model.probabilities is not None:
+      result.append(squares[..., None])
+    paths = jnp.concatenate([paths, drawn[..., None, :]], axis=-2)
+  return jnp.concatenate(result, axis=-1)[..., :NUM_ORDERS]
+
+
+def _follow(
+  model: Scored,
+  paths: jax.Array,
+  is_pair: jax.Array,
+  context: Any,
+  keys: jax.Array,
+  positions: Positions,
+  *,
+  num_paths: int,
+) -> tuple[jax.Array, jax.Array]:
+  """One more chunk for the samples that share their path with another.
+
+  Args:
+    model: the model.
+    paths: [B, P, S, J, K] int32, what each sample drew so far.
+    is_pair: [B, P, S, S] bool, different samples on one path.
+    context: of the rows.
+    keys: [B, P].
+    positions: where the paths start.
+    num_paths: Q, paths of a row at once.
+
+  Returns:
+    The next chunks, [B, P, S, K], zero where a sample is alone, and the share
+    of pairs times Σ p² on their path, [B, P]; zero without probabilities.
+  """
+  num_rows, num_positions, num_samples, _, chunk_size = paths.shape
+  sample_ids = jnp.arange(num_samples, dtype=jnp.uint32)
+  is_member = is_pair | np.eye(num_samples, dtype=bool)[None, None]
+  leader = jnp.argmax(is_member, axis=-1)  # [B, P, S] the first on the path
+  is_leader = leader == jnp.arange(num_samples)[None, None]
+  is_followed = is_leader & jnp.any(is_pair, axis=-1)
+
+  # Those to follow come first, row by row, and are taken Q at a time.
+  flat = is_followed.reshape(num_rows, -1)
+  order = jnp.argsort(~flat, axis=-1, stable=True)
+  order = jnp.pad(order, ((0, 0), (0, -order.shape[1] % num_paths)))
+  num_followed = jnp.sum(flat, axis=-1)  # [B]
+  rows = jnp.arange(num_rows)[:, None]
+  chunk_ids = jnp.asarray(positions.chunk_ids)
+
+  def take_block(carry):
+    start, drawn, squares = carry
+    index = jax.lax.dynamic_slice_in_dim(order, start, num_paths, axis=1)
+    is_live = start + jnp.arange(num_paths)[None] < num_followed[:, None]
+    place, sample = index // num_samples, index % num_samples  # [B, Q]
+    hidden = model.branch(paths[rows, place, sample], chunk_ids[place], context)
+    members = is_member[rows, place, sample] & is_live[..., None]  # [B, Q, S]
+    new = model.draw(hidden, keys[rows, place], sample_ids)  # [B, Q, S, K]
+    # Each sample is on one path, so adding to zero is setting.
+    drawn = drawn.at[rows, place].add(jnp.where(members[..., None], new, 0))
+    if model.probabilities is not None:
+      labels = jnp.zeros(index.shape, jnp.int32)
+      pairs = members.sum(axis=-1) * (members.sum(axis=-1) - 1)
+      share = pairs / (num_samples * (num_samples - 1))
+      square = model.probabilities(hidden, labels)[1]
+      squares = squares.at[rows, place].add(
+        jnp.where(is_live, share * square, 0)
+      )
+    return start + num_paths, drawn, squares
+
+  _, drawn, squares = jax.lax.while_loop(
+    lambda carry: carry[0] < jnp.max(num_followed),
+    take_block,
+    (
+      jnp.int32(0),
+      jnp.zeros((*is_member.shape[:3], chunk_size), paths.dtype),
+      jnp.zeros((num_rows, num_positions), jnp.float32),
+    ),
+  )
+  return drawn, squares
