@@ -1,4 +1,4 @@
-"""Finds the tokenizer of a path: bytes, SentencePiece or Llama-3."""
+"""Finds the tokenizer of a path: bytes, ids, SentencePiece or Llama-3."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ from calm_jax.data import (
 )
 from calm_jax.data.tokenizer_base import Tokenizer
 from calm_jax.data.tokenizer_bytes import ByteTokenizer
+from calm_jax.data.tokenizer_ids import FILE_NAME, IdTokenizer
 from calm_jax.data.tokenizer_llama3 import Llama3Tokenizer
 from calm_jax.data.tokenizer_sentencepiece import SentencePieceTokenizer
 
 __all__ = [
   "ByteTokenizer",
+  "IdTokenizer",
   "Llama3Tokenizer",
   "SentencePieceTokenizer",
   "Tokenizer",
@@ -78,9 +80,12 @@ def _load_directory(path: epath.Path) -> Tokenizer:
       f"{path} was written in format {version}; this version reads format"
       f" {tokenizer_base.FORMAT_VERSION}."
     )
-  tokenizer = (
-    ByteTokenizer() if kind == ByteTokenizer.kind else _read_file_of(path)
-  )
+  if kind == ByteTokenizer.kind:
+    tokenizer = ByteTokenizer()
+  elif kind == IdTokenizer.kind:
+    tokenizer = IdTokenizer.read(path / FILE_NAME)
+  else:
+    tokenizer = _read_file_of(path)
   if tokenizer.content_hash != content_hash:
     raise ValueError(
       f"the tokenizer in {path} is not the one that was saved there: its"
