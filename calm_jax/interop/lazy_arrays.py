@@ -1,0 +1,109 @@
+"""Parameters that are read when they are written, one at a time.
+
+A tree of them is saved in the memory of its largest array, where Orbax by
+itself would hold all of it, twice.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import tensorstore as ts
+from etils import epath
+
+from calm_jax.checkpoint import steps as steps_lib
+
+_CHUNK_SIZE = 64 * 2**20  # bytes, of the files' own chunks
+
+
+class LazyArray:
+  """A float32 array that does not exist yet."""
+
+  dtype = np.dtype(np.float32)
+
+  def __init__(
+    self,
+    shape: tuple[int, ...],
+    read: Callable[[int, int], np.ndarray],
+    *,
+    can_slice: bool,
+  ):
+    """Describes the array.
+
+    Args:
+      shape: of all of it.
+      read: makes rows start … stop−1 of the first axis.
+      can_slice: whether reading some rows costs less than reading all.
+    """
+    self.shape = tuple(shape)
+    self.ndim = len(shape)
+    self.size = int(np.prod(shape))
+    self.nbytes = self.size * self.dtype.itemsize
+    self.can_slice = can_slice
+    self.read = read
+
+  def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
+    del copy  # always made anew
+    return self.read(0, self.shape[0]).astype(dtype or self.dtype, copy=False)
+
+
+def save_step(
+  directory: epath.Path, params: Any, hashes: dict[str, str]
+) -> None:
+  """Saves parameters as step 0 of a run, without an optimizer.
+
+  Args:
+    directory: the run's `steps`.
+    params: nested dict of LazyArray.
+    hashes: of the tokenizer and the autoencoder.
+  """
+  registry = ocp.type_handlers.create_type_handler_registry(
+    (jax.Array, ocp.type_handlers.ArrayHandler()),
+    (LazyArray, _LazyHandler()),
+  )
+  handlers = {
+    steps_lib.PARAMS: ocp.PyTreeCheckpointHandler(
+      type_handler_registry=registry
+    ),
+    steps_lib.POSITION: ocp.JsonCheckpointHandler(),
+  }
+  chunked = ocp.SaveArgs(chunk_byte_size=_CHUNK_SIZE)
+  items = {
+    steps_lib.PARAMS: ocp.args.PyTreeSave(
+      params, save_args=jax.tree.map(lambda _: chunked, params)
+    ),
+    steps_lib.POSITION: ocp.args.JsonSave(
+      steps_lib.sealed({"step": 0, "hashes": hashes})
+    ),
+  }
+  options = ocp.CheckpointManagerOptions(enable_async_checkpointing=False)
+  with ocp.CheckpointManager(
+    directory, item_handlers=handlers, options=options
+  ) as manager:
+    manager.save(0, args=ocp.args.Composite(**items))
+
+
+class _LazyHandler(ocp.type_handlers.NumpyHandler):
+  """Reads and writes one array after the other, some rows at a time."""
+
+  def __init__(self):
+    super().__init__(deepcopy_host_arrays=False)
+    self._turn = asyncio.Lock()
+
+  async def _open_and_write(
+    self, value: LazyArray, tspec: dict[str, Any], ts_context: ts.Context
+  ) -> None:
+    async with self._turn:
+      store = await ts.open(
+        ts.Spec(tspec), create=True, open=True, context=ts_context
+      )
+      num_rows = value.shape[0]
+      step = store.chunk_layout.write_chunk.shape[0]
+      if not value.can_slice:
+        step = num_rows
+      for start in range(0, num_rows, step):
+        stop = min(start + step, num_rows)
+        await store[start:stop].write(value.read(start, stop))
