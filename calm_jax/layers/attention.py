@@ -36,6 +36,7 @@ class Attention(nn.Module):
     positions: jax.Array,
     segment_ids: jax.Array | None = None,
     cache: LayerCache | None = None,
+    mask: jax.Array | None = None,
   ) -> tuple[jax.Array, LayerCache | None]:
     """Attends each position to itself and to what stands before it.
 
@@ -44,6 +45,10 @@ class Attention(nn.Module):
       positions: [B, L] int32; with a cache, consecutive within a row.
       segment_ids: [B, L] int32, or None: attention across documents.
       cache: keys and values of earlier positions, or None.
+      mask: [B, L, S+L] bool, only with a cache of S slots: which of them and of
+        the L positions each position sees, instead of all up to itself. The
+        positions are then appended to the cache as slots of their own, so
+        several continuations of one row can stand side by side.
 
     Returns:
       [B, L, D], and the cache with the L positions written into their slots.
@@ -63,6 +68,12 @@ class Attention(nn.Module):
       out = causal_attention(
         query, key, value, segment_ids, implementation=self.implementation
       )
+    elif mask is not None:
+      cache = LayerCache(
+        jnp.concatenate([cache.key, key.astype(cache.key.dtype)], axis=1),
+        jnp.concatenate([cache.value, value.astype(cache.value.dtype)], axis=1),
+      )
+      out = masked_attention(query, *cache, mask)
     else:
       cache = _write(cache, key, value, positions[:, 0])
       slots = jnp.arange(cache.key.shape[1])

@@ -50,6 +50,7 @@ class Layer(nn.Module):
     positions: jax.Array,
     segment_ids: jax.Array | None,
     cache: LayerCache | None,
+    mask: jax.Array | None,
   ) -> tuple[jax.Array, LayerCache | None]:
     config = self.config
     dtype = jnp.dtype(config.dtype)
@@ -66,7 +67,7 @@ class Layer(nn.Module):
     )
     x = nn.with_logical_constraint(x, ("batch", "sequence", "embed"))
     normed = RMSNorm(config.norm_epsilon, name="attention_norm")(x)
-    attended, cache = attention(normed, positions, segment_ids, cache)
+    attended, cache = attention(normed, positions, segment_ids, cache, mask)
     x = x + attended
     normed = RMSNorm(config.norm_epsilon, name="mlp_norm")(x)
     return x + SwiGLU(config.ffn_size, dtype, init, name="mlp")(normed), cache
@@ -84,6 +85,7 @@ class Backbone(nn.Module):
     positions: jax.Array | None = None,
     segment_ids: jax.Array | None = None,
     cache: Cache | None = None,
+    mask: jax.Array | None = None,
   ) -> tuple[jax.Array, Cache | None]:
     """Maps embedded positions to the hidden states that predict the next.
 
@@ -92,6 +94,7 @@ class Backbone(nn.Module):
       positions: [B, L] int32; None: 0 … L−1 in every row.
       segment_ids: [B, L] int32, read only with `use_segment_mask`.
       cache: None, or that of the positions before these.
+      mask: None, or what each position sees, [B, L, S+L]; see `Attention`.
 
     Returns:
       Hidden states, [B, L, D], and the cache with these positions in it.
@@ -113,11 +116,11 @@ class Backbone(nn.Module):
       layer,
       variable_axes={"params": 0},
       split_rngs={"params": True},
-      in_axes=(nn.broadcast, nn.broadcast, 0),
+      in_axes=(nn.broadcast, nn.broadcast, 0, nn.broadcast),
       length=config.num_layers,
       metadata_params={nn.PARTITION_NAME: "layers"},
     )(config, name="layers")
     layer_caches = None if cache is None else LayerCache(*cache)
-    x, layer_caches = stack(x, positions, segment_ids, layer_caches)
+    x, layer_caches = stack(x, positions, segment_ids, layer_caches, mask)
     x = RMSNorm(config.norm_epsilon, name="norm")(x)
     return x, None if cache is None else Cache(*layer_caches)

@@ -41,11 +41,15 @@ class TokenModel(nn.Module):
     return self.backbone(self.embedding(tokens[..., 0]), None, segment_ids)[0]
 
   def step(
-    self, tokens: jax.Array, positions: jax.Array, cache: Cache
+    self,
+    tokens: jax.Array,
+    positions: jax.Array,
+    cache: Cache,
+    mask: jax.Array | None = None,
   ) -> tuple[jax.Array, Cache]:
     """Goes on from a cache; see `NextVectorModel.step`."""
     x = self.embedding(tokens[..., 0])
-    return self.backbone(x, positions, cache=cache)
+    return self.backbone(x, positions, cache=cache, mask=mask)
 
   def logits(self, hidden: jax.Array) -> jax.Array:
     """[..., D] → [..., V] float32; ids that are never predicted get −∞."""
