@@ -4,8 +4,6 @@ Modules attach axis names to their initialisers; users of the package never see
 the boxes these names travel in.
 """
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from typing import Any
 
 import jax
@@ -42,15 +40,3 @@ def logical_axes(model: nn.Module, *inputs, **kwargs) -> Any:
   """
   boxed = jax.eval_shape(model.init, jax.random.key(0), *inputs, **kwargs)
   return nn.get_partition_spec(boxed["params"])
-
-
-def activation_axes(
-  rules: Sequence[tuple[str, str | tuple[str, ...]]],
-) -> AbstractContextManager[None]:
-  """Within it, the constraints that layers put on activations take effect.
-
-  Args:
-    rules: pairs of a logical axis name and the mesh axes that split it; other
-      names are not split.
-  """
-  return nn.logical_axis_rules(rules)

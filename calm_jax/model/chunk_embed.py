@@ -51,6 +51,7 @@ class ChunkEmbed(nn.Module):
       )
     if config.inputs != "tokens":
       chex.assert_shape(latents, (*tokens.shape[:2], config.latent_size))
+      options["use_bias"] = True
       project = linear(size, ("latent", "embed"), name="latent", **options)
       x = x + project(latents)
     return x

@@ -1,5 +1,7 @@
 """Tests calm_jax/autoencoder."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,14 +9,15 @@ import pytest
 
 from calm_jax.autoencoder import Autoencoder
 from calm_jax.config import AutoencoderConfig, VocabularyConfig
-from calm_jax.layers.parameters import init_params, logical_axes
-from tests.perturbation import perturb
+from calm_jax.layers.parameters import logical_axes
+from tests.perturbation import bind, random_params
 
 _VOCABULARY = VocabularyConfig(
   size=50, begin_id=48, end_id=49, unscored_ids=(48,)
 )
 
 
+@functools.cache
 def _build(chunk_size=4, **changes):
   config = AutoencoderConfig(
     vocabulary=_VOCABULARY,
@@ -25,15 +28,16 @@ def _build(chunk_size=4, **changes):
     **changes,
   )
   model = Autoencoder(config)
-  tokens = jax.random.randint(jax.random.key(2), (2, 3, chunk_size), 0, 50)
-  params = perturb(init_params(model, jax.random.key(0), tokens))
+  rng = np.random.default_rng(2)
+  tokens = jnp.asarray(rng.integers(0, 48, (2, 3, chunk_size)), jnp.int32)
+  params = random_params(model, tokens)
   return model, params, tokens
 
 
 @pytest.mark.parametrize("chunk_size", [1, 2, 3, 4, 8, 11])
 def test_shapes_and_float32_posterior(chunk_size):
   model, params, tokens = _build(chunk_size, dtype="bfloat16")
-  call = lambda *x, method: model.apply({"params": params}, *x, method=method)
+  call = bind(model, params)
   posterior = call(tokens, method="encode")
   assert posterior.mean.shape == posterior.log_std.shape == (2, 3, 6)
   assert posterior.mean.dtype == posterior.log_std.dtype == jnp.float32
@@ -44,7 +48,8 @@ def test_shapes_and_float32_posterior(chunk_size):
 
 def test_chunks_are_encoded_alone():
   model, params, tokens = _build()
-  encode = lambda t: model.apply({"params": params}, t, method="encode")
+  call = bind(model, params)
+  encode = lambda t: call(t, method="encode")
   other = tokens.at[0, 1, 2].set((tokens[0, 1, 2] + 1) % 50)
   before, after = encode(tokens).mean, encode(other).mean
   changed = jnp.any(before != after, axis=-1)
@@ -53,7 +58,8 @@ def test_chunks_are_encoded_alone():
 
 def test_masked_tokens_are_the_mask_id():
   model, params, tokens = _build()
-  encode = lambda *x: model.apply({"params": params}, *x, method="encode")
+  call = bind(model, params)
+  encode = lambda *x: call(*x, method="encode")
   is_masked = jnp.zeros(tokens.shape, bool).at[1, 2, 0].set(True)
   by_hand = tokens.at[1, 2, 0].set(_VOCABULARY.mask_id)
   np.testing.assert_array_equal(
@@ -65,17 +71,15 @@ def test_masked_tokens_are_the_mask_id():
 def test_decoding_reads_the_logits_of_scored_ids():
   model, params, _ = _build()
   latents = 3 * jax.random.normal(jax.random.key(5), (40, 6))
-  call = lambda x, method: model.apply({"params": params}, x, method=method)
-  logits = np.array(call(latents, "logits"), np.float64)
+  call = bind(model, params)
+  logits = np.array(call(latents, method="logits"), np.float64)
   assert logits.shape == (40, 4, 128)
   logits[..., 48] = -np.inf
   logits[..., 50:] = -np.inf
-  ids = call(latents, "decode_tokens")
+  ids = call(latents, method="decode_tokens")
   np.testing.assert_array_equal(ids, logits.argmax(-1))
   labels = jnp.asarray(np.arange(160).reshape(40, 4) % 48)
-  nats = model.apply(
-    {"params": params}, latents, labels, method="cross_entropy"
-  )
+  nats = call(latents, labels, method="cross_entropy")
   shifted = logits - logits.max(-1, keepdims=True)
   log_p = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
   expected = -np.take_along_axis(log_p, np.asarray(labels)[..., None], -1)

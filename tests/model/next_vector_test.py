@@ -1,6 +1,7 @@
 """Tests calm_jax/model: causality, caches, heads behind one interface."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ from calm_jax.config import (
 from calm_jax.layers.parameters import init_params, logical_axes
 from calm_jax.model import NextVectorModel, TokenModel, empty_cache
 from calm_jax.randomness import position_keys, stream_key
-from tests.perturbation import perturb, relative_error
+from tests.perturbation import bind, random_params, relative_error
 
 _VOCABULARY = VocabularyConfig(
   size=50, begin_id=48, end_id=49, unscored_ids=(48,)
@@ -37,6 +38,7 @@ def _keys():
   return position_keys(stream_key(0, "test"), ids[:_ROWS], ids[:_CHUNKS])
 
 
+@functools.cache
 def _next_vector(chunk_size=4, head=None, **changes):
   config = NextVectorConfig(
     **_BACKBONE,
@@ -47,16 +49,20 @@ def _next_vector(chunk_size=4, head=None, **changes):
   )
   model = NextVectorModel(config)
   shape = (_ROWS, _CHUNKS, chunk_size)
-  tokens = jax.random.randint(jax.random.key(2), shape, 0, 48)
-  latents = jax.random.normal(jax.random.key(3), (_ROWS, _CHUNKS, 5))
-  params = init_params(model, jax.random.key(0), tokens, _keys(), latents)
-  return model, perturb(params), tokens, latents
+  rng = np.random.default_rng(2)
+  tokens = jnp.asarray(rng.integers(0, 48, shape), jnp.int32)
+  latents = jnp.asarray(rng.normal(size=(_ROWS, _CHUNKS, 5)), jnp.float32)
+  params = random_params(model, tokens, _keys(), latents)
+  return model, params, tokens, latents
 
 
+@functools.cache
 def _token_model(**changes):
   model = TokenModel(TokenModelConfig(**_BACKBONE, **changes))
-  tokens = jax.random.randint(jax.random.key(2), (_ROWS, _CHUNKS, 1), 0, 48)
-  return model, perturb(init_params(model, jax.random.key(0), tokens)), tokens
+  shape = (_ROWS, _CHUNKS, 1)
+  rng = np.random.default_rng(2)
+  tokens = jnp.asarray(rng.integers(0, 48, shape), jnp.int32)
+  return model, random_params(model, tokens), tokens
 
 
 def _assert_causal(jacobian):
@@ -75,13 +81,17 @@ def test_backbone_is_causal(implementation):
   embed = lambda module, t: module.chunk_embed(t)
   run = lambda module, x: module.backbone(x)[0]
   x = model.apply(variables, tokens[:1], method=embed)
-  full = jax.jacobian(lambda x: model.apply(variables, x, method=run))(x)
+  jacobian = jax.jit(
+    jax.jacobian(lambda x: model.apply(variables, x, method=run))
+  )
+  full = jacobian(x)
   _assert_causal(np.abs(full[0, :, :, 0]).max(axis=(1, 3)))
 
 
 def test_each_hidden_state_reads_every_token_of_its_chunk():
   model, params, tokens, _ = _next_vector()
-  hidden = lambda t: model.apply({"params": params}, t, method="hidden")
+  call = bind(model, params)
+  hidden = lambda t: call(t, method="hidden")
   base = hidden(tokens)
   for k in range(4):
     other = tokens.at[:, 3, k].set((tokens[:, 3, k] + 1) % 48)
@@ -93,8 +103,9 @@ def test_segments_are_separate_when_asked():
   for use in (False, True):
     model, params, tokens, _ = _next_vector(use_segment_mask=use)
     segments = jnp.array([[0, 0, 1, 1, 1, 1]] * _ROWS)
-    hidden = lambda t, m=model, p=params, s=segments: m.apply(
-      {"params": p}, t, segment_ids=s, method="hidden"
+    call = bind(model, params)
+    hidden = lambda t, call=call, s=segments: call(
+      t, segment_ids=s, method="hidden"
     )
     other = tokens.at[:, 0].set((tokens[:, 0] + 1) % 48)
     changed = jnp.any(hidden(tokens) != hidden(other), axis=(0, 2))
@@ -105,11 +116,11 @@ def _steps(model, params, tokens, sizes, extra=()):
   """Hidden states of the row read in pieces of the given sizes."""
   cache = empty_cache(model.config, _ROWS, _CHUNKS + 2)
   found, start = [], 0
+  call = bind(model, params)
   for size in sizes:
     piece = slice(start, start + size)
     positions = jnp.broadcast_to(jnp.arange(_CHUNKS)[piece], (_ROWS, size))
-    hidden, cache = model.apply(
-      {"params": params},
+    hidden, cache = call(
       tokens[:, piece],
       positions,
       cache,
@@ -124,7 +135,7 @@ def _steps(model, params, tokens, sizes, extra=()):
 @pytest.mark.parametrize("inputs", ["tokens", "latent", "both"])
 def test_cached_equals_uncached(inputs):
   model, params, tokens, latents = _next_vector(inputs=inputs)
-  whole = model.apply({"params": params}, tokens, latents, method="hidden")
+  whole = bind(model, params)(tokens, latents, method="hidden")
   for sizes in ([1] * 6, [3, 1, 2], [6]):
     pieces = _steps(model, params, tokens, sizes, (latents,))
     assert relative_error(pieces, whole) < 1e-5
@@ -132,8 +143,8 @@ def test_cached_equals_uncached(inputs):
 
 def test_rows_of_a_cache_may_stand_at_different_positions():
   model, params, tokens, _ = _next_vector()
-  whole = model.apply({"params": params}, tokens, method="hidden")
-  step = lambda *x: model.apply({"params": params}, *x, method="step")
+  whole = bind(model, params)(tokens, method="hidden")
+  step = lambda *x: bind(model, params)(*x, method="step")
   cache = empty_cache(model.config, _ROWS, _CHUNKS)
   start = jnp.broadcast_to(jnp.arange(4), (_ROWS, 4))
   _, cache = step(tokens[:, :4], start, cache)
@@ -145,14 +156,14 @@ def test_rows_of_a_cache_may_stand_at_different_positions():
 
 def test_token_model_cached_equals_uncached():
   model, params, tokens = _token_model()
-  whole = model.apply({"params": params}, tokens, method="hidden")
+  whole = bind(model, params)(tokens, method="hidden")
   pieces = _steps(model, params, tokens, [2, 1, 3])
   assert relative_error(pieces, whole) < 1e-5
 
 
 def test_token_model_cross_entropy_is_that_of_its_logits():
   model, params, tokens = _token_model()
-  call = lambda *x, method: model.apply({"params": params}, *x, method=method)
+  call = lambda *x, method: bind(model, params)(*x, method=method)
   hidden = call(tokens, method="hidden")
   logits = np.asarray(call(hidden, method="logits"), np.float64)
   assert np.isneginf(logits[..., [48, *range(50, 128)]]).all()
@@ -165,7 +176,7 @@ def test_token_model_cross_entropy_is_that_of_its_logits():
 @pytest.mark.parametrize("chunk_size", [1, 2, 3, 4, 8, 9])
 def test_any_chunk_size(chunk_size):
   model, params, tokens, _ = _next_vector(chunk_size)
-  latents = model.apply({"params": params}, tokens, _keys())
+  latents = bind(model, params)(tokens, _keys())
   assert latents.shape == (_ROWS, _CHUNKS, 1, 5)
   assert jnp.isfinite(latents).all()
 
@@ -174,8 +185,8 @@ def test_any_chunk_size(chunk_size):
 def test_remat_changes_nothing(remat):
   def gradient(remat):
     model, params, tokens, _ = _next_vector(remat=remat)
-    loss = lambda p: model.apply({"params": p}, tokens, method="hidden").std()
-    return jax.grad(loss)(params)
+    loss = lambda p: bind(model, p)(tokens, method="hidden").std()
+    return jax.jit(jax.grad(loss))(params)
 
   plain, recomputed = gradient("none"), gradient(remat)
   for a, b in zip(
@@ -188,10 +199,10 @@ def test_remat_changes_nothing(remat):
 
 def test_samples_depend_on_key_and_id_alone():
   model, params, tokens, _ = _next_vector()
-  hidden = model.apply({"params": params}, tokens, method="hidden")
+  hidden = bind(model, params)(tokens, method="hidden")
   keys = _keys()
-  sample = lambda h, k, ids: model.apply(
-    {"params": params}, h, k, jnp.asarray(ids, jnp.uint32), method="sample"
+  sample = lambda h, k, ids: bind(model, params)(
+    h, k, jnp.asarray(ids, jnp.uint32), method="sample"
   )
   whole = sample(hidden, keys, range(5))
   assert (
@@ -204,10 +215,10 @@ def test_samples_depend_on_key_and_id_alone():
 
 def test_noise_scale_zero_makes_samples_coincide():
   model, params, tokens, _ = _next_vector()
-  hidden = model.apply({"params": params}, tokens, method="hidden")
+  hidden = bind(model, params)(tokens, method="hidden")
   ids = jnp.arange(4, dtype=jnp.uint32)
-  sample = lambda scale: model.apply(
-    {"params": params}, hidden, _keys(), ids, scale, method="sample"
+  sample = lambda scale: bind(model, params)(
+    hidden, _keys(), ids, scale, method="sample"
   )
   assert float(jnp.ptp(sample(0.0), axis=-2).max()) == 0
   assert float(jnp.ptp(sample(1.0), axis=-2).min()) > 0
@@ -220,13 +231,11 @@ def test_loss_at_the_start_is_finite_with_finite_gradients():
   mean = jax.random.normal(jax.random.key(4), (_ROWS, _CHUNKS, 5))
 
   def loss(params):
-    hidden = model.apply({"params": params}, tokens, method="hidden")
-    out = model.apply(
-      {"params": params}, hidden, mean, mean - 1, _keys(), method="loss"
-    )
+    hidden = bind(model, params)(tokens, method="hidden")
+    out = bind(model, params)(hidden, mean, mean - 1, _keys(), method="loss")
     return out.loss.mean()
 
-  value, gradient = jax.value_and_grad(loss)(params)
+  value, gradient = jax.jit(jax.value_and_grad(loss))(params)
   assert jnp.isfinite(value)
   for leaf in jax.tree.leaves(gradient):
     assert jnp.isfinite(leaf).all()
@@ -251,6 +260,6 @@ def test_bfloat16_stays_close():
   model, params, tokens, _ = _next_vector()
   config = dataclasses.replace(model.config, dtype="bfloat16")
   half = NextVectorModel(config)
-  hidden = lambda m: m.apply({"params": params}, tokens, method="hidden")
+  hidden = lambda m: bind(m, params)(tokens, method="hidden")
   assert hidden(half).dtype == jnp.bfloat16
   assert relative_error(hidden(half).astype(jnp.float32), hidden(model)) < 0.05

@@ -1,0 +1,23 @@
+"""How activations are split over devices."""
+
+import jax
+from jax.sharding import PartitionSpec
+
+# The mesh axes, see `MeshConfig`, that split rows and chunks of a batch.
+_SPEC = (("data", "fsdp"), "sequence")
+
+
+def split_rows(x: jax.Array) -> jax.Array:
+  """Keeps x, [B, L, …], split by rows and chunks and otherwise whole.
+
+  Without it the compiler may gather the batch instead of the parameters that
+  `fsdp` splits. Without a mesh of these axes, or where they do not divide the
+  array, nothing is asked of it.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  if not {"data", "fsdp", "sequence"} <= set(mesh.axis_names):
+    return x
+  num_row_parts = mesh.shape["data"] * mesh.shape["fsdp"]
+  if x.shape[0] % num_row_parts or x.shape[1] % mesh.shape["sequence"]:
+    return x
+  return jax.lax.with_sharding_constraint(x, PartitionSpec(*_SPEC))
