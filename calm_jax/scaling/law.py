@@ -16,7 +16,6 @@ import itertools
 
 import numpy as np
 
-_Z90 = 1.645  # standard deviations from the middle to the end of a 90 % band
 _HUBER = 1.345  # robust standard deviations: 95 % efficient on Gaussian noise
 _NUM_RESCALES = 4  # an outlier first widens Huber's threshold, too
 _RUN_SCATTER = 0.01  # of ln L between seeds, which a run's error does not know
@@ -84,7 +83,7 @@ def fit(
   starts from a grid of exponents. Huber's threshold follows the residuals'
   median. A bootstrap sample gives each run a weight from Exp(1), which unlike
   drawing runs never loses a size; its distance from the estimate is widened
-  by √(n/(n−P)) and Student's t over the normal, for small n.
+  by n/(n−P), as leaving out each run in turn would: few runs fit themselves.
 
   Args:
     num_parameters: [n], N.
@@ -114,22 +113,8 @@ def fit(
   problem = _Problem(x - centre[:, None], log_losses - level, scale)
 
   everything = np.arange(num_sets)
-  ones = np.ones((num_sets, num_runs))
-  no_limit = np.full(num_sets, np.inf)
-  best, lowest = None, None
-  for start in _starts(size):
-    start = np.tile(start, (num_sets, 1))
-    found, value = _minimise(problem, everything, start, ones, no_limit)
-    if best is None:
-      best, lowest = found, value
-    is_better = value < lowest
-    best[is_better], lowest[is_better] = found[is_better], value[is_better]
-  freedom = max(num_runs - size, 1)
-  widen = np.sqrt(num_runs / freedom)
-  for _ in range(_NUM_RESCALES):
-    residuals, _ = problem.residuals(everything, best)
-    limit = np.maximum(_HUBER * widen * _robust_scale(residuals), 1e-9)
-    best, _ = _minimise(problem, everything, best, ones, limit)
+  inflation = num_runs / max(num_runs - size, 1)
+  best, limit = _search(problem, everything, size, np.sqrt(inflation))
   residuals, jacobian = problem.residuals(everything, best)
 
   repeated = np.repeat(everything, num_bootstraps)
@@ -140,21 +125,19 @@ def fit(
     problem, repeated, best[repeated], weights, limit[repeated]
   )
   samples = samples.reshape(num_sets, num_bootstraps, size)
-  widen *= 1 + (_Z90**2 + 1) / (4 * freedom)  # t over normal quantile
-  samples = best[:, None] + widen * (samples - best[:, None])
+  samples = best[:, None] + inflation * (samples - best[:, None])
 
   low, high = _bounds(size)
   _, singular, directions = np.linalg.svd(
     jacobian.transpose(0, 2, 1), full_matrices=False
   )
-  tiny = np.finfo(float).tiny
   return Fit(
     names,
     _uncentred(best, centre, level),
     _uncentred(samples, centre, level[:, None]),
-    widen * _robust_scale(residuals),
+    np.sqrt(inflation) * _robust_scale(residuals),
     (best <= low) | (best >= high),
-    singular[:, 0] / np.maximum(singular[:, -1], tiny),
+    singular[:, 0] / np.maximum(singular[:, -1], np.finfo(float).tiny),
     directions[:, -1],
   )
 
@@ -164,6 +147,7 @@ class _Problem:
 
   def __init__(self, x: np.ndarray, log_losses: np.ndarray, scale: np.ndarray):
     self._x, self._log_losses, self._scale = x, log_losses, scale
+    self.num_runs = x.shape[1]
 
   def residuals(
     self, rows: np.ndarray, parameters: np.ndarray
@@ -192,6 +176,25 @@ def _evaluate(
   if of_k:
     columns += [log_k * share_a, log_k * share_b]
   return np.log(total), np.stack(columns, axis=1)
+
+
+def _search(
+  problem: _Problem, rows: np.ndarray, size: int, inflation: float
+) -> tuple[np.ndarray, np.ndarray]:
+  """Parameters [R, P] from all starts, and the threshold they end with [R]."""
+  ones = np.ones((len(rows), problem.num_runs))
+  no_limit = np.full(len(rows), np.inf)
+  best, lowest = np.zeros((len(rows), size)), np.full(len(rows), np.inf)
+  for start in _starts(size):
+    start = np.tile(start, (len(rows), 1))
+    found, value = _minimise(problem, rows, start, ones, no_limit)
+    is_better = value < lowest
+    best[is_better], lowest[is_better] = found[is_better], value[is_better]
+  for _ in range(_NUM_RESCALES):
+    residuals, _ = problem.residuals(rows, best)
+    limit = np.maximum(_HUBER * inflation * _robust_scale(residuals), 1e-9)
+    best, _ = _minimise(problem, rows, best, ones, limit)
+  return best, limit
 
 
 def _minimise(

@@ -1,10 +1,16 @@
 """Tests calm_jax/scaling/flops.py against the paper's published numbers."""
 
 import dataclasses
+import functools
+import math
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from calm_jax import config as configs
+from calm_jax.autoencoder import autoencoder as autoencoder_lib
+from calm_jax.model import next_vector, token_baseline
 from calm_jax.scaling import flops
 
 _VOCABULARY = configs.VocabularyConfig(
@@ -159,3 +165,137 @@ def test_flops_of_a_run_are_those_of_its_tokens():
 def test_refuses_with_the_reason(message, arguments):
   with pytest.raises(ValueError, match=message):
     flops.inference_flops_per_token(_calm("m"), **arguments)
+
+
+_TINY = configs.VocabularyConfig(size=300, begin_id=256, end_id=257)
+_TINY_AUTOENCODER = configs.AutoencoderConfig(
+  vocabulary=_TINY,
+  chunk_size=4,
+  latent_size=24,
+  hidden_size=32,
+  ffn_size=80,
+  num_encoder_layers=4,
+)
+_TINY_BACKBONE = {
+  "vocabulary": _TINY,
+  "num_layers": 3,
+  "hidden_size": 48,
+  "ffn_size": 112,
+  "num_heads": 4,
+  "num_kv_heads": 2,
+}
+_HEADS = {
+  "energy": configs.EnergyHeadConfig(noise_size=20, num_samples=5),
+  "diffusion": configs.DiffusionHeadConfig(num_sampling_steps=7),
+  "flow": configs.FlowHeadConfig(num_sampling_steps=3),
+  "euler": configs.FlowHeadConfig(num_sampling_steps=3, solver="euler"),
+}
+_CALM_MODELS = [
+  configs.NextVectorConfig(
+    **_TINY_BACKBONE, latent_size=24, inputs=inputs, head=head
+  )
+  for inputs, head in [
+    *[("tokens", head) for head in _HEADS.values()],
+    ("latent", _HEADS["energy"]),
+    ("both", _HEADS["energy"]),
+  ]
+]
+_TINY_TOKEN = configs.TokenModelConfig(**_TINY_BACKBONE)
+_ROWS, _CHUNKS = 2, 6
+
+
+def _calm_inputs(model):
+  keys = jax.random.split(jax.random.key(0), (_ROWS, _CHUNKS))
+  tokens = jnp.zeros((_ROWS, _CHUNKS, model.chunk_size), jnp.int32)
+  return tokens, keys, jnp.zeros((_ROWS, _CHUNKS, model.latent_size))
+
+
+def _shapes(module, *arguments):
+  init = jax.eval_shape(module.init, jax.random.key(0), *arguments)
+  return {"params": init["params"]}
+
+
+def _num_in_tree(variables):
+  sizes = [leaf.size for leaf in jax.tree.leaves(variables)]
+  return sum(sizes)
+
+
+def _dot_flops(jaxpr):
+  """2·m·k·n over every matrix product, times the trips of its loops."""
+  total = 0
+  for equation in jaxpr.eqns:
+    trips = equation.params.get("length", 1)
+    if equation.primitive.name == "dot_general":
+      (contracted, _), _ = equation.params["dimension_numbers"]
+      shape = equation.invars[0].aval.shape
+      depth = math.prod(shape[axis] for axis in contracted)
+      total += 2 * depth * equation.outvars[0].aval.size
+    for inner in jax.tree.leaves(
+      list(equation.params.values()),
+      is_leaf=lambda x: hasattr(x, "eqns") or hasattr(x, "jaxpr"),
+    ):
+      inner = getattr(inner, "jaxpr", inner)
+      if hasattr(inner, "eqns"):
+        total += trips * _dot_flops(inner)
+  return total
+
+
+def _counted(module, variables, method, *arguments):
+  function = functools.partial(module.apply, method=method)
+  return _dot_flops(jax.make_jaxpr(function)(variables, *arguments).jaxpr)
+
+
+@pytest.mark.parametrize(
+  "model", _CALM_MODELS, ids=lambda model: f"{model.inputs}-{model.head.kind}"
+)
+def test_next_vector_model_is_counted_exactly(model):
+  module = next_vector.NextVectorModel(model)
+  tokens, keys, latents = _calm_inputs(model)
+  variables = _shapes(module, tokens, keys, latents)
+  assert sum(flops.num_parameters(model).values()) == _num_in_tree(variables)
+
+  parts = flops.inference_flops_per_token(
+    model,
+    num_positions=_CHUNKS,
+    autoencoder=_TINY_AUTOENCODER,
+    temperature=0.5,
+    num_candidates=9,
+    convention="executed",
+  )
+  num_tokens = tokens.size
+  hidden = jnp.zeros((_ROWS, _CHUNKS, 48))
+  found = _counted(module, variables, "hidden", tokens, latents)
+  assert found == (parts["backbone"] + parts["attention"]) * num_tokens
+  ids = jnp.arange(9, dtype=jnp.uint32)
+  found = _counted(module, variables, "sample", hidden, keys, ids)
+  assert found == parts["head"] * num_tokens
+
+  found = _counted(module, variables, "loss", hidden, latents, latents, keys)
+  training = flops.training_flops_per_token(
+    model, autoencoder=_TINY_AUTOENCODER, convention="executed"
+  )
+  assert found == training["head"] * num_tokens / 3
+
+
+def test_token_model_is_counted_exactly():
+  module = token_baseline.TokenModel(_TINY_TOKEN)
+  tokens = jnp.zeros((_ROWS, _CHUNKS, 1), jnp.int32)
+  variables = _shapes(module, tokens)
+  expected = sum(flops.num_parameters(_TINY_TOKEN).values())
+  assert expected == _num_in_tree(variables)
+  per_token = flops.inference_flops_per_token(
+    _TINY_TOKEN, num_positions=_CHUNKS
+  )
+  found = _counted(module, variables, None, tokens)
+  assert found == sum(per_token.values()) * tokens.size
+
+
+def test_autoencoder_is_counted_exactly():
+  module = autoencoder_lib.Autoencoder(_TINY_AUTOENCODER)
+  tokens = jnp.zeros((_ROWS, _CHUNKS, 4), jnp.int32)
+  variables = _shapes(module, tokens)
+  expected = sum(flops.num_parameters(_TINY_AUTOENCODER).values())
+  assert expected == _num_in_tree(variables)
+  per_token = flops.training_flops_per_token(_TINY_AUTOENCODER)
+  found = _counted(module, variables, None, tokens)
+  assert found == sum(per_token.values()) * tokens.size / 3
