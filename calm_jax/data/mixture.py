@@ -10,6 +10,10 @@ import fractions
 import sys
 from collections.abc import Sequence
 
+# The length of a mixture without an end. A power of two: grain divides lengths
+# by the batch size as floats, and `sys.maxsize` would be rounded up.
+_ENDLESS = 1 << 60
+
 
 class MixtureMap:
   """Interleaves sources as evenly as their weights allow.
@@ -43,13 +47,13 @@ class MixtureMap:
         for i in alive
       ]
       if not any(limits):
-        start = sys.maxsize
+        start = _ENDLESS
         break
       length = phase.length(limits)
       for i, count in zip(alive, phase.counts(length), strict=True):
         offsets[i] += count
       start += length
-    self._length = min(start, sys.maxsize)
+    self._length = min(start, _ENDLESS)
 
   def __len__(self) -> int:
     return self._length

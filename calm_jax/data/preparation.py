@@ -211,15 +211,13 @@ def _check_counts(
   splits: dict[str, dict[str, Any]], inputs: SplitInputs
 ) -> None:
   train, valid = splits["train"], splits["valid"]
-  if not train["num_bytes"] + valid["num_bytes"]:
-    raise ValueError(
-      f"the input has no text, in {train['num_documents']} documents; give"
-      " files with text."
-    )
   if not train["num_bytes"]:
     raise ValueError(
       "every document was held out for validation; give more text, or name"
       " --valid_input."
+      if inputs.valid is None and valid["num_bytes"]
+      else f"the input has no text, in {train['num_documents']} documents; give"
+      " files with text."
     )
   # Of several parts one may go without.
   if not valid["num_bytes"] and inputs.is_whole:
