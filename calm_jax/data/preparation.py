@@ -80,7 +80,7 @@ def prepare(
     "vocab_size": vocab_size,
     "shard": list(shard),
   }
-  target = _target(epath.Path(output), shard)
+  target = _target(epath.Path(output).expanduser(), shard)
   if (info := _finished(target, recipe)) is not None:
     return {**info, "is_new": False}
   with _written_whole(target) as directory:

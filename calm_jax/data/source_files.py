@@ -25,7 +25,7 @@ SUFFIXES = (
   ".jsonl.zst",
   ".parquet",
 )
-_PART_SIZE = 4 << 20  # bytes; a longer text file comes in several parts
+_PART_SIZE = 1 << 20  # bytes; a longer text file comes in several parts
 
 
 class Part(NamedTuple):

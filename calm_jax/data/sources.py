@@ -98,13 +98,17 @@ def _read(name: str) -> Iterable[Part]:
 
 
 def _find_files(pattern: str) -> list[str]:
-  path = epath.Path(pattern)
-  if path.is_dir():
+  path = epath.Path(pattern).expanduser()
+  try:
+    is_directory = path.is_dir()
+  except ImportError as error:  # the package for this kind of address
+    raise ValueError(f"{pattern} cannot be opened: {error}.") from None
+  if is_directory:
     raise ValueError(
       f"{pattern} is a directory; name its files, such as"
       f" {pattern.rstrip('/')}/*.jsonl."
     )
-  found = [path] if path.exists() else _glob(pattern)
+  found = [path] if path.exists() else _glob(path)
   if not found:
     raise FileNotFoundError(
       f"no file matches {pattern!r}; check the path, and put a glob in quotes."
@@ -118,8 +122,8 @@ def _find_files(pattern: str) -> list[str]:
   return [str(file) for file in found]
 
 
-def _glob(pattern: str) -> list[epath.Path]:
-  parts = epath.Path(pattern).parts
+def _glob(pattern: epath.Path) -> list[epath.Path]:
+  parts = pattern.parts
   is_magic = [any(sign in part for sign in "*?[") for part in parts]
   if not any(is_magic):
     return []

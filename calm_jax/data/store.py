@@ -50,7 +50,7 @@ class TokenStore:
       OSError: if there is no such directory.
       ValueError: if it is not a finished preparation of this format.
     """
-    self.path = epath.Path(path)
+    self.path = epath.Path(path).expanduser()
     self._parts = [_Part(part) for part in _find_parts(self.path)]
     first = self._parts[0]
     for part in self._parts[1:]:

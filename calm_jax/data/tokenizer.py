@@ -47,7 +47,7 @@ def load_tokenizer(path: epath.PathLike) -> Tokenizer:
     OSError: if the path does not exist.
     ValueError: if it is not a tokenizer, or not the one that was saved.
   """
-  path = epath.Path(path)
+  path = epath.Path(path).expanduser()
   if not path.exists():
     raise FileNotFoundError(
       f"there is no tokenizer at {path}; give a SentencePiece .model, a Llama-3"

@@ -202,6 +202,12 @@ def test_bad_patterns(tmp_path, pattern, kind, message):
     sources.list_inputs(f"{tmp_path}/{pattern}")
 
 
+def test_home_directory(tmp_path, monkeypatch):
+  monkeypatch.setenv("HOME", str(tmp_path))
+  (tmp_path / "a.txt").write_text("a")
+  assert _read("~/a.txt") == _read("~/*.txt") == ["a"]
+
+
 @pytest.mark.parametrize("patterns", ["", " , "])
 def test_no_pattern(patterns):
   with pytest.raises(ValueError, match="no input was given"):
