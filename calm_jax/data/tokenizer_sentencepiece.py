@@ -51,12 +51,17 @@ class SentencePieceTokenizer(tokenizer_base.Tokenizer):
       begin_id = size
     if end_id < 0:
       end_id = len(self.pieces) - 1
+    self._byte_ids = [
+      self._processor.piece_to_id(f"<0x{byte:02X}>") for byte in _SPACE.encode()
+    ]
+    self._has_bytes = all(map(self._processor.is_byte, self._byte_ids))
+    # Without pieces for bytes, text does hold the unknown id.
     unscored = {begin_id} | {
       i
       for i in range(size)
       if self._processor.is_control(i)
-      or self._processor.is_unknown(i)
       or self._processor.is_unused(i)
+      or (self._has_bytes and self._processor.is_unknown(i))
     }
     self.vocabulary = VocabularyConfig(
       size=len(self.pieces),
@@ -64,10 +69,6 @@ class SentencePieceTokenizer(tokenizer_base.Tokenizer):
       end_id=end_id,
       unscored_ids=tuple(sorted(unscored - {end_id})),
     )
-    self._byte_ids = [
-      self._processor.piece_to_id(f"<0x{byte:02X}>") for byte in _SPACE.encode()
-    ]
-    self._has_bytes = all(map(self._processor.is_byte, self._byte_ids))
     encode = self._processor.encode
     newline = self._processor.piece_to_id(_NEWLINE)
     self._adds_space = encode("a b") == encode(" a b")

@@ -38,7 +38,13 @@ def test_prepares_and_prints_a_table(tmp_path, inputs):
   assert result.returncode == 0, result.stderr
   lines = result.stdout.splitlines()
   assert lines[0] == "out: prepared"
-  assert lines[1].split() == "split documents tokens bytes bytes/token".split()
+  assert lines[1].split() == [
+    "split",
+    "documents",
+    "tokens",
+    "bytes",
+    "bytes/token",
+  ]
   opened = store.TokenStore(tmp_path / "out")
   size = opened.num_tokens("train")
   assert lines[2].split()[:3] == ["train", "2", str(size)]

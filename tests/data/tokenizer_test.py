@@ -137,7 +137,7 @@ def test_existing_model_without_begin_and_end_gets_them(tmp_path):
   vocabulary = tokenizer.vocabulary
   assert vocabulary.size == 52
   assert (vocabulary.begin_id, vocabulary.end_id) == (50, 51)
-  assert vocabulary.unscored_ids == (0, 50)
+  assert vocabulary.unscored_ids == (50,)  # the unknown id is text
   assert tokenizer.decode(tokenizer.encode("the best of times")) == (
     "the best of times"
   )
@@ -152,7 +152,7 @@ def test_existing_model_keeps_its_own_ids():
   )
   vocabulary = tokenizer_sentencepiece.SentencePieceTokenizer(model).vocabulary
   assert (vocabulary.begin_id, vocabulary.end_id) == (1, 2)
-  assert vocabulary.unscored_ids == (0, 1, 3, 4)
+  assert vocabulary.unscored_ids == (1, 3, 4)
 
 
 @pytest.mark.parametrize(
