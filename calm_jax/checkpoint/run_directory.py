@@ -119,6 +119,23 @@ class RunDirectory:
       )
     return config_file.read(self.config_file, ExperimentConfig)
 
+  def find_step(self, step: int | None) -> int:
+    """The step that is meant: the given one, or the newest for None.
+
+    Raises:
+      FileNotFoundError: if there is no such step.
+      ValueError: if nothing is saved.
+    """
+    saved = steps_lib.list_steps(self.steps)
+    if not saved:
+      raise ValueError(f"{self.path} has no checkpoint: nothing is saved yet.")
+    if step is not None and step not in saved:
+      raise FileNotFoundError(
+        f"step {step} is not in {self.path}; saved are"
+        f" {', '.join(map(str, saved))}."
+      )
+    return saved[-1] if step is None else step
+
   def check_same(self, config: ExperimentConfig) -> None:
     """Raises ValueError if the run here is not the one that `config` means."""
     saved = self.read_config()
@@ -204,21 +221,13 @@ def load_run(
   """
   run = RunDirectory(path)
   config = run.read_config()
-  saved = steps_lib.list_steps(run.steps)
-  if not saved:
-    raise ValueError(f"{run.path} has no checkpoint: nothing is saved yet.")
-  if step is None:
-    step = saved[-1]
-  if step not in saved:
-    raise FileNotFoundError(
-      f"step {step} is not in {run.path}; saved are"
-      f" {', '.join(map(str, saved))}."
-    )
+  step = run.find_step(step)
   shapes = _placed_shapes(build_model(config.model), mesh)
   try:
     position = steps_lib.read_position(run.steps, step)
     params = steps_lib.read_arrays(run.steps, step, steps_lib.PARAMS, shapes)
   except steps_lib.DamagedStepError as error:
+    saved = steps_lib.list_steps(run.steps)
     others = [other for other in saved if other != step]
     hint = f" Read --step={others[-1]} instead." if others else ""
     raise steps_lib.DamagedStepError(f"{error}{hint}") from error

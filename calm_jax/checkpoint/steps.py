@@ -55,6 +55,40 @@ def read_arrays(
     handler.close()
 
 
+def read_some_arrays(
+  directory: epath.PathLike, step: int, item: str, shapes: Any
+) -> Any:
+  """Reads a few arrays of an item and leaves the others on disk.
+
+  Args:
+    directory: that holds the steps.
+    step: to read.
+    item: "params" or "optimizer".
+    shapes: as for `read_arrays`, without the arrays that are not wanted.
+
+  Returns:
+    The tree of arrays.
+
+  Raises:
+    FileNotFoundError: if the step was removed.
+    DamagedStepError: if it is there and cannot be read.
+  """
+  handler = ocp.PyTreeCheckpointHandler()
+  try:
+    return handler.restore(
+      directory / str(step) / item,
+      args=ocp.args.PyTreeRestore(
+        item=shapes,
+        restore_args=ocp.checkpoint_utils.construct_restore_args(shapes),
+        partial_restore=True,
+      ),
+    )
+  except Exception as error:
+    raise _explain(directory, step, item, error) from error
+  finally:
+    handler.close()
+
+
 def read_position(directory: epath.Path, step: int) -> dict[str, Any]:
   """Reads what a step knows of itself: hashes, and where the run stood.
 
