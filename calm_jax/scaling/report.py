@@ -1,0 +1,189 @@
+"""One page about a run, a sweep or the quickstart, from its directory."""
+
+import os
+import pathlib
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import Any
+
+from calm_jax.scaling import plots
+from calm_jax.scaling.page import Page, number, with_error
+from calm_jax.scaling.study import Run, Study, read_study
+from calm_jax.scaling.sweep_sections import add_points
+
+_UNPLOTTED = ("step", "seconds", "goodput")
+_MAX_RUNS = 10  # more learning curves than that, and only the loss is drawn
+
+
+def write_report(
+  directory: str | os.PathLike, output: str | os.PathLike
+) -> list[pathlib.Path]:
+  """Writes the page, and every figure of it as an SVG beside it.
+
+  Args:
+    directory: of a run, a sweep or the quickstart.
+    output: the page; figures go to the folder of its name + "_figures".
+
+  Returns:
+    The files written, the page first.
+
+  Raises:
+    OSError: if there is nothing to report, or the files cannot be written.
+    ValueError: if a file is damaged, or matplotlib is not installed.
+  """
+  page = build_page(read_study(directory))
+  output = pathlib.Path(output)
+  folder = output.with_name(f"{output.stem}_figures")
+  folder.mkdir(parents=True, exist_ok=True)
+  output.write_text(page.html())
+  paths = [output]
+  for name, svg in page.figures.items():
+    paths.append(folder / f"{name}.svg")
+    paths[-1].write_text(svg)
+  return paths
+
+
+def build_page(study: Study) -> Page:
+  """All sections for which the study has something."""
+  page = Page(f"calm_jax: {study.directory.resolve().name}")
+  _add_results(page, study.results)
+  _add_samples(page, study.results)
+  if study.points:
+    add_points(page, study.points)
+  _add_trade_off(page, study.results)
+  _add_runs(page, study.runs)
+  _add_autoencoders(page, study)
+  _add_provenance(page, study)
+  return page
+
+
+def _add_results(page: Page, results: Mapping[str, Any]) -> None:
+  """Numbers of each stage, with errors and permuted values beside them."""
+  for stage, values in results.items():
+    if not isinstance(values, dict) or stage in ("config", "versions"):
+      continue
+    rows = []
+    for name, value in values.items():
+      if isinstance(value, dict | list) or name.endswith(
+        ("_stderr", "_permuted")
+      ):
+        continue
+      error, permuted = values.get(f"{name}_stderr"), f"{name}_permuted"
+      rows.append(
+        (name, with_error(value, error), number(values.get(permuted)))
+      )
+    if rows:
+      page.section(f"Results: {stage}")
+      width = 3 if any(row[2] for row in rows) else 2
+      header = ("", "value ± standard error", "permuted")
+      page.table(header[:width], [row[:width] for row in rows])
+
+
+def _add_samples(page: Page, results: Mapping[str, Any]) -> None:
+  """Continuations of each prompt, the models side by side."""
+  samples = results.get("samples")
+  if not isinstance(samples, list) or not samples:
+    return
+  by_prompt: dict[str, dict[str, str]] = defaultdict(dict)
+  for sample in samples:
+    name = str(sample.get("name", "continuation"))
+    by_prompt[str(sample.get("prompt", ""))][name] = str(sample.get("text", ""))
+  names = sorted({name for texts in by_prompt.values() for name in texts})
+  page.section("Samples")
+  page.table(
+    ("prompt", *names),
+    [
+      (prompt, *(texts.get(name, "") for name in names))
+      for prompt, texts in by_prompt.items()
+    ],
+    is_text=True,
+  )
+
+
+def _add_trade_off(page: Page, results: Mapping[str, Any]) -> None:
+  curves = results.get("trade_off")
+  if not isinstance(curves, dict) or not curves:
+    return
+  figure = plots.accuracy_over_collision(
+    {
+      name: [
+        (str(one["label"]), one["accuracy"], one["collision"])
+        for one in settings
+      ]
+      for name, settings in curves.items()
+    }
+  )
+  page.section("Accuracy and collision")
+  page.figure(
+    "trade-off",
+    plots.to_svg(figure, "trade-off"),
+    "Sharper sampling is right more often and repeats itself more often.",
+  )
+
+
+def _add_runs(page: Page, runs: list[Run]) -> None:
+  """A figure for each logged number, the runs of one kind together."""
+  by_kind = defaultdict(list)
+  for run in runs:
+    by_kind[run.kind].append(run)
+  for kind, mine in sorted(by_kind.items()):
+    page.section(f"Learning curves: {kind.replace('_', ' ')}")
+    names = {name for run in mine for row in run.rows for name in row}
+    names = sorted(
+      names - {*_UNPLOTTED}, key=lambda name: (name != "loss", name)
+    )
+    if len(mine) > _MAX_RUNS:
+      page.text(f"{len(mine)} runs; of so many only the loss is drawn.")
+      names = [name for name in names if name == "loss"]
+    for metric in names:
+      curves = {run.name: run.series(metric) for run in mine}
+      curves = {name: curve for name, curve in curves.items() if curve[0]}
+      values = [value for _, ys in curves.values() for value in ys]
+      figure = plots.learning_curves(
+        curves,
+        label=metric.replace("_", " "),
+        use_log_scale=min(values) > 0 and max(values) > 10 * min(values),
+      )
+      name = _identifier(f"{kind}-{metric}")
+      page.figure(name, plots.to_svg(figure, name), metric)
+
+
+def _add_autoencoders(page: Page, study: Study) -> None:
+  stds = study.results.get("autoencoder", {}).get("std_per_dimension")
+  mine = [
+    run
+    for run in study.runs
+    if any("token_accuracy" in row and "latent_std" in row for row in run.rows)
+  ][:_MAX_RUNS]
+  if mine or stds:
+    page.section("Health of the autoencoder")
+  for run in mine:
+    name = _identifier(f"health-{run.name}")
+    figure = plots.autoencoder_health(run.rows)
+    page.figure(name, plots.to_svg(figure, name), run.name)
+  if stds:
+    figure = plots.autoencoder_health([], stds)
+    page.figure(
+      "health-stds", plots.to_svg(figure, "health-stds"), "Posterior."
+    )
+
+
+def _add_provenance(page: Page, study: Study) -> None:
+  page.section("Where it comes from")
+  plain = [
+    (name, value)
+    for name, value in study.results.items()
+    if not isinstance(value, dict | list)
+  ]
+  versions = study.results.get("versions")
+  plain += list(versions.items()) if isinstance(versions, dict) else []
+  page.table(("directory", str(study.directory)), plain)
+  if isinstance(study.results.get("config"), dict):
+    page.details("config", study.results["config"])
+  for run in study.runs:
+    if run.config:
+      page.details(f"config of {run.name}", run.config)
+
+
+def _identifier(name: str) -> str:
+  return "".join(one if one.isalnum() else "-" for one in name)

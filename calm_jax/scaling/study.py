@@ -1,0 +1,180 @@
+"""What a directory holds that can be reported: a run, a sweep, a quickstart.
+
+    table.parquet | table.csv   points of a sweep
+    results.json                scores, by stage; samples; trade_off
+    metrics.jsonl               of a run, here or up to two levels down
+    config.json                 beside each of them
+
+Any part may be missing. A part that is there and damaged is refused.
+"""
+
+import dataclasses
+import json
+import math
+import os
+import pathlib
+from typing import Any
+
+from calm_jax.scaling.points import Point, read_points
+
+TABLES = ("table.parquet", "table.csv")  # the first that exists is read
+_RESULTS = "results.json"
+_METRICS = "metrics.jsonl"
+_CONFIG = "config.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """One training run."""
+
+  name: str  # its directory, seen from the study's
+  rows: list[dict[str, float]]  # step, and numbers by name
+  config: dict[str, Any]  # empty if there is no config.json
+
+  @property
+  def kind(self) -> str:
+    """autoencoder, next_vector or token, as far as it can be told."""
+    model = self.config.get("config", self.config).get("model", {})
+    return str(model.get("kind", "model"))
+
+  def series(self, name: str) -> tuple[list[float], list[float]]:
+    """Steps and values of one number, where it was logged."""
+    rows = [row for row in self.rows if name in row]
+    return [row["step"] for row in rows], [row[name] for row in rows]
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+  """Everything found in one directory."""
+
+  directory: pathlib.Path
+  results: dict[str, Any]
+  points: list[Point]
+  runs: list[Run]
+
+
+def read_study(directory: str | os.PathLike) -> Study:
+  """Reads whatever the directory holds.
+
+  Raises:
+    OSError: if there is no directory, or nothing in it to report.
+    ValueError: if a file is damaged, naming it and the place.
+  """
+  directory = pathlib.Path(directory)
+  if not directory.is_dir():
+    raise FileNotFoundError(
+      f"there is no directory {directory}; give the --workdir of a run, a"
+      " sweep or the quickstart."
+    )
+  results = directory / _RESULTS
+  tables = [path for name in TABLES if (path := directory / name).exists()]
+  study = Study(
+    directory,
+    _read_results(results) if results.exists() else {},
+    read_points(tables[0]) if tables else [],
+    [
+      _read_run(path, directory)
+      for prefix in ("", "*/", "*/*/")
+      for path in sorted(directory.glob(prefix + _METRICS))
+    ],
+  )
+  if not (study.results or study.points or study.runs):
+    raise FileNotFoundError(
+      f"{directory} has nothing to report; expected {_RESULTS} (quickstart),"
+      f" {' or '.join(TABLES)} (sweep) or {_METRICS} (run)."
+    )
+  return study
+
+
+def read_json(path: pathlib.Path) -> dict[str, Any]:
+  """Reads a JSON object whose numbers are all finite."""
+  return _parse(path.read_bytes(), str(path))
+
+
+def read_metrics(path: pathlib.Path) -> list[dict[str, float]]:
+  """Reads metrics.jsonl: a step and numbers by name in every line.
+
+  A last line without its end is still being written, and is left out; so is
+  what is null, which stands for a number that was not finite.
+  """
+  *lines, _ = path.read_bytes().split(b"\n")
+  rows = []
+  for i, line in enumerate(lines):
+    place = f"{path} line {i + 1}"
+    values = _parse(line, place)
+    if not isinstance(values.get("step"), int):
+      raise ValueError(f"{place} has no step; a training step is expected.")
+    rows.append(
+      {
+        name: value
+        for name, value in values.items()
+        if isinstance(value, int | float)
+      }
+    )
+  return rows
+
+
+def _read_results(path: pathlib.Path) -> dict[str, Any]:
+  """Reads results.json and checks the parts that are known by name."""
+  results = read_json(path)
+  for name in ("autoencoder", "calm", "trade_off"):
+    if not isinstance(results.get(name, {}), dict):
+      raise ValueError(f"{path}: {name} is not a JSON object; write it anew.")
+  text = {"prompt": str, "text": str}
+  _check_items(results.get("samples", []), text, f"{path}: samples")
+  number = int | float
+  setting = {"label": str, "accuracy": number, "collision": number}
+  for name, settings in results.get("trade_off", {}).items():
+    _check_items(settings, setting, f"{path}: trade_off.{name}")
+  for stage, values in results.items():
+    for name, value in values.items() if isinstance(values, dict) else ():
+      is_error = name.endswith("_stderr")
+      if is_error and not isinstance(value, number | None):
+        raise ValueError(f"{path}: {stage}.{name} is {value!r}, not a number.")
+  return results
+
+
+def _check_items(items: Any, fields: dict[str, Any], place: str) -> None:
+  """Raises ValueError unless items is a list of objects with these fields."""
+  if not isinstance(items, list) or not all(
+    isinstance(item, dict) and isinstance(item.get(name), kind)
+    for item in items
+    for name, kind in fields.items()
+  ):
+    raise ValueError(
+      f"{place} is not a list of objects with {', '.join(fields)}; write it"
+      " anew."
+    )
+
+
+def _read_run(path: pathlib.Path, directory: pathlib.Path) -> Run:
+  config = path.parent / _CONFIG
+  name = str(path.parent.relative_to(directory))
+  return Run(
+    directory.resolve().name if name == "." else name,
+    read_metrics(path),
+    read_json(config) if config.exists() else {},
+  )
+
+
+def _parse(text: bytes, place: str) -> dict[str, Any]:
+  def refuse(constant: str) -> float:
+    raise ValueError(f"it holds {constant}")
+
+  def finite(digits: str) -> float:
+    value = float(digits)
+    return value if math.isfinite(value) else refuse(digits)
+
+  try:
+    values = json.loads(text, parse_constant=refuse, parse_float=finite)
+  except ValueError as error:
+    raise ValueError(
+      f"{place} is damaged: {error}; a JSON object of finite numbers is"
+      " expected."
+    ) from None
+  if not isinstance(values, dict):
+    raise ValueError(
+      f"{place} is damaged: a JSON object is expected, not"
+      f" {type(values).__name__}."
+    )
+  return values

@@ -1,0 +1,195 @@
+"""The part of a report that is about the points of a sweep."""
+
+from collections import defaultdict
+
+from calm_jax.scaling import plots
+from calm_jax.scaling.allocation import (
+  Candidate,
+  isoflop_parabolas,
+  rank_allocations,
+)
+from calm_jax.scaling.fit import Law, fit_law, predict_largest
+from calm_jax.scaling.page import Page, with_error
+from calm_jax.scaling.points import QUANTITIES, SCORES, Point
+
+_COSTS = ("training_flops", "inference_flops", "inference_flops_sampled")
+_FAMILIES = {"calm": "CALM", "token": "Token model"}
+
+
+def add_points(page: Page, points: list[Point]) -> None:
+  """Scores against cost, laws with bands, IsoFLOP curves, and the table."""
+  _add_scores(page, points)
+  _add_laws(page, points)
+  _add_isoflops(page, points)
+  _add_table(page, points)
+
+
+def _add_scores(page: Page, points: list[Point]) -> None:
+  page.section("Scores against cost")
+  page.text(
+    "Bars are standard errors over the evaluated text; they do not hold what"
+    " another seed would change. The line joins the best runs up to each cost."
+  )
+  for quantity in ("brier_lm", "brier_1"):
+    for cost in _COSTS:
+      if any(
+        quantity in point.scores and getattr(point, cost) > 0
+        for point in points
+      ):
+        figure = plots.scores_over_flops(points, quantity, cost)
+        name = f"{quantity}-{cost}"
+        caption = f"{plots.LABELS[quantity]} against {plots.LABELS[cost]}."
+        page.figure(name, plots.to_svg(figure, name), caption)
+
+
+def _add_laws(page: Page, points: list[Point]) -> None:
+  for quantity in QUANTITIES:
+    for family in _FAMILIES:
+      mine = [
+        point
+        for point in points
+        if point.family == family
+        and (quantity != "cross_entropy" or quantity in point.scores)
+      ]
+      if mine:
+        page.section(f"{_FAMILIES[family]}: law of {plots.LABELS[quantity]}")
+        _add_law(page, mine, quantity)
+
+
+def _add_law(page: Page, points: list[Point], quantity: str) -> None:
+  try:
+    law = fit_law(points, quantity)
+  except ValueError as error:
+    page.text(f"No law: {error}")
+    return
+  formula = "L = E + A/N^a + B/D^b"
+  if law.uses_chunk_size:
+    formula = "L = E + A·K^p/N^a + B·K^q/D^b"
+  loss = {"brier_lm": "−ln(BrierLM/100)", "brier_1": "−ln(Brier-1)"}.get(
+    quantity, "nats a token"
+  )
+  page.text(
+    f"{formula}, L in {loss}: {len(law.points)} points count, 90 % bands"
+    f" from {len(law.samples)} bootstrap samples over runs; a run scatters by"
+    f" {law.scatter:.2g} in ln L."
+  )
+  name = f"law-{law.family}-{quantity}"
+  svg = plots.to_svg(plots.law_with_bands(law), name)
+  page.figure(name, svg, "Runs, the law, and its 90 % bands.")
+  page.table(
+    ("", "estimate", "low", "high"),
+    [(name, *values) for name, values in law.parameters().items()],
+  )
+  _add_held_out(page, points, quantity)
+  if law.censored:
+    page.text("Points that do not count:")
+    page.table(
+      ("point", "why"), [(point.name, why) for point, why in law.censored]
+    )
+  if law.uses_chunk_size:
+    _add_allocations(page, law)
+
+
+def _add_held_out(page: Page, points: list[Point], quantity: str) -> None:
+  try:
+    predictions = predict_largest(points, quantity)
+  except ValueError as error:
+    page.text(f"The largest run cannot be held out: {error}")
+    return
+  page.text("The largest run, predicted by the law of all others:")
+  page.table(
+    ("run", "predicted L", "90 % band", "observed L", ""),
+    [
+      (
+        one.point.name,
+        one.predicted,
+        f"{one.low:.4g} to {one.high:.4g}",
+        one.loss,
+        "inside" if one.is_inside else "outside",
+      )
+      for one in predictions
+    ],
+  )
+
+
+def _add_allocations(page: Page, law: Law) -> None:
+  """The best K and size for the largest budget spent, and for ten times it."""
+  candidates = {
+    (point.parameters, point.chunk_size): Candidate(
+      f"N = {point.parameters:.3g}, K = {point.chunk_size}",
+      point.parameters,
+      point.training_flops / point.tokens,
+      point.chunk_size,
+    )
+    for point in law.points
+    if point.training_flops > 0
+  }
+  if not candidates:
+    return
+  spent = max(point.training_flops for point in law.points)
+  for budget in (spent, 10 * spent):
+    ranked = rank_allocations(law, list(candidates.values()), budget)
+    page.text(
+      f"Best for {budget:.2g} training FLOPs, by the law. “Wins” is the share"
+      " of bootstrap samples; an extrapolated row lies outside the points."
+    )
+    page.table(
+      ("model", "tokens", plots.LABELS[law.quantity], "L, 90 %", "wins", ""),
+      [
+        (
+          one.candidate.name,
+          f"{one.tokens:.2g}",
+          one.score,
+          f"{one.low:.4g} to {one.high:.4g}",
+          f"{one.win_share:.0%}",
+          "extrapolated" if one.is_extrapolated else "",
+        )
+        for one in ranked[:5]
+      ],
+    )
+
+
+def _add_isoflops(page: Page, points: list[Point]) -> None:
+  page.section("IsoFLOP curves")
+  groups = defaultdict(list)
+  for point in points:
+    groups[point.family, point.chunk_size].append(point)
+  for (family, chunk_size), mine in sorted(groups.items()):
+    title = _FAMILIES[family] + (
+      f", K = {chunk_size}" if family == "calm" else ""
+    )
+    try:
+      fits = isoflop_parabolas(mine, "brier_lm")
+    except ValueError as error:
+      page.text(f"{title}: none, {error}")
+      continue
+    name = f"isoflop-{family}-{chunk_size}"
+    figure = plots.isoflop_curves(fits, "brier_lm")
+    caption = f"{title}. Dotted: the best size, where it lies between sizes."
+    page.figure(name, plots.to_svg(figure, name), caption)
+
+
+def _add_table(page: Page, points: list[Point]) -> None:
+  page.section("All points")
+  scores = [
+    name for name in SCORES if any(name in point.scores for point in points)
+  ]
+  page.table(
+    ("point", "family", "N", "D", "K", "seed", "training FLOPs", *scores),
+    [
+      (
+        point.name,
+        point.family,
+        f"{point.parameters:.3g}",
+        f"{point.tokens:.3g}",
+        point.chunk_size,
+        point.seed,
+        f"{point.training_flops:.3g}",
+        *(
+          with_error(point.scores.get(name), point.errors.get(name))
+          for name in scores
+        ),
+      )
+      for point in points
+    ],
+  )

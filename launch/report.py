@@ -1,0 +1,32 @@
+"""Writes one self-contained HTML page about a run, a sweep or the quickstart.
+
+    python -m launch.report --workdir=DIR [--output=report.html]
+
+Every figure is written as a file, too, in a folder beside the page.
+"""
+
+import pathlib
+
+from absl import flags
+
+from calm_jax.scaling.report import write_report
+from launch import entry
+
+_WORKDIR = flags.DEFINE_string(
+  "workdir", None, "Directory of a run, a sweep or the quickstart."
+)
+_OUTPUT = flags.DEFINE_string(
+  "output", None, "The page; report.html in the workdir by default."
+)
+flags.mark_flag_as_required("workdir")
+
+
+def main(arguments: list[str]) -> None:
+  del arguments
+  output = _OUTPUT.value or pathlib.Path(_WORKDIR.value) / "report.html"
+  page, *figures = write_report(_WORKDIR.value, output)
+  print(f"{page} and {len(figures)} figures beside it")
+
+
+if __name__ == "__main__":
+  entry.run(main)

@@ -1,0 +1,192 @@
+"""Tests calm_jax/scaling/report.py and launch/report.py."""
+
+import html.parser
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+
+import pytest
+
+from calm_jax.scaling import report
+
+from . import studies
+
+_VOID = {"meta", "br", "hr", "img"}
+_OPTIONAL = {"tr", "td", "th"}  # HTML lets these end by themselves
+
+
+class _Checker(html.parser.HTMLParser):
+  """Collects ids and addresses, and that every element is closed."""
+
+  def __init__(self):
+    super().__init__()
+    self.open, self.ids, self.addresses, self.tags = [], [], [], set()
+
+  def handle_starttag(self, tag, attrs):
+    self.tags.add(tag)
+    if tag not in _VOID | _OPTIONAL:
+      self.open.append(tag)
+    for name, value in attrs:
+      if name == "id":
+        self.ids.append(value)
+      if name in ("src", "href", "xlink:href"):
+        self.addresses.append(value)
+
+  def handle_startendtag(self, tag, attrs):
+    self.handle_starttag(tag, attrs)
+    if tag not in _VOID | _OPTIONAL:
+      self.open.pop()
+
+  def handle_endtag(self, tag):
+    if tag not in _VOID | _OPTIONAL:
+      assert self.open.pop() == tag
+
+
+def _check(text):
+  checker = _Checker()
+  checker.feed(text)
+  assert checker.open == []
+  assert len(checker.ids) == len(set(checker.ids))
+  assert all(address.startswith("#") for address in checker.addresses)
+  assert "script" not in checker.tags and "link" not in checker.tags
+  assert not re.search(r"@import|url\((?!#)", text)
+  return checker
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory):
+  directory = tmp_path_factory.mktemp("sweep")
+  studies.write_sweep(directory)
+  return directory
+
+
+@pytest.fixture(scope="module")
+def sweep_page(sweep):
+  page, *figures = report.write_report(sweep, sweep / "page.html")
+  return page.read_text(), figures
+
+
+def test_quickstart_page(tmp_path):
+  studies.write_quickstart(tmp_path)
+  page, *figures = report.write_report(tmp_path, tmp_path / "report.html")
+  text = page.read_text()
+  _check(text)
+  assert "0.1234 ± 0.0011" in text and "0.9995 ± 0.0001" in text
+  assert "not resolved" in text
+  assert "&lt;b&gt;list&lt;/b&gt; of" in text  # samples are escaped
+  for words in ("Samples", "Accuracy and collision", "Health", "abc123"):
+    assert words in text
+  names = {figure.stem for figure in figures}
+  assert {"trade-off", "health-autoencoder", "next-vector-loss"} <= names
+  assert all(figure.read_text().startswith("<svg") for figure in figures)
+
+
+def test_page_of_one_run_has_no_empty_sections(tmp_path):
+  studies.write_run(tmp_path)
+  text = report.build_page(report.read_study(tmp_path)).html()
+  _check(text)
+  titles = re.findall(r"<h2>(.*?)</h2>", text)
+  assert titles == ["Learning curves: next vector", "Where it comes from"]
+
+
+def test_sweep_page(sweep_page):
+  text, figures = sweep_page
+  _check(text)
+  names = {figure.stem for figure in figures}
+  assert {
+    "brier_lm-training_flops",
+    "brier_lm-inference_flops_sampled",
+    "law-calm-brier_lm",
+    "law-token-brier_lm",
+    "law-calm-brier_1",
+  } <= names
+  assert "L = E + A·K^p/N^a + B·K^q/D^b" in text
+  assert "predicted by the law of all others" in text
+  assert "extrapolated" in text  # ten times the largest budget
+  assert "IsoFLOP curves" in text
+
+
+def test_too_few_points_are_said_on_the_page(tmp_path):
+  points = studies.sweep_points()[:4]
+  studies.write_points(points, tmp_path / "table")
+  text = report.build_page(report.read_study(tmp_path)).html()
+  assert "No law: 4 points count and 0 are censored" in text
+
+
+def _launch(*flags):
+  return subprocess.run(
+    [sys.executable, "-m", "launch.report", *flags],
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+
+
+def test_binary_writes_the_page(tmp_path):
+  studies.write_run(tmp_path)
+  result = _launch(f"--workdir={tmp_path}")
+  assert result.returncode == 0, result.stderr
+  assert result.stdout.startswith(str(tmp_path / "report.html"))
+  _check((tmp_path / "report.html").read_text())
+
+
+def test_binary_says_mistakes_in_one_line(tmp_path):
+  for flags in ([f"--workdir={tmp_path}/none"], ["--workdri=x"], []):
+    result = _launch(*flags)
+    assert result.returncode == 1
+    assert re.fullmatch(r"error: .*\n", result.stderr), result.stderr
+
+
+_BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
+_PHONE = 390  # CSS pixels
+# A frame as wide as a phone with the page in it; the title gets the sizes.
+_FRAME = """<!doctype html><title>waiting</title>
+<iframe style="width:{width}px;height:800px;border:0" srcdoc="{page}"></iframe>
+<script>
+onload = () => {{
+  const page = document.querySelector("iframe").contentDocument;
+  const drawings = [...page.querySelectorAll("svg")].map(
+    drawing => drawing.getBoundingClientRect());
+  document.title = JSON.stringify({{
+    page: page.documentElement.scrollWidth,
+    widest: Math.max(...drawings.map(box => box.right)),
+    drawings: drawings.filter(box => box.height > 50).length,
+  }});
+}};
+</script>"""
+
+
+@pytest.mark.skipif(not _BROWSER, reason="needs Chromium")
+def test_page_fits_a_phone_in_a_real_browser(sweep_page, tmp_path):
+  text, figures = sweep_page
+  frame = tmp_path / "frame.html"
+  frame.write_text(
+    _FRAME.format(width=_PHONE, page=html.escape(text, quote=True))
+  )
+  with tempfile.TemporaryDirectory() as profile:
+    result = subprocess.run(
+      [
+        _BROWSER,
+        *("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"),
+        *("--disable-background-networking", "--disable-component-update"),
+        *("--disable-sync", "--enable-logging=stderr", "--v=0"),
+        f"--user-data-dir={profile}",
+        "--virtual-time-budget=5000",
+        "--dump-dom",
+        frame.as_uri(),
+      ],
+      capture_output=True,
+      text=True,
+      timeout=120,
+      check=True,
+    )
+  measured = re.search(r"<title>(\{.*?\})</title>", result.stdout)
+  assert measured, result.stdout[:500]
+  sizes = json.loads(html.unescape(measured[1]))
+  assert sizes["page"] <= _PHONE
+  assert sizes["widest"] <= _PHONE
+  assert sizes["drawings"] == len(figures)
+  assert "Content Security Policy" not in result.stderr  # of the page itself
