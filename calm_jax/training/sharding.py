@@ -33,9 +33,6 @@ PARAMETER_AXES: dict[str, str | None] = {
   "norm": None,
 }
 
-# The axis names that layers give their activations; others are not split.
-ACTIVATION_AXES = (("batch", ROW_AXES), ("sequence", "sequence"))
-
 
 def make_mesh(
   config: MeshConfig, devices: list[jax.Device] | None = None
@@ -217,7 +214,7 @@ def _mesh_sizes(config: MeshConfig, num_devices: int) -> tuple[int, ...]:
 
 
 def _nearest_meshes(sizes: tuple[int, ...], num_devices: int) -> str:
-  """The two meshes whose sizes need the least stretching."""
+  """The two meshes that change the fewest sizes, and these the least."""
   divisors = [n for n in range(1, num_devices + 1) if num_devices % n == 0]
   candidates = (
     (num_devices // math.prod(rest), *rest)
@@ -225,10 +222,10 @@ def _nearest_meshes(sizes: tuple[int, ...], num_devices: int) -> str:
     if num_devices % math.prod(rest) == 0
   )
 
-  def distance(candidate: tuple[int, ...]) -> tuple[float, int]:
+  def distance(candidate: tuple[int, ...]) -> tuple[int, float, Any]:
     pairs = list(zip(candidate, sizes, strict=True))
     stretch = sum(abs(math.log(a / max(b, 1))) for a, b in pairs)
-    return stretch, sum(a != b for a, b in pairs)
+    return sum(a != b for a, b in pairs), stretch, candidate[::-1]
 
   best = sorted(candidates, key=distance)[:2]
   return " or ".join(

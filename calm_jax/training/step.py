@@ -1,6 +1,5 @@
 """One optimisation step, compiled for a mesh."""
 
-import contextlib
 import functools
 from typing import Any
 
@@ -11,7 +10,6 @@ from jax.sharding import Mesh
 
 from calm_jax.config import ExperimentConfig
 from calm_jax.data.batch import Batch
-from calm_jax.layers.parameters import activation_axes
 from calm_jax.randomness import stream_key
 from calm_jax.training import sharding
 from calm_jax.training.metrics import Sum, Sums, merge
@@ -188,34 +186,27 @@ class Program:
 
   def init(self) -> TrainState:
     """The state before the first step."""
-    with self.context():
+    with jax.set_mesh(self.mesh):
       return self._init()
 
   def step(
     self, state: TrainState, frozen: Any, batch: Batch
   ) -> tuple[TrainState, Sums]:
     """One step; `state` is given up. See `train_step`."""
-    with self.context():
+    with jax.set_mesh(self.mesh):
       return self._step(state, frozen, batch)
 
   def validate(self, params: Any, frozen: Any, batch: Batch) -> Sums:
     """The objective's sums, with the same noise at every step."""
-    with self.context():
+    with jax.set_mesh(self.mesh):
       return self._validate(params, frozen, batch)
 
   def lower(
     self, state: TrainState, frozen: Any, batch: Batch
   ) -> jax.stages.Lowered:
     """The step before compilation, of arrays or of shapes with shardings."""
-    with self.context():
+    with jax.set_mesh(self.mesh):
       return self._step.lower(state, frozen, batch)
-
-  @contextlib.contextmanager
-  def context(self):
-    """Within it, the layers' constraints mean this mesh."""
-    axes = activation_axes(sharding.ACTIVATION_AXES)
-    with jax.set_mesh(self.mesh), axes:
-      yield
 
 
 def _split_rows(num_parts: int, x: jax.Array) -> jax.Array:

@@ -1,0 +1,200 @@
+"""Tests calm_jax/training/loop.py with a step that only counts."""
+
+import os
+import signal
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from calm_jax.training.log import NonFiniteError
+from calm_jax.training.loop import train
+from calm_jax.training.metrics import MetricsWriter, Sum, read_rows
+from calm_jax.training.progress import Stopwatch
+from calm_jax.training.state import TrainState
+from tests.training import tiny
+
+_TIMINGS = ("tokens_per_second", "goodput", "seconds")
+
+
+class _Run:
+  """Everything the loop takes, recording what happens in which order."""
+
+  def __init__(self, directory, **changes):
+    self.config = tiny.experiment(
+      "token",
+      **{"num_steps": 10, "log_interval": 3, "save_interval": 4} | changes,
+    )
+    self.directory = directory
+    self.events = []
+    self.saved = {}
+    self.num_batches = None
+    self.bad_step = None
+    self.signal_at = None
+
+  def step(self, state, frozen, batch):
+    self.events.append(f"step {batch}")
+    if batch == self.signal_at:
+      os.kill(os.getpid(), signal.SIGTERM)
+    loss = np.nan if batch + 1 == self.bad_step else 1.0 / (batch + 1)
+    one = jnp.ones(())
+    sums = {
+      "loss": Sum(loss * 3 * one, 3 * one),
+      "gradient_norm": Sum(one, one),
+    }
+    return state._replace(step=state.step + 1), sums
+
+  def batches(self, start):
+    for number in range(start, self.num_batches or 1000):
+      self.events.append(f"batch {number}")
+      yield number
+
+  def save(self, step, state, position):
+    assert step == int(state.step)
+    self.events.append(f"save {step}")
+    self.saved[step] = {**position, "step": step}
+
+  def wait(self):
+    self.events.append("wait")
+
+  def evaluate(self, params, step):
+    self.events.append(f"evaluate {step}")
+    return {"score": step / 2}
+
+  def train(self, position=None):
+    start = position["step"] if position else 0
+    writer = MetricsWriter(self.directory, start_step=start, is_active=True)
+    try:
+      return train(
+        self.config,
+        TrainState(start, {}, {}),
+        None,
+        step_fn=self.step,
+        batches_fn=self.batches,
+        checkpointer=self,
+        evaluators={"valid": self.evaluate},
+        writer=writer,
+        stopwatch=Stopwatch(),
+        position=position,
+      )
+    finally:
+      writer.close()
+
+  def rows(self):
+    return [
+      {name: it for name, it in row.items() if name not in _TIMINGS}
+      for row in read_rows(self.directory / "metrics.jsonl")
+    ]
+
+
+def test_order_is_evaluate_save_batch_step(tmp_path):
+  run = _Run(tmp_path, num_steps=5, eval_interval=2, save_interval=2)
+  result = run.train()
+  assert (result.step, result.reason) == (5, "finished")
+  events = [event for event in run.events if event != "wait"]
+  assert events == [
+    "batch 0",
+    "step 0",
+    "batch 1",
+    "step 1",
+    "evaluate 2",
+    "save 2",
+    "batch 2",
+    "step 2",
+    "batch 3",
+    "step 3",
+    "evaluate 4",
+    "save 4",
+    "batch 4",
+    "step 4",
+    "evaluate 5",
+    "save 5",
+  ]
+  assert run.events[-1] == "wait"
+
+
+def test_rows_are_means_over_the_window_and_the_last_is_written(tmp_path):
+  run = _Run(tmp_path, eval_interval=5)
+  run.train()
+  losses = 1 / np.arange(1, 11)
+  rows = {row["step"]: row for row in run.rows() if "loss" in row}
+  assert list(rows) == [3, 6, 9, 10]
+  for step, part in [(3, losses[:3]), (6, losses[3:6]), (10, losses[9:])]:
+    np.testing.assert_allclose(rows[step]["loss"], part.mean(), rtol=1e-6)
+  scores = [row for row in run.rows() if "valid/score" in row]
+  assert scores == [
+    {"step": 5, "valid/score": 2.5},
+    {"step": 10, "valid/score": 5.0},
+  ]
+
+
+@pytest.mark.parametrize("stop", range(10))
+def test_a_run_stopped_anywhere_writes_the_rows_of_one_that_was_not(
+  stop, tmp_path
+):
+  whole = _Run(tmp_path / "whole", eval_interval=5)
+  (tmp_path / "whole").mkdir()
+  whole.train()
+  first = _Run(tmp_path, eval_interval=5)
+  first.signal_at = stop
+  result = first.train()
+  assert (result.step, result.reason) == (
+    (stop + 1, "stopped") if stop < 9 else (10, "finished")
+  )
+  assert max(first.saved) == stop + 1
+  second = _Run(tmp_path, eval_interval=5)
+  second.train(first.saved[stop + 1])
+  assert second.rows() == whole.rows()
+
+
+def test_a_killed_run_repeats_the_rows_after_its_last_save(tmp_path):
+  whole = _Run(tmp_path / "whole", eval_interval=2)
+  (tmp_path / "whole").mkdir()
+  whole.train()
+  first = _Run(tmp_path, eval_interval=2)
+  first.num_batches = 7
+  first.train()
+  second = _Run(tmp_path, eval_interval=2)
+  second.train(first.saved[4])
+  assert "evaluate 4" not in second.events
+  assert second.rows() == whole.rows()
+
+
+def test_a_finished_run_does_nothing_more(tmp_path):
+  run = _Run(tmp_path, eval_interval=5)
+  run.train()
+  again = _Run(tmp_path, eval_interval=5)
+  assert again.train(run.saved[10]).step == 10
+  assert again.events == ["wait"]
+
+
+@pytest.mark.parametrize("bad", [4, 5, 8, 10])
+def test_what_is_not_finite_stops_the_run_and_is_never_saved(bad, tmp_path):
+  run = _Run(tmp_path)
+  run.bad_step = bad
+  with pytest.raises(NonFiniteError, match=f"loss of step {bad} is nan"):
+    run.train()
+  assert all(step < bad for step in run.saved)
+  # Found one step late at most.
+  assert run.events.count(f"step {bad + 1}") == 0
+
+
+def test_the_end_of_the_data_is_saved(tmp_path):
+  run = _Run(tmp_path, eval_interval=4)
+  run.num_batches = 6
+  result = run.train()
+  assert (result.step, result.reason) == (6, "data ended")
+  assert run.events[-3:] == ["evaluate 6", "save 6", "wait"]
+
+
+def test_the_old_signal_handler_comes_back(tmp_path):
+  before = signal.getsignal(signal.SIGTERM)
+  _Run(tmp_path).train()
+  assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_goodput_leaves_out_what_is_not_training():
+  stopwatch = Stopwatch()
+  stopwatch._start -= 10.0
+  stopwatch._seconds["evaluation"] = 4.0
+  assert stopwatch.goodput() == pytest.approx(0.6, abs=1e-3)

@@ -1,0 +1,193 @@
+"""Tests calm_jax/training/step.py: one step on every mesh, in any parts."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from calm_jax.config import MeshConfig, OptimizerConfig
+from calm_jax.randomness import stream_key
+from calm_jax.training import sharding
+from calm_jax.training.metrics import compute
+from calm_jax.training.objective import make_objective
+from calm_jax.training.step import Program, accumulated_gradients
+from tests.perturbation import relative_error
+from tests.training import tiny
+
+_ONE = MeshConfig(data=1)
+_MESHES = {
+  "data": MeshConfig(data=8),
+  "fsdp": MeshConfig(data=1, fsdp=8),
+  "cube": MeshConfig(data=2, fsdp=2, tensor=2),
+  "tensor": MeshConfig(data=1, fsdp=4, tensor=2),
+  "sequence": MeshConfig(data=2, tensor=2, sequence=2),
+}
+_slow = pytest.mark.slow
+
+
+def _program(stage, mesh_config, **changes):
+  config = tiny.experiment(stage, mesh=mesh_config, **changes)
+  devices = jax.devices()[: 1 if mesh_config is _ONE else 8]
+  return config, Program(config, sharding.make_mesh(mesh_config, devices))
+
+
+def _frozen(config, mesh):
+  if config.autoencoder is None:
+    return None
+  params = tiny.params(config.autoencoder, seed=2)
+  return jax.device_put(params, sharding.replicated(mesh, params))
+
+
+def _gradients(config, program, num_microbatches=1):
+  """Loss and gradients at random parameters, as NumPy arrays."""
+  mesh = program.mesh
+  places = jax.tree.map(lambda x: x.sharding, program.shapes.params)
+  gradients = jax.jit(
+    functools.partial(
+      accumulated_gradients,
+      make_objective(config),
+      num_microbatches=num_microbatches,
+    ),
+    out_shardings=(places, sharding.replicated(mesh)),
+  )
+  with jax.set_mesh(mesh):
+    found, sums = gradients(
+      jax.device_put(tiny.params(config.model), places),
+      _frozen(config, mesh),
+      sharding.global_batch(mesh, tiny.batch(config), 1),
+      key=stream_key(1, "test"),
+    )
+  return compute(jax.device_get(sums))["loss"], jax.device_get(found)
+
+
+@functools.cache
+def _expected(stage):
+  return _gradients(*_program(stage, _ONE))
+
+
+@pytest.mark.parametrize(
+  ("stage", "mesh", "num_microbatches"),
+  [
+    ("autoencoder", "cube", 2),
+    ("next_vector", "cube", 2),
+    ("token", "cube", 2),
+    ("next_vector", "fsdp", 1),
+    pytest.param("autoencoder", "fsdp", 1, marks=_slow),
+    pytest.param("token", "tensor", 1, marks=_slow),
+    pytest.param("next_vector", "data", 1, marks=_slow),
+    pytest.param("next_vector", "tensor", 1, marks=_slow),
+    pytest.param("next_vector", "tensor", 2, marks=_slow),
+    pytest.param("next_vector", "sequence", 1, marks=_slow),
+  ],
+)
+def test_every_mesh_and_split_gives_what_one_device_gives(
+  stage, mesh, num_microbatches
+):
+  config, program = _program(stage, _MESHES[mesh])
+  # Microbatches count differently many chunks, so means of means would fail.
+  counts = tiny.batch(config).token_mask.all(axis=-1).sum(axis=1)
+  assert counts[::2].sum() != counts[1::2].sum()
+  loss, gradients = _gradients(config, program, num_microbatches)
+  expected_loss, expected = _expected(stage)
+  assert relative_error(loss, expected_loss) < 1e-5
+  pairs = zip(
+    jax.tree_util.tree_leaves_with_path(gradients),
+    jax.tree.leaves(expected),
+    strict=True,
+  )
+  for (path, found), wanted in pairs:
+    assert relative_error(found, wanted) < 1e-5, path
+
+
+def _curve(mesh_config, num_steps=10, **changes):
+  optimizer = OptimizerConfig(learning_rate=1e-2, num_warmup_steps=5)
+  config, program = _program(
+    "next_vector", mesh_config, optimizer=optimizer, **changes
+  )
+  frozen = _frozen(config, program.mesh)
+  places = jax.tree.map(lambda x: x.sharding, program.shapes)
+  state = program.init()._replace(params=tiny.params(config.model))
+  state = jax.device_put(state, places)
+  losses = []
+  for step in range(num_steps):
+    batch = sharding.global_batch(program.mesh, tiny.batch(config, step), 1)
+    state, sums = program.step(state, frozen, batch)
+    losses.append(compute(jax.device_get(sums)))
+  return losses
+
+
+@pytest.mark.slow
+def test_ten_steps_follow_the_same_curve_on_a_mesh_and_in_parts():
+  expected = _curve(_ONE)
+  assert expected[-1]["loss"] < expected[0]["loss"]
+  found = _curve(_MESHES["cube"], num_microbatches=2)
+  for a, b in zip(found, expected, strict=True):
+    for name in ("loss", "gradient_norm", "update_ratio", "energy_diversity"):
+      np.testing.assert_allclose(a[name], b[name], rtol=1e-4, err_msg=name)
+    assert a["learning_rate"] == b["learning_rate"]
+
+
+@functools.cache
+def _token_program():
+  optimizer = OptimizerConfig(
+    learning_rate=0.1, num_warmup_steps=0, weight_decay=0.0, clip_norm=1e9
+  )
+  return _program("token", _ONE, optimizer=optimizer)
+
+
+def _step(batch):
+  """One step from the start: parameters before, state after, and the sums."""
+  _, program = _token_program()
+  state = program.init()
+  before = jax.tree.map(np.array, state.params)  # a view would block donation
+  batch = sharding.global_batch(program.mesh, batch, 1)
+  after, sums = program.step(state, None, batch)
+  assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state.params))
+  return before, after, jax.device_get(sums)
+
+
+def test_logged_norms_are_those_of_the_step():
+  config, _ = _token_program()
+  before, after, sums = _step(tiny.batch(config))
+  norm = lambda tree: np.sqrt(
+    sum(np.square(np.float64(x)).sum() for x in jax.tree.leaves(tree))
+  )
+  change = jax.tree.map(lambda a, b: np.float64(a) - b, after.params, before)
+  values = compute(sums)
+  np.testing.assert_allclose(
+    values["update_ratio"], norm(change) / norm(before), rtol=1e-4
+  )
+  assert (int(after.step), values["learning_rate"]) == (1, np.float32(0.1))
+
+
+def test_a_batch_without_real_text_moves_nothing():
+  config, _ = _token_program()
+  batch = tiny.batch(config)
+  before, after, sums = _step(
+    batch._replace(token_mask=np.zeros_like(batch.token_mask))
+  )
+  assert sums["loss"].count == 0
+  jax.tree.map(np.testing.assert_array_equal, after.params, before)
+
+
+def test_parameters_start_the_same_on_every_mesh():
+  expected = _token_program()[1].init()
+  _, program = _program("token", _MESHES["cube"])
+  found = program.init()
+  jax.tree.map(np.testing.assert_array_equal, found, expected)
+  kernel = found.params["backbone"]["layers"]["mlp"]["gate"]["kernel"]
+  assert tuple(kernel.sharding.spec) == (None, "fsdp", "tensor")
+  moment = found.optimizer_state[1][0].mu
+  moment = moment["backbone"]["layers"]["mlp"]["gate"]["kernel"]
+  assert moment.sharding == kernel.sharding
+
+
+@pytest.mark.slow
+def test_no_device_holds_the_activations_of_the_whole_batch():
+  config, program = _program("next_vector", _MESHES["fsdp"], batch_size=16)
+  batch = sharding.global_batch(program.mesh, tiny.batch(config), 1)
+  frozen = _frozen(config, program.mesh)
+  text = program.lower(program.shapes, frozen, batch).compile().as_text()
+  assert f"f32[2,8,{config.model.hidden_size}]" in text
+  assert f"f32[16,8,{config.model.hidden_size}]" not in text
