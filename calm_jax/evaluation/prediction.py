@@ -1,0 +1,240 @@
+"""How well a model predicts what comes next, window by window (paper §4)."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from calm_jax.config import EnergyHeadConfig
+from calm_jax.data.batch import Batch
+from calm_jax.evaluation.brier import check_samples
+from calm_jax.evaluation.positions import (
+  NUM_ORDERS,
+  Positions,
+  select_positions,
+)
+from calm_jax.evaluation.rollout import (
+  Draws,
+  accuracy_terms,
+  collision_terms,
+  needed_chunks,
+)
+from calm_jax.evaluation.windows import COUNT, PERMUTED, Columns
+from calm_jax.losses.energy import energy_loss
+from calm_jax.randomness import position_keys, sample_keys, stream_key
+
+_NUM_TARGETS = 100  # M of the energy loss
+_MAX_PATHS = 256  # tokens of roll-outs that a row reads at once
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PredictionSettings:
+  """What is measured."""
+
+  num_samples: int = 16  # S, draws a position
+  positions: str = "paper"  # or grid:8; see `select_positions`
+  permuted: bool = False  # also predict from another window's context
+  noise_scale: float = 1.0  # next-vector: factor on the head's noise
+  seed: int = 0
+
+  def __post_init__(self):
+    check_samples(self.num_samples, noise_scale=self.noise_scale)
+
+
+class _Predictions(NamedTuple):
+  """What a model said at all needed positions of a batch."""
+
+  hidden: jax.Array  # [B, U, D]
+  latents: jax.Array | None  # [B, U, S, Z]; None: a token model
+  tokens: jax.Array  # [B, U, S, K]
+
+
+def prediction_columns(
+  sampler_fn: Callable[[Any], Any],
+  params: Any,
+  batches: Iterable[Batch],
+  settings: PredictionSettings,
+) -> Columns:
+  """Scores a model at the chosen positions of every window.
+
+  The control is the same model with the contexts permuted: each window is
+  scored with what was predicted from the window before it (the first from the
+  last), which knows as much about language and nothing about this text.
+
+  Args:
+    sampler_fn: binds parameters, see `make_sampler_fn`.
+    params: what it takes.
+    batches: rows; rows that are only padding stand last.
+    settings: what is measured.
+
+  Returns:
+    Sums over the scored positions of each window, [W] float64: `count`,
+    `accuracy_n` and `collision_n` (see `rollout`), `energy_loss` (next-vector
+    models: that of the sampled latents against the posterior of the chunk that
+    follows) or `cross_entropy` (token models: nats of the next token), and the
+    control's, of which collisions have none.
+
+  Raises:
+    ValueError: if positions do not fit, or a control needs a second window.
+  """
+  parts: list[dict[str, np.ndarray]] = []
+  first = last = None
+  for batch in batches:
+    sums, predictions = _score(sampler_fn, params, batch, settings)
+    if settings.permuted:
+      # A row of the batch before the first window is made up; see below.
+      before = jax.tree.map(lambda x: x[:1], predictions)
+      shifted = _shift(predictions, before if last is None else last)
+      sums |= _score_permuted(sampler_fn, params, batch, shifted, settings)
+      num_real = int(np.any(batch.token_mask, axis=(1, 2)).sum())
+      last = jax.tree.map(lambda x, n=num_real: x[n - 1 : n], predictions)
+      if first is None:
+        first = batch, predictions
+    parts.append(jax.device_get(sums))
+  columns = {
+    name: np.concatenate([part[name] for part in parts]).astype(np.float64)
+    for name in parts[0]
+  }
+  if settings.permuted:
+    if np.count_nonzero(columns[COUNT]) < 2:
+      raise ValueError(
+        "--permuted scores each row with another row's context and needs at"
+        " least 2 rows that can be scored; evaluate more rows."
+      )
+    # Now that the last window is known: it stands before the first one.
+    batch, predictions = first
+    sums = _score_permuted(
+      sampler_fn, params, batch, _shift(predictions, last), settings
+    )
+    for name, values in jax.device_get(sums).items():
+      columns[name][0] = values[0]
+  return columns
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def _score(
+  sampler_fn: Callable[[Any], Any],
+  params: Any,
+  batch: Batch,
+  settings: PredictionSettings,
+) -> tuple[dict[str, jax.Array], _Predictions]:
+  sampler = sampler_fn(params)
+  positions = _positions(batch, settings)
+  needed = needed_chunks(positions)
+  if positions.num_chunks > 1:
+    hidden, context = sampler.read(batch.tokens, batch.segment_ids)
+  else:
+    hidden, context = sampler.hidden(batch.tokens, batch.segment_ids), None
+  hidden = hidden[:, needed]
+  keys = _keys(settings, "evaluation_noise", batch, needed)
+  sample_ids = jnp.arange(settings.num_samples, dtype=jnp.uint32)
+  if sampler.probabilities is None:
+    latents = sampler.draw_latents(hidden, keys, sample_ids)
+    tokens = sampler.decode(latents)
+  else:
+    latents, tokens = None, sampler.draw(hidden, keys, sample_ids)
+  predictions = _Predictions(hidden, latents, tokens)
+
+  path_keys = sample_keys(
+    _keys(settings, "evaluation_path", batch, positions.chunk_ids),
+    jnp.arange(max(1, positions.num_chunks - 1), dtype=jnp.uint32),
+  )
+  collision = collision_terms(
+    sampler,
+    Draws(needed, hidden, tokens),
+    context,
+    path_keys,
+    positions,
+    num_paths=max(8, _MAX_PATHS // positions.num_chunks),
+  )
+  is_scored = positions.is_scored(batch.token_mask)
+  sums = {COUNT: jnp.sum(is_scored, axis=-1)}
+  for n in range(NUM_ORDERS):
+    sums[f"collision_{n + 1}"] = _sum(is_scored, collision[..., n])
+  sums |= _against_text(sampler, batch, predictions, positions, settings)
+  return sums, predictions
+
+
+@functools.partial(jax.jit, static_argnums=(0, 4))
+def _score_permuted(
+  sampler_fn: Callable[[Any], Any],
+  params: Any,
+  batch: Batch,
+  predictions: _Predictions,
+  settings: PredictionSettings,
+) -> dict[str, jax.Array]:
+  sums = _against_text(
+    sampler_fn(params),
+    batch,
+    predictions,
+    _positions(batch, settings),
+    settings,
+  )
+  return {name + PERMUTED: value for name, value in sums.items()}
+
+
+def _against_text(
+  sampler: Any,
+  batch: Batch,
+  predictions: _Predictions,
+  positions: Positions,
+  settings: PredictionSettings,
+) -> dict[str, jax.Array]:
+  """Sums of what compares predictions with the text of their window."""
+  needed = needed_chunks(positions)
+  hidden, latents, tokens = predictions
+  is_scored = positions.is_scored(batch.token_mask)
+  accuracy = accuracy_terms(
+    sampler, Draws(needed, hidden, tokens), batch.tokens, positions
+  )
+  sums = {
+    f"accuracy_{n + 1}": _sum(is_scored, accuracy[..., n])
+    for n in range(NUM_ORDERS)
+  }
+  if latents is None:
+    # A scored token has probability; the guard is for those left out.
+    nats = -jnp.log(jnp.maximum(accuracy[..., 0], 1e-30))
+    return sums | {"cross_entropy": _sum(is_scored, nats)}
+  here = np.searchsorted(needed, positions.chunk_ids)
+  posterior = sampler.encode(batch.tokens[:, positions.chunk_ids + 1])
+  head = sampler.config.head
+  alpha = head.alpha if isinstance(head, EnergyHeadConfig) else 1.0
+  energy, _ = energy_loss(
+    latents[:, here],
+    posterior.mean,
+    posterior.log_std,
+    _keys(settings, "evaluation_targets", batch, positions.chunk_ids),
+    num_targets=_NUM_TARGETS,
+    alpha=alpha,
+  )
+  return sums | {"energy_loss": _sum(is_scored, energy)}
+
+
+def _positions(batch: Batch, settings: PredictionSettings) -> Positions:
+  _, length, chunk_size = batch.tokens.shape
+  return select_positions(
+    settings.positions, row_length=length * chunk_size, chunk_size=chunk_size
+  )
+
+
+def _keys(
+  settings: PredictionSettings, stream: str, batch: Batch, chunk_ids: np.ndarray
+) -> jax.Array:
+  """[B, n] keys of the given chunks."""
+  key = stream_key(settings.seed, stream)
+  return position_keys(key, batch.row_ids, chunk_ids.astype(np.uint32))
+
+
+def _shift(predictions: _Predictions, before: _Predictions) -> _Predictions:
+  """Each row gets what was predicted for the row before it."""
+  return jax.tree.map(
+    lambda x, y: jnp.concatenate([y, x[:-1]]), predictions, before
+  )
+
+
+def _sum(is_scored: jax.Array, values: jax.Array) -> jax.Array:
+  return jnp.sum(jnp.where(is_scored, values, 0), axis=-1)

@@ -1,0 +1,84 @@
+"""How well an autoencoder gives its chunks back (paper §2)."""
+
+import functools
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from calm_jax.autoencoder import Autoencoder
+from calm_jax.config import AutoencoderConfig
+from calm_jax.data.batch import Batch
+from calm_jax.evaluation.windows import COUNT, Columns
+from calm_jax.losses.reconstruction import kl_divergence
+from calm_jax.randomness import position_keys, stream_key
+from calm_jax.sampling.blocks import map_blocks
+
+_MAX_CHUNKS = 4096  # decoded at once
+
+
+def reconstruction_columns(
+  config: AutoencoderConfig, params: Any, batches: Iterable[Batch], seed: int
+) -> Columns:
+  """Scores an autoencoder on every chunk that is wholly real text.
+
+  Args:
+    config: resolved.
+    params: of the autoencoder.
+    batches: rows.
+    seed: of the latents' noise.
+
+  Returns:
+    Sums over the chunks of each window, [W] float64: `count`,
+    `token_accuracy` and `chunk_accuracy` (shares of tokens and of whole chunks
+    that come back from a sampled latent; with `_from_mean` from the
+    posterior's mean), `posterior_std` (mean over the dimensions), `kl` (nats a
+    chunk, summed over the dimensions).
+  """
+  parts = []
+  for batch in batches:
+    found = jax.device_get(_score(config, params, batch, jnp.int32(seed)))
+    parts.append(found)
+  return {
+    name: np.concatenate([part[name] for part in parts]).astype(np.float64)
+    for name in parts[0]
+  }
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _score(
+  config: AutoencoderConfig, params: Any, batch: Batch, seed: jax.Array
+) -> dict[str, jax.Array]:
+  """Sums for each row of a batch, [B] float32."""
+  apply = functools.partial(Autoencoder(config).apply, {"params": params})
+  chunk_ids = jnp.arange(batch.tokens.shape[1], dtype=jnp.uint32)
+  key = stream_key(seed, "evaluation_posterior")
+  keys = position_keys(key, batch.row_ids, chunk_ids)
+
+  def call(block):
+    tokens, keys = block  # [n, K], [n]
+    posterior = apply(tokens, method="encode")
+    draw = lambda key: jax.random.normal(key, (config.latent_size,))
+    sampled = posterior.sample(jax.vmap(draw)(keys))
+    scores = {
+      "posterior_std": jnp.exp(posterior.log_std).mean(axis=-1),
+      "kl": kl_divergence(*posterior).sum(axis=-1),
+    }
+    for suffix, latents in (("", sampled), ("_from_mean", posterior.mean)):
+      is_right = apply(latents, method="decode_tokens") == tokens
+      scores |= {
+        f"token_accuracy{suffix}": is_right.mean(axis=-1, dtype=jnp.float32),
+        f"chunk_accuracy{suffix}": is_right.all(axis=-1).astype(jnp.float32),
+      }
+    return scores
+
+  size = max(1, _MAX_CHUNKS // config.chunk_size)
+  scores = map_blocks(call, size, (batch.tokens, keys), num_axes=2)
+  is_counted = jnp.all(batch.token_mask, axis=-1)  # [B, L]
+  sums = {
+    name: jnp.sum(jnp.where(is_counted, score, 0), axis=-1)
+    for name, score in scores.items()
+  }
+  return {COUNT: is_counted.sum(axis=-1), **sums}

@@ -1,0 +1,134 @@
+"""A run and data to scores."""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from calm_jax.checkpoint.run_directory import LoadedRun
+from calm_jax.config import AutoencoderConfig, ExperimentConfig
+from calm_jax.data.batch import Batch
+from calm_jax.data.pipeline import eval_batches
+from calm_jax.evaluation.held_out_text import open_text
+from calm_jax.evaluation.prediction import (
+  PredictionSettings,
+  prediction_columns,
+)
+from calm_jax.evaluation.provenance import provenance
+from calm_jax.evaluation.reconstruction import reconstruction_columns
+from calm_jax.evaluation.windows import summarise
+from calm_jax.sampling.bound import bind_params, make_sampler_fn
+
+ScoresFn = Callable[[Any, Any, Iterable[Batch]], dict[str, Any]]
+
+
+def make_scores_fn(
+  config: ExperimentConfig, settings: PredictionSettings
+) -> ScoresFn:
+  """The evaluation of one kind of model, compiled once for many steps.
+
+  Args:
+    config: of the run, resolved.
+    settings: what is measured; of an autoencoder only the seed.
+
+  Returns:
+    (params, autoencoder params or None, batches) → scores by name, see
+    `summarise`, and `warnings`, a list of sentences.
+  """
+  model = config.model
+  if isinstance(model, AutoencoderConfig):
+
+    def columns_fn(params, autoencoder, batches):
+      del autoencoder
+      return reconstruction_columns(model, params, batches, settings.seed)
+
+  else:
+    sampler_fn = make_sampler_fn(config)
+
+    def columns_fn(params, autoencoder, batches):
+      bound = bind_params(
+        config, params, autoencoder, noise_scale=settings.noise_scale
+      )
+      return prediction_columns(sampler_fn, bound, batches, settings)
+
+  def scores_fn(params, autoencoder, batches):
+    scores, warnings = summarise(columns_fn(params, autoencoder, batches))
+    return scores | {"warnings": warnings}
+
+  return scores_fn
+
+
+def evaluate_run(
+  run: LoadedRun,
+  data: str,
+  settings: PredictionSettings,
+  *,
+  split: str = "valid",
+  row_length: int | None = None,
+  num_rows: int | None = None,
+  batch_size: int = 8,
+  rows_fn: Callable[[int], None] | None = None,
+) -> dict[str, Any]:
+  """Scores a run on held-out text.
+
+  Args:
+    run: as loaded.
+    data: a prepared directory, or files as `launch.prepare` takes them, which
+      are read with the run's tokenizer.
+    settings: what is measured.
+    split: of a prepared directory.
+    row_length: T, tokens of a window; None: that of training.
+    num_rows: so many windows, spread evenly over the data; None: all.
+    batch_size: windows at once; bounds the memory.
+    rows_fn: called with the number of rows of each batch as it is taken.
+
+  Returns:
+    Scores by name, what was measured, and where it comes from: what a result
+    file holds.
+
+  Raises:
+    ValueError, OSError: if data and run do not fit, or cannot be read.
+  """
+  config = run.config
+  length = config.data.row_length if row_length is None else row_length
+  if length > config.data.row_length:
+    raise ValueError(
+      f"row_length is {length}; the model was trained on rows of"
+      f" {config.data.row_length} tokens and knows no longer ones."
+    )
+  store = open_text(data, run.tokenizer)
+  batches = eval_batches(
+    store,
+    split,
+    row_length=length,
+    chunk_size=config.model.chunk_size,
+    batch_size=batch_size,
+    num_rows=num_rows,
+  )
+  scores = make_scores_fn(config, settings)(
+    run.params, run.autoencoder, _counted(batches, rows_fn)
+  )
+  settings_used = dataclasses.asdict(settings)
+  if isinstance(config.model, AutoencoderConfig):
+    settings_used = {}
+  settings_used.pop("seed", None)
+  return {
+    "kind": config.model.kind,
+    **scores,
+    "settings": {
+      "data": data,
+      "split": split,
+      "row_length": length,
+      "num_rows": num_rows,
+      **settings_used,
+    },
+    **provenance(run, data_hash=store.content_hash, seed=settings.seed),
+  }
+
+
+def _counted(
+  batches: Iterable[Batch], rows_fn: Callable[[int], None] | None
+) -> Iterator[Batch]:
+  for batch in batches:
+    yield batch
+    if rows_fn is not None:
+      rows_fn(int(batch.token_mask.any(axis=(1, 2)).sum()))

@@ -1,0 +1,76 @@
+"""Rows that were read, and paths that leave them."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from calm_jax.config import BackboneConfig
+from calm_jax.model import Cache, empty_cache
+
+
+class Context(NamedTuple):
+  """Keys, values and documents of rows that were read whole."""
+
+  cache: Cache  # L slots a row
+  segment_ids: jax.Array  # [B, L] int32
+
+
+def read_positions(
+  config: BackboneConfig, segment_ids: jax.Array
+) -> tuple[jax.Array, Cache, jax.Array]:
+  """What reading whole rows from an empty cache takes.
+
+  Args:
+    config: of the backbone.
+    segment_ids: [B, L] int32.
+
+  Returns:
+    Positions [B, L], a cache without slots, and the mask [B, L, L].
+  """
+  rows, length = segment_ids.shape
+  positions = jnp.broadcast_to(jnp.arange(length)[None], (rows, length))
+  mask = jnp.tril(jnp.ones((length, length), bool))[None]
+  mask = jnp.broadcast_to(mask, (rows, length, length))
+  if config.use_segment_mask:
+    mask &= segment_ids[:, :, None] == segment_ids[:, None, :]
+  return positions, empty_cache(config, rows, 0), mask
+
+
+def branch_positions(
+  config: BackboneConfig,
+  chunk_ids: jax.Array,
+  num_chunks: int,
+  segment_ids: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+  """Where the chunks of paths stand, and what they see.
+
+  Each path continues its row after one of its chunks, and belongs to that
+  chunk's document; it sees the row up to there and itself, not its siblings.
+
+  Args:
+    config: of the backbone.
+    chunk_ids: [B, Q] int32, the last chunk of the row that a path sees.
+    num_chunks: J, chunks of each path.
+    segment_ids: [B, L] int32, of the rows.
+
+  Returns:
+    Positions [B, Q·J] int32, and the mask [B, Q·J, L + Q·J].
+  """
+  rows, num_paths = chunk_ids.shape
+  ahead = jnp.arange(num_chunks)
+  positions = chunk_ids[..., None] + 1 + ahead[None, None]  # [B, Q, J]
+
+  slots = jnp.arange(segment_ids.shape[1])
+  sees_row = slots[None, None] <= chunk_ids[..., None]  # [B, Q, L]
+  if config.use_segment_mask:
+    own = jnp.take_along_axis(segment_ids, chunk_ids, axis=1)
+    sees_row &= segment_ids[:, None] == own[..., None]
+  sees_row = jnp.repeat(sees_row, num_chunks, axis=1)  # [B, Q·J, L]
+
+  path, place = jnp.divmod(jnp.arange(num_paths * num_chunks), num_chunks)
+  is_same_path = path[:, None] == path[None]
+  sees_path = (is_same_path & (place[None] <= place[:, None]))[None]
+  sees_path = jnp.broadcast_to(sees_path, (rows, *sees_path.shape[1:]))
+  mask = jnp.concatenate([sees_row, sees_path], axis=-1)
+  return positions.reshape(rows, -1), mask

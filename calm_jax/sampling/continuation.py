@@ -1,0 +1,266 @@
+"""Prompts to text with a loaded run."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from calm_jax.checkpoint.run_directory import LoadedRun
+from calm_jax.config import NextVectorConfig
+from calm_jax.sampling.bound import bind_params, make_sampler_fn
+from calm_jax.sampling.generate import Generation, advance, start
+from calm_jax.sampling.next_chunk import Temperature
+from calm_jax.sampling.prompt import (
+  check_context,
+  encode_prompt,
+  stack_prompts,
+)
+from calm_jax.sampling.text_stream import TextStream
+
+_PROMPT_STEP = 16  # chunks; prompts up to a multiple share one compilation
+_CHUNKS_BETWEEN_LOOKS = 8  # for stop strings, where nobody watches
+
+
+@dataclasses.dataclass(kw_only=True, frozen=True)
+class SamplingSettings:
+  """How to sample; see `Temperature` for next-vector models."""
+
+  temperature: float = 1.0  # T; next-vector models take 0 < T <= 1
+  method: str = "batch"
+  num_candidates: int = 200
+  max_draws: int = 20_000
+  when_spent: str = "error"
+  noise_scale: float = 1.0  # next-vector: factor on the head's noise, a cheap
+  # substitute for a temperature; 0 is greedy
+  top_k: int = 0  # token models: the k most likely tokens; 0: all
+  top_p: float = 1.0  # token models: the most likely of that probability
+
+
+class Continuation(NamedTuple):
+  """What follows a prompt."""
+
+  text: str
+  tokens: list[int]  # without the end id; may go on behind a stop string
+  finish: str  # end: the model ended the text · stop: a stop string · length
+  num_draws: int  # chunks drawn from the model
+  num_spent: int  # chunks for which the exact method gave way to the batch one
+  num_fallbacks: int  # chunks for which no candidate came up ⌊1/T⌋ times
+
+
+class TextGenerator:
+  """Continues prompts; compiled once for each shape."""
+
+  def __init__(self, run: LoadedRun, settings: SamplingSettings):
+    """Prepares sampling.
+
+    Args:
+      run: a next-vector or token model.
+      settings: how to sample.
+
+    Raises:
+      ValueError: if run and settings do not fit.
+    """
+    self._run = run
+    self._chunk_size = run.config.model.chunk_size
+    self._sampler_fn = make_sampler_fn(run.config, top_k=settings.top_k)
+    self._temperature = _split(settings, run)
+    self._params = bind_params(
+      run.config,
+      run.params,
+      run.autoencoder,
+      noise_scale=settings.noise_scale,
+      temperature=settings.temperature,
+      top_p=settings.top_p,
+    )
+
+  def continue_prompts(
+    self,
+    prompts: Sequence[str],
+    *,
+    num_tokens: int,
+    num_samples: int = 1,
+    stop: Sequence[str] = (),
+    seed: int = 0,
+    max_rows: int = 16,
+    text_fn: Callable[[int, str], None] | None = None,
+  ) -> list[list[Continuation]]:
+    """Continues each prompt several times.
+
+    A continuation depends on its prompt, the seed and its number, not on the
+    other prompts.
+
+    Args:
+      prompts: texts.
+      num_tokens: at most so many new tokens each.
+      num_samples: continuations of each prompt.
+      stop: strings at which a text ends; they are not part of it.
+      seed: of all draws.
+      max_rows: continuations made at once; bounds the memory.
+      text_fn: called with the number of a row and its new text, as it comes;
+        row r is continuation r % num_samples of prompt r // num_samples.
+
+    Returns:
+      For each prompt its continuations.
+
+    Raises:
+      ValueError: if a prompt does not fit the context, or the exact method
+        spent its budget and was to stop then.
+    """
+    if num_tokens < 1 or num_samples < 1:
+      raise ValueError(
+        f"num_tokens is {num_tokens} and num_samples {num_samples}; both are"
+        " at least 1."
+      )
+    tokenizer, size = self._run.tokenizer, self._chunk_size
+    chunks = [encode_prompt(text, tokenizer, size) for text in prompts]
+    check_context(
+      max(map(len, chunks)),
+      -(-num_tokens // size),
+      self._run.config.num_chunks,
+      size,
+    )
+    rows = [(i, s) for i in range(len(prompts)) for s in range(num_samples)]
+    streams = [TextStream(tokenizer, stop) for _ in rows]
+    found: list[Continuation] = []
+    for first in range(0, len(rows), max_rows):
+      part = rows[first : first + max_rows]
+      found += self._continue_rows(
+        [chunks[i] for i, _ in part],
+        np.array([s for _, s in part], np.uint32),
+        streams[first : first + max_rows],
+        num_tokens=num_tokens,
+        seed=seed,
+        has_stop=bool(stop),
+        text_fn=text_fn
+        and (lambda row, text, first=first: text_fn(first + row, text)),
+      )
+    return [
+      found[i : i + num_samples] for i in range(0, len(found), num_samples)
+    ]
+
+  def _continue_rows(
+    self,
+    prompts: list[np.ndarray],
+    row_ids: np.ndarray,
+    streams: list[TextStream],
+    *,
+    num_tokens: int,
+    seed: int,
+    has_stop: bool,
+    text_fn: Callable[[int, str], None] | None,
+  ) -> list[Continuation]:
+    end_id = self._run.tokenizer.vocabulary.end_id
+    stacked = stack_prompts(prompts, end_id)
+    num_pad = -stacked.tokens.shape[1] % _PROMPT_STEP
+    padded = np.pad(
+      stacked.tokens, ((0, 0), (0, num_pad), (0, 0)), constant_values=end_id
+    )
+    num_chunks = -(-num_tokens // self._chunk_size)
+    rows = start(
+      self._sampler_fn,
+      self._params,
+      stacked._replace(tokens=padded),
+      num_chunks,
+    )
+    if text_fn is not None:
+      num_at_once = 1
+    else:
+      num_at_once = _CHUNKS_BETWEEN_LOOKS if has_stop else num_chunks
+    results: list[Continuation | None] = [None] * len(prompts)
+    ids: list[list[int]] = [[] for _ in prompts]
+    num_seen = 0
+    while any(result is None for result in results):
+      rows = advance(
+        self._sampler_fn,
+        self._params,
+        rows,
+        row_ids,
+        jnp.int32(num_at_once),
+        self._temperature,
+        jnp.int32(seed),
+      )
+      self._check_budget(rows)
+      num_new = int(rows.num_new)
+      new = np.asarray(rows.tokens[:, num_seen:num_new])
+      num_seen = num_new
+      is_done = np.array(rows.is_done)
+      counts = np.stack([rows.num_draws, rows.num_spent, rows.num_fallbacks])
+      for r, result in enumerate(results):
+        if result is not None:
+          continue
+        finish, taken = _take(
+          new[r].reshape(-1), num_tokens - len(ids[r]), end_id
+        )
+        ids[r] += taken
+        text = streams[r].add(taken, is_last=finish is not None)
+        if text and text_fn is not None:
+          text_fn(r, text)
+        if streams[r].is_stopped:
+          finish = "stop"
+        if finish is not None:
+          is_done[r] = True
+          results[r] = Continuation(
+            streams[r].text, ids[r], finish, *counts[:, r].tolist()
+          )
+      rows = rows._replace(is_done=jnp.asarray(is_done))
+    return results
+
+  def _check_budget(self, rows: Generation) -> None:
+    settings = self._temperature
+    if settings.when_spent == "error" and np.any(rows.num_spent):
+      raise ValueError(
+        f"the exact method accepted no chunk within its budget of"
+        f" {settings.max_draws} draws at temperature {settings.temperature},"
+        f" at new chunk {int(rows.num_new)}; give a larger --max_draws, a"
+        " temperature nearer to 1/2 or 1, or --when_spent=batch."
+      )
+
+
+def _take(
+  ids: np.ndarray, num_left: int, end_id: int
+) -> tuple[str | None, list[int]]:
+  """The ids before the end, and why they end, if they do."""
+  ends = np.flatnonzero(ids == end_id)
+  length = int(ends[0]) if len(ends) else len(ids)
+  if length >= num_left:
+    return "length", ids[:num_left].tolist()
+  return ("end" if len(ends) else None), ids[:length].tolist()
+
+
+def _split(settings: SamplingSettings, run: LoadedRun) -> Temperature:
+  """What the loop over chunks does; a token's sampler divides its logits."""
+  if settings.noise_scale < 0:
+    raise ValueError(
+      f"noise_scale is {settings.noise_scale}; it is 0 (greedy) or positive."
+    )
+  if settings.top_k < 0 or not 0 < settings.top_p <= 1:
+    raise ValueError(
+      f"top_k is {settings.top_k} and top_p {settings.top_p}; top_k is 0 (all)"
+      " or positive, and 0 < top_p <= 1."
+    )
+  if isinstance(run.config.model, NextVectorConfig):
+    if settings.top_k or settings.top_p < 1:
+      raise ValueError(
+        "top_k and top_p need the probabilities of tokens, which a next-vector"
+        " model does not have; use temperature."
+      )
+    return Temperature(
+      temperature=settings.temperature,
+      method=settings.method,
+      num_candidates=settings.num_candidates,
+      max_draws=settings.max_draws,
+      when_spent=settings.when_spent,
+    )
+  if settings.noise_scale != 1:
+    raise ValueError(
+      "noise_scale belongs to next-vector models, and this run holds a token"
+      " model; use temperature, top_k or top_p."
+    )
+  if not settings.temperature > 0:
+    raise ValueError(
+      f"temperature is {settings.temperature}; it is positive (top_k=1 is"
+      " greedy)."
+    )
+  return Temperature()

@@ -1,0 +1,141 @@
+"""Chunk after chunk in one compiled loop, with a key/value cache."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from calm_jax.model import Cache, empty_cache
+from calm_jax.randomness import stream_key
+from calm_jax.sampling.next_chunk import Temperature, draw_next
+from calm_jax.sampling.prompt import Prompts
+
+
+class Generation(NamedTuple):
+  """R rows under way; C new chunks at most."""
+
+  cache: Cache
+  hidden: jax.Array  # [R, D], after the last chunk
+  num_chunks: jax.Array  # [R] int32, chunks read, prompt included
+  tokens: jax.Array  # [R, C, K] int32, the new chunks; end ids where none yet
+  num_new: jax.Array  # [] int32, chunks made so far
+  is_done: jax.Array  # [R] bool, the row has ended
+  num_draws: jax.Array  # [R] int32, draws of the model so far
+  num_spent: jax.Array  # [R] int32, chunks whose exact budget was spent
+  num_fallbacks: jax.Array  # [R] int32, chunks chosen among the most frequent
+
+
+# Binds parameters to a sampler: `ChunkSampler` or `TokenSampler`.
+SamplerFn = Callable[[Any], Any]
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def start(
+  sampler_fn: SamplerFn, params: Any, prompts: Prompts, num_new_chunks: int
+) -> Generation:
+  """Reads the prompts.
+
+  Args:
+    sampler_fn: params → sampler.
+    params: what it takes.
+    prompts: R of them.
+    num_new_chunks: C, room for new chunks.
+
+  Returns:
+    The rows, ready to go on.
+  """
+  sampler = sampler_fn(params)
+  tokens, num_chunks = prompts
+  num_rows, length, chunk_size = tokens.shape
+  cache = empty_cache(sampler.config, num_rows, length + num_new_chunks)
+  positions = jnp.broadcast_to(jnp.arange(length)[None], (num_rows, length))
+  # What stands behind a shorter prompt is read too, but never seen: later
+  # chunks take its slots before anything attends to them.
+  hidden, cache = sampler.step(tokens, positions, cache)
+  zeros = jnp.zeros(num_rows, jnp.int32)
+  end_id = sampler.config.vocabulary.end_id
+  return Generation(
+    cache=cache,
+    hidden=hidden[jnp.arange(num_rows), num_chunks - 1],
+    num_chunks=jnp.asarray(num_chunks),
+    tokens=jnp.full((num_rows, num_new_chunks, chunk_size), end_id, jnp.int32),
+    num_new=jnp.int32(0),
+    is_done=jnp.zeros(num_rows, bool),
+    num_draws=zeros,
+    num_spent=zeros,
+    num_fallbacks=zeros,
+  )
+
+
+@functools.partial(jax.jit, static_argnums=(0, 5), donate_argnums=2)
+def advance(
+  sampler_fn: SamplerFn,
+  params: Any,
+  rows: Generation,
+  row_ids: jax.Array,
+  num_chunks: jax.Array,
+  settings: Temperature,
+  seed: jax.Array,
+) -> Generation:
+  """Adds chunks to every row until it ends.
+
+  A row ends with the chunk that holds an end id, and what that chunk holds
+  after its end id is replaced by end ids. The draws of a row depend on the
+  seed, its id and the index of the chunk in the row, not on other rows.
+
+  Args:
+    sampler_fn: params → sampler.
+    params: what it takes.
+    rows: as they stand; given up.
+    row_ids: [R] uint32, which continuation of its prompt each row is.
+    num_chunks: [] int32, so many chunks more, as far as there is room.
+    settings: temperature and method.
+    seed: [] int32.
+
+  Returns:
+    The rows. With `when_spent="error"` they stop at the first spent budget.
+  """
+  sampler = sampler_fn(params)
+  end_id = sampler.config.vocabulary.end_id
+  fold = jax.vmap(jax.random.fold_in)
+  noise_keys, choice_keys = (
+    fold(jnp.broadcast_to(stream_key(seed, name), row_ids.shape), row_ids)
+    for name in ("generation_noise", "generation_choice")
+  )
+  last = jnp.minimum(rows.num_new + num_chunks, rows.tokens.shape[1])
+  stops_when_spent = settings.when_spent == "error"
+
+  def goes_on(rows: Generation) -> jax.Array:
+    is_stuck = stops_when_spent & jnp.any(rows.num_spent > 0)
+    return (rows.num_new < last) & ~jnp.all(rows.is_done) & ~is_stuck
+
+  def add_chunk(rows: Generation) -> Generation:
+    found = draw_next(
+      sampler,
+      rows.hidden,
+      fold(noise_keys, rows.num_chunks),
+      fold(choice_keys, rows.num_chunks),
+      settings,
+    )
+    is_end = found.tokens == end_id
+    is_over = jnp.cumsum(is_end, axis=-1) > 0
+    tokens = jnp.where(is_over | rows.is_done[:, None], end_id, found.tokens)
+    hidden, cache = sampler.step(
+      tokens[:, None], rows.num_chunks[:, None], rows.cache
+    )
+    is_open = ~rows.is_done
+    return Generation(
+      cache=cache,
+      hidden=hidden[:, 0],
+      num_chunks=rows.num_chunks + 1,
+      tokens=rows.tokens.at[:, rows.num_new].set(tokens),
+      num_new=rows.num_new + 1,
+      is_done=rows.is_done | jnp.any(is_end, axis=-1),
+      num_draws=rows.num_draws + is_open * found.num_draws,
+      num_spent=rows.num_spent + (is_open & found.is_spent),
+      num_fallbacks=rows.num_fallbacks + (is_open & found.is_fallback),
+    )
+
+  return jax.lax.while_loop(goes_on, add_chunk, rows)

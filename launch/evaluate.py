@@ -1,0 +1,85 @@
+"""Scores a run on held-out text and writes a result file.
+
+  python -m launch.evaluate --checkpoint=RUN --data=PREPARED --split=valid \\
+      --output=result.json --permuted
+
+An autoencoder gets the share of tokens and chunks it gives back; a next-vector
+or token model gets Brier-1 … 4 and BrierLM, each with a standard error. With
+--positions=grid:8 models of any chunk size are scored at the same places.
+"""
+
+import sys
+
+import tqdm
+from absl import flags
+
+from calm_jax.checkpoint.run_directory import load_run
+from calm_jax.evaluation.prediction import PredictionSettings
+from calm_jax.evaluation.result_file import check_output, write_result
+from calm_jax.evaluation.runner import evaluate_run
+from calm_jax.evaluation.table import format_table
+from launch import entry
+
+_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Run directory.")
+_STEP = flags.DEFINE_integer("step", None, "Saved step; the newest if absent.")
+_DATA = flags.DEFINE_string(
+  "data",
+  None,
+  "Prepared directory, or text files as launch.prepare takes them.",
+)
+_SPLIT = flags.DEFINE_string("split", "valid", "Of a prepared directory.")
+_OUTPUT = flags.DEFINE_string("output", None, "JSON file to write.")
+_NUM_ROWS = flags.DEFINE_integer(
+  "num_rows", None, "Windows to score, spread over the data; absent: all."
+)
+_ROW_LENGTH = flags.DEFINE_integer(
+  "row_length", None, "Tokens of a window; that of training if absent."
+)
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "Windows at once.")
+_NUM_SAMPLES = flags.DEFINE_integer(
+  "num_samples", 16, "Independent samples of each position, at least 2."
+)
+_POSITIONS = flags.DEFINE_string(
+  "positions", "paper", "paper (after every chunk) or grid:8 (every 8 tokens)."
+)
+_PERMUTED = flags.DEFINE_bool(
+  "permuted", False, "Also score with the context of another window."
+)
+_NOISE_SCALE = flags.DEFINE_float(
+  "noise_scale", 1.0, "Factor on the head's noise; 1 is the model."
+)
+_SEED = flags.DEFINE_integer("seed", 0, "Of all draws.")
+flags.mark_flags_as_required(["checkpoint", "data"])
+
+
+def main(arguments: list[str]) -> None:
+  del arguments
+  check_output(_OUTPUT.value)
+  settings = PredictionSettings(
+    num_samples=_NUM_SAMPLES.value,
+    positions=_POSITIONS.value,
+    permuted=_PERMUTED.value,
+    noise_scale=_NOISE_SCALE.value,
+    seed=_SEED.value,
+  )
+  run = load_run(_CHECKPOINT.value, _STEP.value)
+  with tqdm.tqdm(desc="evaluating", unit="row", file=sys.stderr) as bar:
+    result = evaluate_run(
+      run,
+      _DATA.value,
+      settings,
+      split=_SPLIT.value,
+      row_length=_ROW_LENGTH.value,
+      num_rows=_NUM_ROWS.value,
+      batch_size=_BATCH_SIZE.value,
+      rows_fn=bar.update,
+    )
+  print(format_table(result))
+  for warning in result["warnings"]:
+    print(f"warning: {warning}", file=sys.stderr)
+  if _OUTPUT.value:
+    write_result(_OUTPUT.value, result)
+
+
+if __name__ == "__main__":
+  entry.run(main)

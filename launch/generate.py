@@ -1,0 +1,139 @@
+"""Continues prompts with a next-vector or token model.
+
+  python -m launch.generate --checkpoint=RUN --prompt='The class' \\
+      --num_tokens=128 --temperature=0.5 --num_candidates=200
+
+A next-vector model has no likelihoods: --method=batch draws that many
+candidate chunks and prefers those that come up often, --method=exact draws
+until chunks agree, which is exact and can take very many draws. Text goes to
+stdout as it comes; with --output all of it also goes to a JSON file.
+"""
+
+import pathlib
+import sys
+
+from absl import flags
+
+from calm_jax.checkpoint.run_directory import load_run
+from calm_jax.evaluation.provenance import provenance
+from calm_jax.evaluation.result_file import check_output, write_result
+from calm_jax.sampling.continuation import SamplingSettings, TextGenerator
+from launch import entry
+
+_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Run directory.")
+_STEP = flags.DEFINE_integer("step", None, "Saved step; the newest if absent.")
+_PROMPT = flags.DEFINE_string("prompt", "", "Text to continue; may be empty.")
+_PROMPTS_FILE = flags.DEFINE_string(
+  "prompts_file", None, "File with one prompt a line, instead of --prompt."
+)
+_NUM_TOKENS = flags.DEFINE_integer("num_tokens", 128, "New tokens at most.")
+_NUM_SAMPLES = flags.DEFINE_integer(
+  "num_samples", 1, "Continuations of each prompt."
+)
+_STOP = flags.DEFINE_multi_string(
+  "stop", [], "Text that ends a continuation; may be given several times."
+)
+_SEED = flags.DEFINE_integer("seed", 0, "Of all draws.")
+_OUTPUT = flags.DEFINE_string("output", None, "JSON file to write.")
+_TEMPERATURE = flags.DEFINE_float(
+  "temperature", 0.5, "0 < T <= 1 for next-vector models; 1 is the model."
+)
+_METHOD = flags.DEFINE_string("method", "batch", "batch or exact.")
+_NUM_CANDIDATES = flags.DEFINE_integer(
+  "num_candidates", 200, "Chunks the batch method draws for each it keeps."
+)
+_MAX_DRAWS = flags.DEFINE_integer(
+  "max_draws", 20_000, "Budget of the exact method for each chunk."
+)
+_WHEN_SPENT = flags.DEFINE_string(
+  "when_spent", "error", "What to do at a spent budget: error or batch."
+)
+_NOISE_SCALE = flags.DEFINE_float(
+  "noise_scale", 1.0, "Factor on the head's noise, a cheap heuristic."
+)
+_TOP_K = flags.DEFINE_integer("top_k", 0, "Token models; 0: all tokens.")
+_TOP_P = flags.DEFINE_float("top_p", 1.0, "Token models; 1: all tokens.")
+flags.mark_flag_as_required("checkpoint")
+
+
+def main(arguments: list[str]) -> None:
+  del arguments
+  check_output(_OUTPUT.value)
+  settings = SamplingSettings(
+    temperature=_TEMPERATURE.value,
+    method=_METHOD.value,
+    num_candidates=_NUM_CANDIDATES.value,
+    max_draws=_MAX_DRAWS.value,
+    when_spent=_WHEN_SPENT.value,
+    noise_scale=_NOISE_SCALE.value,
+    top_k=_TOP_K.value,
+    top_p=_TOP_P.value,
+  )
+  prompts = [_PROMPT.value]
+  if _PROMPTS_FILE.value is not None:
+    if _PROMPT.value:
+      raise ValueError("give --prompt or --prompts_file, not both.")
+    prompts = pathlib.Path(_PROMPTS_FILE.value).read_text().splitlines()
+    if not prompts:
+      raise ValueError(f"{_PROMPTS_FILE.value} holds no prompt.")
+  run = load_run(_CHECKPOINT.value, _STEP.value)
+  generator = TextGenerator(run, settings)
+  is_alone = len(prompts) * _NUM_SAMPLES.value == 1
+
+  def show(row: int, text: str) -> None:
+    del row
+    print(text, end="", flush=True)
+
+  if is_alone:
+    show(0, prompts[0])
+  found = generator.continue_prompts(
+    prompts,
+    num_tokens=_NUM_TOKENS.value,
+    num_samples=_NUM_SAMPLES.value,
+    stop=_STOP.value,
+    seed=_SEED.value,
+    text_fn=show if is_alone else None,
+  )
+  if is_alone:
+    print()
+  else:
+    for i, (prompt, continuations) in enumerate(
+      zip(prompts, found, strict=True)
+    ):
+      for s, one in enumerate(continuations):
+        print(f"--- prompt {i + 1}, continuation {s + 1} ({one.finish})")
+        print(prompt + one.text)
+  _report(found)
+  if _OUTPUT.value:
+    result = {
+      "continuations": [
+        {"prompt": prompt, **one._asdict()}
+        for prompt, continuations in zip(prompts, found, strict=True)
+        for one in continuations
+      ],
+      "settings": vars(settings),
+      **provenance(run, data_hash=None, seed=_SEED.value),
+    }
+    write_result(_OUTPUT.value, result)
+
+
+def _report(found) -> None:
+  """Says where the temperature is not what was asked for."""
+  rows = [one for continuations in found for one in continuations]
+  if spent := sum(one.num_spent for one in rows):
+    print(
+      f"note: {spent} chunks were drawn by the batch method, because the exact"
+      f" one spent its budget of {_MAX_DRAWS.value} draws.",
+      file=sys.stderr,
+    )
+  if fallbacks := sum(one.num_fallbacks for one in rows):
+    print(
+      f"note: for {fallbacks} chunks no candidate came up often enough for this"
+      " temperature, and one of the most frequent was taken; more"
+      " --num_candidates help.",
+      file=sys.stderr,
+    )
+
+
+if __name__ == "__main__":
+  entry.run(main)
