@@ -11,6 +11,7 @@ from calm_jax.scaling.page import Page, number, with_error
 from calm_jax.scaling.study import Run, Study, read_study
 from calm_jax.scaling.sweep_sections import add_points
 
+_PROVENANCE = ("config", "hashes", "settings", "versions")  # no results
 _UNPLOTTED = ("step", "seconds", "goodput")
 _MAX_RUNS = 10  # more learning curves than that, and only the loss is drawn
 
@@ -60,7 +61,7 @@ def build_page(study: Study) -> Page:
 def _add_results(page: Page, results: Mapping[str, Any]) -> None:
   """Numbers of each stage, with errors and permuted values beside them."""
   for stage, values in results.items():
-    if not isinstance(values, dict) or stage in ("config", "versions"):
+    if not isinstance(values, dict) or stage in _PROVENANCE:
       continue
     rows = []
     for name, value in values.items():
@@ -175,11 +176,10 @@ def _add_provenance(page: Page, study: Study) -> None:
     for name, value in study.results.items()
     if not isinstance(value, dict | list)
   ]
-  versions = study.results.get("versions")
-  plain += list(versions.items()) if isinstance(versions, dict) else []
   page.table(("directory", str(study.directory)), plain)
-  if isinstance(study.results.get("config"), dict):
-    page.details("config", study.results["config"])
+  for name in _PROVENANCE:
+    if isinstance(study.results.get(name), dict):
+      page.details(name, study.results[name])
   for run in study.runs:
     if run.config:
       page.details(f"config of {run.name}", run.config)

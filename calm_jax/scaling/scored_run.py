@@ -1,0 +1,98 @@
+"""A result file of launch.evaluate as a point of a scaling study."""
+
+import os
+import pathlib
+
+from calm_jax import config_file
+from calm_jax.config import (
+  AutoencoderConfig,
+  ExperimentConfig,
+  TokenModelConfig,
+)
+from calm_jax.scaling import flops
+from calm_jax.scaling.points import SCORES, Point
+from calm_jax.scaling.study import read_json
+
+_SAMPLED = 0.5  # the temperature of `Point.inference_flops_sampled`
+
+
+def read_point(
+  path: str | os.PathLike,
+  name: str,
+  *,
+  convention: flops.Convention = "executed",
+) -> Point:
+  """Reads the scores, and counts the cost from the config beside them.
+
+  Training costs that of the step that was scored; an autoencoder's own
+  training is shared by all models of its K and not counted.
+
+  Args:
+    path: a result of a next-vector or token model.
+    name: of the point.
+    convention: of the FLOPs; "executed" is the fair one for small models,
+      whose vocabulary and loss weigh more than the paper's count knows.
+
+  Returns:
+    The point; a score that is not resolved is left out.
+
+  Raises:
+    OSError: if the file cannot be read.
+    ValueError: if it is damaged, of another kind, or holds no score.
+  """
+  path = pathlib.Path(path)
+  result = read_json(path)
+  missing = [key for key in ("config", "step", "seed") if key not in result]
+  if missing:
+    raise ValueError(
+      f"{path} has no {', '.join(missing)}; expected a result of"
+      " launch.evaluate."
+    )
+  try:
+    config = config_file.from_dict(ExperimentConfig, result["config"])
+  except ValueError as error:
+    raise ValueError(f"{path}: the config is foreign: {error}") from None
+  if isinstance(config.model, AutoencoderConfig):
+    raise ValueError(
+      f"{path} is the result of an autoencoder, which predicts nothing; give"
+      " that of a next-vector or token model."
+    )
+  scores, errors = {}, {}
+  for score in SCORES:
+    if isinstance(result.get(score), int | float):
+      scores[score] = float(result[score])
+    if isinstance(result.get(f"{score}_stderr"), int | float):
+      errors[score] = float(result[f"{score}_stderr"])
+  if not scores:
+    raise ValueError(
+      f"{path} holds none of {', '.join(SCORES)}; evaluate the run again."
+    )
+  cost = {
+    "num_positions": config.num_chunks,
+    "autoencoder": config.autoencoder,
+    "convention": convention,
+  }
+  model = config.model
+  tokens = result["step"] * config.data.batch_size * config.data.row_length
+
+  def inference_flops(temperature: float) -> float:
+    return sum(
+      flops.inference_flops_per_token(
+        model, temperature=temperature, **cost
+      ).values()
+    )
+
+  return Point(
+    name=name,
+    family="token" if isinstance(model, TokenModelConfig) else "calm",
+    parameters=float(sum(flops.num_parameters(model).values())),
+    tokens=float(tokens),
+    chunk_size=model.chunk_size,
+    seed=config.seed,
+    training_flops=tokens
+    * sum(flops.training_flops_per_token(model, **cost).values()),
+    inference_flops=inference_flops(1.0),
+    inference_flops_sampled=inference_flops(_SAMPLED),
+    scores=scores,
+    errors=errors,
+  )

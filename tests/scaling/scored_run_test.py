@@ -1,0 +1,112 @@
+"""Tests calm_jax/scaling/scored_run.py."""
+
+import json
+
+import pytest
+
+from calm_jax import config as configs
+from calm_jax import config_file
+from calm_jax.scaling import flops
+from calm_jax.scaling.points import Point
+from calm_jax.scaling.scored_run import read_point
+
+_VOCABULARY = configs.VocabularyConfig(size=258, begin_id=256, end_id=257)
+_BACKBONE = {
+  "vocabulary": _VOCABULARY,
+  "hidden_size": 48,
+  "ffn_size": 96,
+  "num_heads": 4,
+}
+_DATA = configs.DataConfig(path="x", row_length=32, batch_size=4)
+
+
+def _config(kind):
+  autoencoder = configs.AutoencoderConfig(
+    vocabulary=_VOCABULARY, chunk_size=2, latent_size=64
+  )
+  if kind == "autoencoder":
+    return configs.ExperimentConfig(model=autoencoder, data=_DATA)
+  if kind == "token":
+    return configs.ExperimentConfig(
+      model=configs.TokenModelConfig(**_BACKBONE), data=_DATA, seed=7
+    )
+  return configs.ExperimentConfig(
+    model=configs.NextVectorConfig(**_BACKBONE, chunk_size=2, latent_size=64),
+    autoencoder=autoencoder,
+    data=_DATA,
+    num_steps=100,
+  )
+
+
+def _write(path, kind, **changes):
+  result = {
+    "kind": kind,
+    "brier_1": 0.2,
+    "brier_1_stderr": 0.01,
+    "brier_lm": "not resolved",
+    "brier_lm_stderr": None,
+    "step": 100,
+    "seed": 3,
+    "config": config_file.to_dict(_config(kind)),
+  }
+  path.write_text(json.dumps(result | changes))
+  return path
+
+
+def test_point_of_a_calm(tmp_path):
+  config = _config("next_vector")
+  point = read_point(_write(tmp_path / "r.json", "next_vector"), "a")
+  sampled = flops.inference_flops_per_token(
+    config.model,
+    num_positions=16,
+    autoencoder=config.autoencoder,
+    temperature=0.5,
+    convention="executed",
+  )
+  assert point == Point(
+    name="a",
+    family="calm",
+    parameters=sum(flops.num_parameters(config.model).values()),
+    tokens=100 * 4 * 32,
+    chunk_size=2,
+    training_flops=flops.training_flops(config, convention="executed"),
+    inference_flops=point.inference_flops,
+    inference_flops_sampled=sum(sampled.values()),
+    scores={"brier_1": 0.2},
+    errors={"brier_1": 0.01},
+  )
+  assert 0 < point.inference_flops < point.inference_flops_sampled / 50
+
+
+def test_point_of_a_token_model(tmp_path):
+  path = _write(tmp_path / "r.json", "token", cross_entropy=2.5)
+  point = read_point(path, "b")
+  assert (point.family, point.chunk_size, point.seed) == ("token", 1, 7)
+  assert point.scores == {"brier_1": 0.2, "cross_entropy": 2.5}
+  assert point.inference_flops == point.inference_flops_sampled
+  # Training passes thrice over what inference passes over once.
+  expected = 3 * point.inference_flops * point.tokens
+  assert point.training_flops == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+  ("kind", "changes", "message"),
+  [
+    ("autoencoder", {}, "predicts nothing"),
+    ("token", {"brier_1": None}, "holds none of"),
+    ("token", {"config": {"model": 1}}, "the config is foreign"),
+    ("token", {"brier_1": float("nan")}, "holds NaN"),
+  ],
+)
+def test_foreign_results_are_refused(tmp_path, kind, changes, message):
+  path = _write(tmp_path / "r.json", kind, **changes)
+  with pytest.raises(ValueError, match=message) as error:
+    read_point(path, "a")
+  assert "\n" not in str(error.value)
+
+
+def test_unfinished_result_is_refused(tmp_path):
+  path = tmp_path / "r.json"
+  path.write_text('{"brier_1": 0.2}')
+  with pytest.raises(ValueError, match="has no config, step, seed"):
+    read_point(path, "a")
