@@ -33,6 +33,7 @@ def get_config(argument: str | None = None) -> config.ExperimentConfig:
 
 
 def _tiny(model: config.TokenModelConfig) -> config.ExperimentConfig:
+  model.init_std = 0.07  # as the next-vector model it is compared with
   return config.ExperimentConfig(
     model=model,
     data=config.DataConfig(row_length=512, batch_size=8, use_random_fill=False),
