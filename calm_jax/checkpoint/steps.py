@@ -4,8 +4,10 @@ Each item is read by itself and without a word between processes, so that one
 that cannot be read is an error of its own and never a process that waits.
 """
 
+import functools
 import hashlib
 import json
+import sys
 from typing import Any
 
 import orbax.checkpoint as ocp
@@ -44,49 +46,25 @@ def read_arrays(
     FileNotFoundError: if the step was removed.
     DamagedStepError: if it is there and cannot be read.
   """
-  handler = ocp.StandardCheckpointHandler()
   try:
-    return handler.restore(
-      directory / str(step) / item, args=ocp.args.StandardRestore(shapes)
-    )
+    return read_tree(directory / str(step) / item, shapes)
   except Exception as error:  # Orbax raises whatever its parsers raise
     raise _explain(directory, step, item, error) from error
-  finally:
-    handler.close()
 
 
-def read_some_arrays(
-  directory: epath.PathLike, step: int, item: str, shapes: Any
-) -> Any:
-  """Reads a few arrays of an item and leaves the others on disk.
-
-  Args:
-    directory: that holds the steps.
-    step: to read.
-    item: "params" or "optimizer".
-    shapes: as for `read_arrays`, without the arrays that are not wanted.
-
-  Returns:
-    The tree of arrays.
+def read_tree(path: epath.Path, shapes: Any) -> Any:
+  """Reads one tree of arrays that Orbax wrote; see `read_arrays`.
 
   Raises:
-    FileNotFoundError: if the step was removed.
-    DamagedStepError: if it is there and cannot be read.
+    Exception: of any kind, if it is damaged.
   """
-  handler = ocp.PyTreeCheckpointHandler()
-  try:
-    return handler.restore(
-      directory / str(step) / item,
-      args=ocp.args.PyTreeRestore(
-        item=shapes,
-        restore_args=ocp.checkpoint_utils.construct_restore_args(shapes),
-        partial_restore=True,
-      ),
-    )
-  except Exception as error:
-    raise _explain(directory, step, item, error) from error
-  finally:
-    handler.close()
+  handler = ocp.StandardCheckpointHandler()
+  hook = sys.unraisablehook
+  sys.unraisablehook = functools.partial(_drop_late_reads, hook)
+  arrays = handler.restore(path, args=ocp.args.StandardRestore(shapes))
+  sys.unraisablehook = hook  # stays where a read failed, see there
+  handler.close()
+  return arrays
 
 
 def read_position(directory: epath.Path, step: int) -> dict[str, Any]:
@@ -119,6 +97,17 @@ def read_position(directory: epath.Path, step: int) -> dict[str, Any]:
 def sealed(content: dict[str, Any]) -> dict[str, Any]:
   """A position with its hash: JSON, unlike arrays, carries no checksum."""
   return {"content": content, "sha256": _digest(content)}
+
+
+def _drop_late_reads(hook: Any, event: Any) -> None:
+  """Passes on what cannot be raised, but for what a failed read leaves behind.
+
+  When one array cannot be read, Orbax closes its event loop at once, and every
+  other read that was under way complains of that in its own thread, with a
+  traceback on stderr.
+  """
+  if "Event loop is closed" not in str(event.exc_value):
+    hook(event)
 
 
 def _digest(content: Any) -> str:

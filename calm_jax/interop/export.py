@@ -1,6 +1,7 @@
 """A run of ours as a directory that the authors' classes load."""
 
 import dataclasses
+import functools
 import itertools
 import json
 import pathlib
@@ -14,6 +15,7 @@ from calm_jax.checkpoint import steps as steps_lib
 from calm_jax.checkpoint.run_directory import RunDirectory
 from calm_jax.config import ExperimentConfig, ModelConfig, NextVectorConfig
 from calm_jax.interop import published_config
+from calm_jax.interop.lazy_arrays import read_array
 from calm_jax.interop.names import AUTOENCODER_PREFIX, Entry, aliases, entries
 from calm_jax.interop.origin import Origin, read_origin
 from calm_jax.interop.safetensors_file import write_safetensors
@@ -61,11 +63,11 @@ def export(
   values = published_config.from_experiment(
     config, str(target.absolute() / _AUTOENCODER)
   )
-  parts = [_Part(config.model, "", _leaf_reader(run, step, config.model))]
+  params = run.steps / str(step) / steps_lib.PARAMS
+  parts = [_Part(config.model, "", functools.partial(read_array, params))]
   frozen_values: dict[str, Any] = {}
   if isinstance(config.model, NextVectorConfig):
-    frozen = run.read_autoencoder(config.autoencoder)
-    read = lambda path: np.asarray(_at(frozen, path))
+    read = functools.partial(read_array, run.autoencoder)
     parts.append(_Part(config.autoencoder, AUTOENCODER_PREFIX, read))
     frozen_values = published_config.from_experiment(
       ExperimentConfig(model=config.autoencoder, data=config.data), ""
@@ -174,25 +176,6 @@ def _dtype(names: list[str], origin: Origin | None) -> str:
         if known in origin.dtypes:
           return origin.dtypes[known]
   return "F32"
-
-
-def _leaf_reader(
-  run: RunDirectory, step: int, config: ModelConfig
-) -> Callable[[tuple[str, ...]], np.ndarray]:
-  """Reads one parameter of a saved step and nothing else."""
-  shapes = param_shapes(build_model(config))
-  place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-
-  def read(path: tuple[str, ...]) -> np.ndarray:
-    leaf = _at(shapes, path)
-    tree = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)
-    for part in reversed(path):
-      tree = {part: tree}
-    return np.asarray(
-      _at(steps_lib.read_some_arrays(run.steps, step, "params", tree), path)
-    )
-
-  return read
 
 
 def _at(tree: Any, path: tuple[str, ...]) -> Any:

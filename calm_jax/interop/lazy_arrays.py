@@ -1,7 +1,7 @@
 """Parameters that are read when they are written, one at a time.
 
-A tree of them is saved in the memory of its largest array, where Orbax by
-itself would hold all of it, twice.
+A tree of them is saved in the memory of one array, where Orbax by itself would
+hold all of it, twice.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from etils import epath
 
 from calm_jax.checkpoint import steps as steps_lib
 
-_CHUNK_SIZE = 64 * 2**20  # bytes, of the files' own chunks
+_BLOCK_SIZE = 64 * 2**20  # bytes of an array that are read and written at once
 
 
 class LazyArray:
@@ -42,8 +42,12 @@ class LazyArray:
     self.ndim = len(shape)
     self.size = int(np.prod(shape))
     self.nbytes = self.size * self.dtype.itemsize
-    self.can_slice = can_slice
     self.read = read
+    row_size = self.nbytes // max(self.shape[0], 1)
+    fitting_rows = max(_BLOCK_SIZE // max(row_size, 1), 1)
+    self.num_rows_at_once = (
+      min(fitting_rows, self.shape[0]) if can_slice else self.shape[0]
+    )
 
   def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
     del copy  # always made anew
@@ -70,11 +74,8 @@ def save_step(
     ),
     steps_lib.POSITION: ocp.JsonCheckpointHandler(),
   }
-  chunked = ocp.SaveArgs(chunk_byte_size=_CHUNK_SIZE)
   items = {
-    steps_lib.PARAMS: ocp.args.PyTreeSave(
-      params, save_args=jax.tree.map(lambda _: chunked, params)
-    ),
+    steps_lib.PARAMS: ocp.args.PyTreeSave(params),
     steps_lib.POSITION: ocp.args.JsonSave(
       steps_lib.sealed({"step": 0, "hashes": hashes})
     ),
@@ -84,6 +85,44 @@ def save_step(
     directory, item_handlers=handlers, options=options
   ) as manager:
     manager.save(0, args=ocp.args.Composite(**items))
+
+
+def read_array(directory: epath.Path, path: tuple[str, ...]) -> np.ndarray:
+  """Reads one array of a saved tree and leaves the others on disk.
+
+  Args:
+    directory: `params` of a step, or `autoencoder` of a run.
+    path: of the array in the tree.
+
+  Returns:
+    The array.
+
+  Raises:
+    ValueError: if it is missing or damaged.
+  """
+  restore_args: Any = ocp.RestoreArgs(restore_type=np.ndarray)
+  item: Any = 0
+  for part in reversed(path):
+    restore_args, item = {part: restore_args}, {part: item}
+  handler = ocp.PyTreeCheckpointHandler()
+  try:
+    found = handler.restore(
+      directory,
+      args=ocp.args.PyTreeRestore(
+        item=item, restore_args=restore_args, partial_restore=True
+      ),
+    )
+  except Exception as error:  # Orbax raises whatever its parsers raise
+    reason = (str(error) or type(error).__name__).split("\n")[0][:200]
+    raise ValueError(
+      f"the parameter {'/'.join(path)} in {directory} cannot be read"
+      f" ({reason.rstrip('.')}); copy it from another copy of the run."
+    ) from error
+  finally:
+    handler.close()
+  for part in path:
+    found = found[part]
+  return found
 
 
 class _LazyHandler(ocp.type_handlers.NumpyHandler):
@@ -96,14 +135,13 @@ class _LazyHandler(ocp.type_handlers.NumpyHandler):
   async def _open_and_write(
     self, value: LazyArray, tspec: dict[str, Any], ts_context: ts.Context
   ) -> None:
+    num_rows, step = value.shape[0], value.num_rows_at_once
+    # Blocks that are chunks of the file are written without being read again.
+    tspec["metadata"]["chunks"] = [step, *value.shape[1:]]
     async with self._turn:
       store = await ts.open(
         ts.Spec(tspec), create=True, open=True, context=ts_context
       )
-      num_rows = value.shape[0]
-      step = store.chunk_layout.write_chunk.shape[0]
-      if not value.can_slice:
-        step = num_rows
       for start in range(0, num_rows, step):
         stop = min(start + step, num_rows)
         await store[start:stop].write(value.read(start, stop))
