@@ -26,7 +26,7 @@ class Attention(nn.Module):
   head_size: int
   rope_theta: float
   dtype: jnp.dtype
-  init: Initializer
+  kernel_init: Initializer
   implementation: str = "auto"
 
   @nn.compact
@@ -54,7 +54,7 @@ class Attention(nn.Module):
       [B, L, D], and the cache with the L positions written into their slots.
     """
     chex.assert_equal_shape_prefix([x, positions], 2)
-    options = {"dtype": self.dtype, "init": self.init}
+    options = {"dtype": self.dtype, "init": self.kernel_init}
     heads = (self.num_heads, self.head_size)
     kv_heads = (self.num_kv_heads, self.head_size)
     axes = ("embed", "heads", "head_dim")

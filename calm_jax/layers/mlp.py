@@ -12,12 +12,12 @@ class SwiGLU(nn.Module):
 
   ffn_size: int
   dtype: jnp.dtype
-  init: Initializer
+  kernel_init: Initializer
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     """Maps [..., D] to [..., D]."""
-    options = {"dtype": self.dtype, "init": self.init}
+    options = {"dtype": self.dtype, "init": self.kernel_init}
     gate = linear(self.ffn_size, ("embed", "mlp"), name="gate", **options)
     up = linear(self.ffn_size, ("embed", "mlp"), name="up", **options)
     down = linear(x.shape[-1], ("mlp", "embed"), name="down", **options)
