@@ -17,6 +17,7 @@ draws the same numbers up to the rounding of float32. The largest is
 √(−2 ln 2⁻³²) = 6.66.
 """
 
+import functools
 import math
 
 import jax
@@ -63,6 +64,10 @@ def key_words(keys: jax.Array) -> tuple[jax.Array, jax.Array]:
   return words[..., 0], words[..., 1]
 
 
+@functools.partial(
+  jax.jit,
+  static_argnames=("num_targets", "latent_size", "use_antithetic_targets"),
+)
 def target_normals(
   keys: jax.Array,
   num_targets: int,

@@ -11,7 +11,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from calm_jax.kernels import counter, energy_score_xla
+from calm_jax.kernels import (
+  counter,
+  energy_score_gpu,
+  energy_score_tpu,
+  energy_score_xla,
+  per_shard,
+)
 
 
 class Settings(NamedTuple):
@@ -20,7 +26,8 @@ class Settings(NamedTuple):
   num_targets: int  # M
   alpha: float  # exponent of the distance
   use_antithetic_targets: bool
-  implementation: str  # xla | pallas
+  implementation: str  # auto | xla | pallas
+  partition: jax.sharding.PartitionSpec | None  # of the axes of positions
 
 
 def energy_score(
@@ -43,55 +50,65 @@ def energy_score(
     loss, fidelity and diversity, [...] float32; a gradient flows from the loss
     to the samples and from and to nothing else.
   """
-  num_samples, latent_size = samples.shape[-2:]
-  key0, key1 = counter.key_words(keys)
   mean, log_std = jax.lax.stop_gradient((mean, log_std))
-  results = _score(
+  loss, fidelity, diversity = _score(
     settings,
-    samples.reshape(-1, num_samples, latent_size),
-    mean.reshape(-1, latent_size).astype(jnp.float32),
-    jnp.exp(log_std.reshape(-1, latent_size).astype(jnp.float32)),
-    key0.reshape(-1),
-    key1.reshape(-1),
+    samples,
+    mean.astype(jnp.float32),
+    log_std.astype(jnp.float32),
+    *counter.key_words(keys),
   )
-  loss, fidelity, diversity = (r.reshape(keys.shape) for r in results)
   return loss, *jax.lax.stop_gradient((fidelity, diversity))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _score(settings, samples, mean, std, key0, key1):
-  fidelity, diversity, _ = _sums(
-    settings, samples, mean, std, key0, key1, use_gradient=False
-  )
+def _score(settings, *arguments):
+  fidelity, diversity = _sums(settings, False, *arguments)
   return fidelity - diversity, fidelity, diversity
 
 
-def _score_forward(settings, samples, mean, std, key0, key1):
-  fidelity, diversity, gradient = _sums(
-    settings, samples, mean, std, key0, key1, use_gradient=True
-  )
-  result = fidelity - diversity, fidelity, diversity
-  return result, gradient.astype(samples.dtype)
+def _score_forward(settings, *arguments):
+  fidelity, diversity, gradient = _sums(settings, True, *arguments)
+  return (fidelity - diversity, fidelity, diversity), gradient
 
 
 def _score_backward(settings, gradient, cotangents):
   del settings
-  slope = cotangents[0][:, None, None] * gradient.astype(jnp.float32)
+  slope = cotangents[0][..., None, None] * gradient.astype(jnp.float32)
   return slope.astype(gradient.dtype), None, None, None, None
 
 
 _score.defvjp(_score_forward, _score_backward)
 
 
-def _sums(settings, samples, mean, std, key0, key1, *, use_gradient):
-  return energy_score_xla.energy_sums(
-    samples.astype(jnp.float32),
-    mean,
-    std,
-    key0,
-    key1,
-    num_targets=settings.num_targets,
-    alpha=settings.alpha,
-    use_antithetic_targets=settings.use_antithetic_targets,
-    use_gradient=use_gradient,
+def _sums(settings, use_gradient, samples, *rest):
+  """Calls the chosen version on flat positions, on each device for its own."""
+  fixed = {
+    "num_targets": settings.num_targets,
+    "alpha": settings.alpha,
+    "use_antithetic_targets": settings.use_antithetic_targets,
+    "use_gradient": use_gradient,
+  }
+  xla = functools.partial(energy_score_xla.energy_sums, **fixed)
+  tpu = functools.partial(energy_score_tpu.energy_sums, **fixed)
+  gpu = functools.partial(energy_score_gpu.energy_sums, **fixed)
+  emulated = functools.partial(tpu, interpret=True)
+
+  def call(samples, *rest):
+    shape = samples.shape[:-2]
+    flat = [a.reshape(-1, *a.shape[len(shape) :]) for a in (samples, *rest)]
+    if settings.implementation == "xla":
+      results = xla(*flat)
+    else:
+      # Chosen where the program is lowered, not where it is traced: it may be
+      # compiled ahead of time for another platform than this one.
+      is_auto = settings.implementation == "auto"
+      results = jax.lax.platform_dependent(
+        *flat, tpu=tpu, cuda=gpu, default=xla if is_auto else emulated
+      )
+    results = [a.reshape(*shape, *a.shape[1:]) for a in results]
+    return tuple(results)
+
+  return per_shard.call(
+    call, settings.partition, samples.ndim - 2, samples, *rest
   )

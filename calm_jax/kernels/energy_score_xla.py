@@ -6,16 +6,28 @@ differences, taken from the posterior mean: ‖x‖² + ‖y‖² − 2x·y lose
 when x and y are close.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
 from calm_jax.kernels import counter
+from calm_jax.kernels.distance import powers_and_weights
 
 
+@functools.partial(
+  jax.jit,
+  static_argnames=(
+    "num_targets",
+    "alpha",
+    "use_antithetic_targets",
+    "use_gradient",
+  ),
+)
 def energy_sums(
   samples: jax.Array,
   mean: jax.Array,
-  std: jax.Array,
+  log_std: jax.Array,
   key0: jax.Array,
   key1: jax.Array,
   *,
@@ -23,13 +35,13 @@ def energy_sums(
   alpha: float,
   use_antithetic_targets: bool,
   use_gradient: bool,
-) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+) -> tuple[jax.Array, ...]:
   """Both terms of the energy score and the gradient of their difference.
 
   Args:
-    samples: [P, N, Z] float32, x.
+    samples: [P, N, Z] float32 or bfloat16, x.
     mean: [P, Z] float32, of the posterior.
-    std: [P, Z] float32, of the posterior.
+    log_std: [P, Z] float32, of the posterior, nats.
     key0: [P] uint32, first words of the positions' keys.
     key1: [P] uint32, second words.
     num_targets: M.
@@ -38,11 +50,12 @@ def energy_sums(
     use_gradient: whether to compute it.
 
   Returns:
-    fidelity [P], diversity [P] and d(fidelity − diversity)/d samples [P, N, Z]
-    (None without gradient), float32.
+    fidelity [P] and diversity [P], float32, and, if asked for, the derivative
+    of their difference by the samples, [P, N, Z] in the dtype of the samples.
   """
   num_samples, latent_size = samples.shape[1:]
-  x = samples - mean[:, None]
+  x = samples.astype(jnp.float32) - mean[:, None]
+  std = jnp.exp(log_std)
   dimension = jnp.arange(latent_size, dtype=jnp.uint32)[None]
   key0, key1 = key0[:, None], key1[:, None]
 
@@ -59,7 +72,7 @@ def energy_sums(
     # is stored, and XLA does not draw it anew for each sample.
     pair, targets, fidelity, gradient = carry
     for i, target in enumerate((targets.real, targets.imag)):
-      powers, weights = _powers(x, target, alpha)
+      powers, weights = powers_and_weights(x - target[:, None], alpha, axis=-1)
       if num_targets % 2 and i:
         is_real = 2 * pair + 1 < num_targets
         powers = jnp.where(is_real, powers, 0.0)
@@ -72,7 +85,7 @@ def energy_sums(
   def visit_sample(carry, n):
     diversity, gradient = carry
     other = jax.lax.dynamic_index_in_dim(x, n, axis=1, keepdims=False)
-    powers, weights = _powers(x, other, alpha)
+    powers, weights = powers_and_weights(x - other[:, None], alpha, axis=-1)
     diversity = diversity + powers
     if use_gradient:
       gradient = gradient + (x - other[:, None]) * weights[..., None]
@@ -93,31 +106,6 @@ def energy_sums(
   fidelity = per_target * jnp.sum(fidelity, axis=-1)
   diversity = per_sample * jnp.sum(diversity, axis=-1)
   if not use_gradient:
-    return fidelity, diversity, None
-  return fidelity, diversity, per_target * pull - 2 * per_sample * push
-
-
-def _powers(
-  x: jax.Array, y: jax.Array, alpha: float
-) -> tuple[jax.Array, jax.Array]:
-  """‖x − y‖^α and its derivative by x − y over x − y, α‖x − y‖^(α−2).
-
-  Both are 0 where x equals y: there the score has no slope, only a corner.
-
-  Args:
-    x: [P, N, Z].
-    y: [P, Z].
-    alpha: exponent.
-
-  Returns:
-    Two arrays [P, N].
-  """
-  squares = jnp.sum(jnp.square(x - y[:, None]), axis=-1)
-  is_apart = squares > 0
-  squares = jnp.where(is_apart, squares, 1.0)
-  if alpha == 1:
-    weights = jax.lax.rsqrt(squares)
-  else:
-    weights = jnp.exp((alpha / 2 - 1) * jnp.log(squares))
-  weights = jnp.where(is_apart, weights, 0.0)
-  return squares * weights, alpha * weights
+    return fidelity, diversity
+  slope = per_target * pull - 2 * per_sample * push
+  return fidelity, diversity, slope.astype(samples.dtype)

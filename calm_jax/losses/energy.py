@@ -29,6 +29,7 @@ def energy_loss(
   alpha: float = 1.0,
   use_antithetic_targets: bool = False,
   implementation: str = "auto",
+  partition: jax.sharding.PartitionSpec | None = None,
 ) -> tuple[jax.Array, EnergyTerms]:
   """Scores samples against fresh draws from the posterior of the true chunk.
 
@@ -54,6 +55,9 @@ def energy_loss(
       mean; M is even.
     implementation: reference | xla | pallas | auto (pallas on TPU and GPU,
       xla elsewhere).
+    partition: how the axes [...] lie on the mesh of `jax.set_mesh`, such as
+      P(("data", "fsdp"), "sequence"): every device then scores its own
+      positions. Needed by pallas where there are several devices.
 
   Returns:
     The loss of each position, [...] float32, and its two terms. The gradient
@@ -87,6 +91,7 @@ def energy_loss(
       alpha=alpha,
       use_antithetic_targets=use_antithetic_targets,
       implementation=implementation,
+      partition=partition,
     ),
   )
   return loss, EnergyTerms(*terms)

@@ -1,0 +1,230 @@
+"""Tests calm_jax/kernels/energy_score*.py against float64 NumPy.
+
+The Pallas kernels run in interpret mode here. Value and gradient through the
+public function, and the settings' checks, are in losses/energy_test.py.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from calm_jax.kernels import (
+  counter,
+  energy_score,
+  energy_score_gpu,
+  energy_score_tpu,
+  energy_score_xla,
+)
+
+_VERSIONS = {
+  "xla": energy_score_xla.energy_sums,
+  "tpu": functools.partial(energy_score_tpu.energy_sums, interpret=True),
+  "gpu": functools.partial(energy_score_gpu.energy_sums, interpret=True),
+}
+
+
+@pytest.fixture(params=_VERSIONS)
+def version(request):
+  return _VERSIONS[request.param]
+
+
+def _float64(samples, mean, log_std, keys, num_targets, alpha, antithetic):
+  """Fidelity, diversity and the gradient, straight from eq. 9."""
+  noise = counter.target_normals(
+    keys, num_targets, mean.shape[-1], use_antithetic_targets=antithetic
+  )
+  x = np.float64(samples.astype(jnp.float32))
+  y = np.float64(mean)[:, None]
+  y = y + np.exp(np.float64(log_std))[:, None] * np.float64(noise)
+  num_samples = x.shape[1]
+  results = []
+  for points, scale in (
+    (y, 2 / (num_samples * num_targets)),
+    (x, 1 / (num_samples * (num_samples - 1))),
+  ):
+    difference = x[:, :, None] - points[:, None]
+    norm = np.linalg.norm(difference, axis=-1)
+    weight = alpha * np.where(norm > 0, norm, 1.0) ** (alpha - 2) * (norm > 0)
+    slope = np.sum(weight[..., None] * difference, axis=2)
+    results.append((scale * np.sum(norm**alpha, (1, 2)), scale * slope))
+  (fidelity, pull), (diversity, push) = results
+  return fidelity, diversity, pull - 2 * push
+
+
+def _inputs(num_positions, num_samples, latent_size, dtype=jnp.float32):
+  keys = jax.random.split(jax.random.key(num_samples), 4)
+  shape = (num_positions, latent_size)
+  samples = jax.random.normal(keys[0], (*shape[:1], num_samples, *shape[1:]))
+  mean = jax.random.normal(keys[1], shape)
+  log_std = -1.0 + 0.5 * jax.random.normal(keys[2], shape)
+  return (
+    samples.astype(dtype),
+    mean,
+    log_std,
+    jax.random.split(keys[3], shape[0]),
+  )
+
+
+def _error(actual, expected):
+  actual = np.float64(actual.astype(jnp.float32))
+  assert actual.shape == expected.shape and np.all(np.isfinite(actual))
+  return np.max(np.abs(actual - expected)) / max(
+    np.max(np.abs(expected)), 1e-30
+  )
+
+
+def _check(
+  version, inputs, num_targets, alpha=1.0, antithetic=False, tolerance=1e-5
+):
+  samples, mean, log_std, keys = inputs
+  actual = version(
+    samples,
+    mean,
+    log_std,
+    *counter.key_words(keys),
+    num_targets=num_targets,
+    alpha=alpha,
+    use_antithetic_targets=antithetic,
+    use_gradient=True,
+  )
+  expected = _float64(*inputs, num_targets, alpha, antithetic)
+  assert actual[2].dtype == samples.dtype
+  assert _error(actual[0], expected[0]) < 1e-5
+  assert _error(actual[1], expected[1]) < 1e-5
+  assert _error(actual[2], expected[2]) < tolerance
+
+
+@pytest.mark.parametrize(
+  ("num_positions", "num_samples", "num_targets", "latent_size", "alpha"),
+  [
+    (1, 2, 1, 1, 1.0),
+    (3, 2, 2, 5, 0.5),
+    (4, 3, 7, 130, 1.25),  # no side is a power of two
+    (4, 8, 100, 128, 1.0),  # the paper's
+    (5, 12, 16, 64, 1.75),
+    (2, 17, 3, 33, 1.5),
+  ],
+)
+def test_matches_float64(
+  version, num_positions, num_samples, num_targets, latent_size, alpha
+):
+  inputs = _inputs(num_positions, num_samples, latent_size)
+  _check(version, inputs, num_targets, alpha)
+
+
+def test_positions_beyond_the_last_full_block():
+  _check(_VERSIONS["tpu"], _inputs(131, 3, 8), 5)
+
+
+def test_bfloat16_samples(version):
+  # Half a unit in the last of bfloat16's 8 bits.
+  _check(version, _inputs(4, 8, 64, jnp.bfloat16), 20, tolerance=2**-8)
+
+
+def test_antithetic_targets(version):
+  _check(version, _inputs(4, 3, 20), 6, antithetic=True)
+
+
+@pytest.mark.parametrize("alpha", [0.5, 1.0, 1.5])
+def test_coinciding_samples(version, alpha):
+  samples, *rest = _inputs(4, 8, 16)
+  tied = samples.at[:, 1:5].set(samples[:, :1])
+  _check(version, (tied, *rest), 10, alpha)
+
+
+@pytest.mark.parametrize("alpha", [0.5, 1.0, 1.5])
+def test_no_gradient_where_everything_coincides(version, alpha):
+  _, mean, log_std, keys = _inputs(4, 8, 16)
+  results = version(
+    jnp.repeat(mean[:, None], 4, axis=1),
+    mean,
+    jnp.full_like(log_std, -jnp.inf),
+    *counter.key_words(keys),
+    num_targets=3,
+    alpha=alpha,
+    use_antithetic_targets=False,
+    use_gradient=True,
+  )
+  for result in results:
+    np.testing.assert_array_equal(result, np.zeros_like(result))
+
+
+def test_zero_std(version):
+  samples, mean, log_std, keys = _inputs(4, 3, 16)
+  _check(version, (samples, mean, jnp.full_like(log_std, -jnp.inf), keys), 3)
+
+
+def test_samples_far_closer_to_the_mean_than_the_targets(version):
+  samples, mean, log_std, keys = _inputs(4, 8, 32)
+  _check(version, (mean[:, None] + 1e-4 * samples, mean, log_std, keys), 20)
+
+
+def test_values_without_gradient_are_the_same(version):
+  samples, mean, log_std, keys = _inputs(3, 4, 24)
+  call = functools.partial(
+    version,
+    samples,
+    mean,
+    log_std,
+    *counter.key_words(keys),
+    num_targets=9,
+    alpha=1.5,
+    use_antithetic_targets=False,
+  )
+  values, all_three = call(use_gradient=False), call(use_gradient=True)
+  assert len(values) == 2 and len(all_three) == 3
+  for value, same in zip(values, all_three[:2], strict=True):
+    np.testing.assert_allclose(value, same, rtol=1e-6)
+
+
+@pytest.mark.parametrize("implementation", ["auto", "pallas"])
+@pytest.mark.parametrize("num_chunks", [8, 7], ids=["even", "uneven"])
+def test_a_mesh_changes_nothing(implementation, num_chunks):
+  shape, partition = (4, num_chunks), PartitionSpec("rows", "chunks")
+  inputs = _inputs(4 * num_chunks, 3, 8)
+  inputs = [a.reshape(*shape, *a.shape[1:]) for a in inputs]
+  mesh = jax.make_mesh(
+    (2, 4), ("rows", "chunks"), axis_types=(AxisType.Auto,) * 2
+  )
+
+  def gradient(partition):
+    settings = energy_score.Settings(5, 1.0, False, implementation, partition)
+
+    def total(*inputs):
+      loss, *terms = energy_score.energy_score(*inputs, settings)
+      return jnp.sum(loss), (loss, *terms)
+
+    return jax.jit(jax.grad(total, has_aux=True))
+
+  slope, values = gradient(None)(*inputs)
+  rows = NamedSharding(mesh, PartitionSpec("rows"))
+  with jax.set_mesh(mesh):
+    sharded_slope, sharded_values = gradient(partition)(
+      *jax.device_put(inputs, rows)
+    )
+  for a, b in zip(
+    (sharded_slope, *sharded_values), (slope, *values), strict=True
+  ):
+    np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7)
+
+
+def test_gpu_kernel_lowers():
+  """Triton code comes out for every shape, with no GPU at hand."""
+  export = jax.export
+  check = export.DisabledSafetyCheck.custom_call("__gpu$xla.gpu.triton")
+  settings = energy_score.Settings(7, 1.5, False, "auto", None)
+
+  def gradient(*inputs):
+    return jax.grad(
+      lambda x: jnp.sum(energy_score.energy_score(x, *inputs[1:], settings)[0])
+    )(inputs[0])
+
+  for shape in ((5, 8, 128), (3, 3, 130)):
+    exported = export.export(
+      jax.jit(gradient), platforms=["cuda"], disabled_checks=[check]
+    )(*_inputs(*shape))
+    assert "__gpu$xla.gpu.triton" in exported.mlir_module()
