@@ -107,8 +107,9 @@ def _sums(settings, use_gradient, samples, *rest):
         *flat, tpu=tpu, cuda=gpu, default=xla if is_auto else emulated
       )
     results = [a.reshape(*shape, *a.shape[1:]) for a in results]
-    return tuple(results)
+    return tuple(results), ()
 
-  return per_shard.call(
-    call, settings.partition, samples.ndim - 2, samples, *rest
+  results, _ = per_shard.call(
+    call, settings.partition, samples.ndim - 2, (samples, *rest)
   )
+  return results

@@ -1,62 +1,78 @@
 """Calls a function of positions on each device of a mesh for its own ones."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
+Arrays = tuple[jax.Array, ...]
+
 
 def call(
-  function: Callable[..., tuple[jax.Array, ...]],
+  function: Callable[..., tuple[Arrays, Arrays]],
   partition: PartitionSpec | None,
   num_axes: int,
-  *arrays: jax.Array,
-) -> tuple[jax.Array, ...]:
-  """Maps `function` over the shards of the first axes of all arrays.
+  arrays: Sequence[jax.Array],
+  whole: Sequence[jax.Array] = (),
+) -> tuple[Arrays, Arrays]:
+  """Maps `function` over the shards of the first axes of `arrays`.
 
-  XLA does not split a Pallas kernel; and a function whose positions do not
-  meet needs no exchange between devices, which XLA does not always see.
+  XLA does not split a Pallas kernel; and where positions do not meet, devices
+  need no exchange, which XLA does not see through a loop over blocks.
 
   Args:
-    function: of arrays with `num_axes` common first axes, to such arrays; each
-      position's result depends on that position only.
+    function: takes `arrays` with any number of positions, then `whole`; gives
+      arrays of positions, and sums over positions to which positions of zeros
+      add nothing.
     partition: mesh axes of the first axes, of the mesh of `jax.set_mesh`; None
       calls the function as it is.
     num_axes: how many first axes are axes of positions.
-    *arrays: the arguments.
+    arrays: with those first axes in common.
+    whole: arrays that every device needs all of.
 
   Returns:
-    The function's results.
+    The function's results, the sums being over all devices.
   """
   mesh = jax.sharding.get_abstract_mesh()
   if partition is None or mesh.empty:
-    return function(*arrays)
+    return function(*arrays, *whole)
   names = (*partition, *[None] * num_axes)[:num_axes]
   shape = arrays[0].shape[:num_axes]
-  # Shards are equal, so positions are added up to a multiple of the devices.
-  extra = [-n % _num_shards(mesh, m) for n, m in zip(shape, names, strict=True)]
-  arrays = [_pad(a, extra) for a in arrays]
+  # Shards are equal, so positions of zeros are added where they do not divide.
+  extra = [
+    -size % math.prod(mesh.shape[name] for name in _flatten(axes))
+    for size, axes in zip(shape, names, strict=True)
+  ]
+  arrays = [_pad(array, extra) for array in arrays]
+
+  def call_and_sum(*arguments):
+    results, sums = function(*arguments)
+    return results, jax.lax.psum(sums, _flatten(names))
+
   spec = PartitionSpec(*names)
-  results = jax.shard_map(
-    function, in_specs=spec, out_specs=spec, check_vma=False
-  )(*arrays)
-  window = tuple(slice(n) for n in shape)
-  return tuple(result[window] for result in results)
+  results, sums = jax.shard_map(
+    call_and_sum,
+    in_specs=(*[spec] * len(arrays), *[PartitionSpec()] * len(whole)),
+    out_specs=(spec, PartitionSpec()),
+    check_vma=False,
+  )(*arrays, *whole)
+  window = tuple(slice(size) for size in shape)
+  return tuple(result[window] for result in results), sums
 
 
-def _num_shards(mesh, names):
-  names = () if names is None else names
-  names = (names,) if isinstance(names, str) else names
-  sizes = dict(zip(mesh.axis_names, mesh.axis_sizes, strict=True))
-  count = 1
-  for name in names:
-    count *= sizes[name]
-  return count
+def _flatten(names):
+  """The axis names in a partition's entry, or in a row of them."""
+  if names is None:
+    return ()
+  if isinstance(names, str):
+    return (names,)
+  return tuple(name for entry in names for name in _flatten(entry))
 
 
 def _pad(array, extra):
   if not any(extra):
     return array
   rest = [(0, 0)] * (array.ndim - len(extra))
-  return jnp.pad(array, [(0, n) for n in extra] + rest)
+  return jnp.pad(array, [(0, size) for size in extra] + rest)

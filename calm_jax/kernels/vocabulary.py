@@ -1,8 +1,8 @@
-"""Cross-entropy and argmax over a vocabulary, a block of it at a time.
+"""Cross-entropy and argmax over a vocabulary, a block of words at a time.
 
-The logits of P positions over a vocabulary of 128 thousand words take 0.5 MB a
-position; here only those of one block of words exist at a time, forward and
-backward.
+The logits of one position over a vocabulary of 128 thousand words take 0.5 MB;
+here only those of one block of words exist at a time. The backward pass
+computes them again.
 """
 
 import functools
@@ -43,7 +43,7 @@ def argmax(
     jnp.full(hidden.shape[:1], -jnp.inf, jnp.float32),
     jnp.zeros(hidden.shape[:1], jnp.int32),
   )
-  _, ids = _scan_blocks(visit, start, embedding.shape[0])
+  _, ids = scan_blocks(visit, start, embedding.shape[0])
   return ids.reshape(shape)
 
 
@@ -69,7 +69,7 @@ def _cross_entropy_forward(hidden, embedding, labels, scored):
     jnp.full([num_positions], -jnp.inf, jnp.float32),
     jnp.zeros([num_positions], jnp.float32),
   )
-  top, total = _scan_blocks(visit, start, embedding.shape[0])
+  top, total = scan_blocks(visit, start, embedding.shape[0])
   log_total = top + jnp.log(total)
   nats = log_total - _label_logits(hidden, embedding, labels)
   return nats, (hidden, embedding, labels, scored, log_total)
@@ -87,8 +87,8 @@ def _cross_entropy_backward(residuals, slope):
     logit_slope = jnp.exp(logits - log_total[:, None])
     logit_slope = slope[:, None] * (logit_slope - is_label)
     logit_slope = logit_slope.astype(hidden.dtype)
-    hidden_slope = hidden_slope + _product("pv,ve->pe", logit_slope, rows)
-    rows_slope = _product("pv,pe->ve", logit_slope, hidden)
+    hidden_slope = hidden_slope + product("pv,ve->pe", logit_slope, rows)
+    rows_slope = product("pv,pe->ve", logit_slope, hidden)
     old = jax.lax.dynamic_slice_in_dim(embedding_slope, start, size)
     embedding_slope = jax.lax.dynamic_update_slice_in_dim(
       embedding_slope, old + rows_slope.astype(old.dtype), start, axis=0
@@ -96,14 +96,14 @@ def _cross_entropy_backward(residuals, slope):
     return hidden_slope, embedding_slope
 
   start = (jnp.zeros(hidden.shape, jnp.float32), jnp.zeros_like(embedding))
-  hidden_slope, embedding_slope = _scan_blocks(visit, start, embedding.shape[0])
+  hidden_slope, embedding_slope = scan_blocks(visit, start, embedding.shape[0])
   return hidden_slope.astype(hidden.dtype), embedding_slope, None, None
 
 
 _cross_entropy.defvjp(_cross_entropy_forward, _cross_entropy_backward)
 
 
-def _scan_blocks(visit, carry, vocabulary_size):
+def scan_blocks(visit, carry, vocabulary_size):
   """Folds `visit` over blocks of words: (start, size, which are new [size]).
 
   The last block starts early enough to be as long as the others, so some of
@@ -126,13 +126,13 @@ def _block_logits(hidden, embedding, scored, start, size, is_new):
   rows = jax.lax.dynamic_slice_in_dim(embedding, start, size)
   rows = rows.astype(hidden.dtype)
   counts = jax.lax.dynamic_slice_in_dim(scored, start, size) & is_new
-  logits = _product("pe,ve->pv", hidden, rows)
+  logits = product("pe,ve->pv", hidden, rows)
   return jnp.where(counts[None], logits, -jnp.inf), rows
 
 
 def _label_logits(hidden, embedding, labels):
   rows = jnp.take(embedding, labels, axis=0).astype(hidden.dtype)
-  return _product("pe,pe->p", hidden, rows)
+  return product("pe,pe->p", hidden, rows)
 
 
-_product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
+product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)

@@ -4,7 +4,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from calm_jax.kernels import vocabulary
+from calm_jax.kernels import vocabulary, vocabulary_sum
 
 
 def cross_entropy(
@@ -41,6 +41,51 @@ def cross_entropy(
   label_logits = jnp.take_along_axis(logits, labels[..., None], axis=-1)
   logits = jnp.where(_align(scored, logits), logits, -jnp.inf)
   return jax.nn.logsumexp(logits, axis=-1) - label_logits[..., 0]
+
+
+def cross_entropy_sum(
+  hidden: jax.Array,
+  embedding: jax.Array,
+  labels: jax.Array,
+  scored: jax.Array,
+  weights: jax.Array,
+  *,
+  implementation: str = "auto",
+  partition: jax.sharding.PartitionSpec | None = None,
+) -> tuple[jax.Array, jax.Array]:
+  """Σ weight · cross-entropy, faster to differentiate than the cross-entropy.
+
+  The fast version computes the gradient with the value, because it knows the
+  weights beforehand: three products instead of `cross_entropy`'s four.
+
+  Args:
+    hidden: [..., E] float32 or bfloat16.
+    embedding: [Vp, E].
+    labels: [...] int32, below Vp.
+    scored: [Vp] bool, the words in the denominator.
+    weights: [...], of the positions; no gradient.
+    implementation: as `cross_entropy`.
+    partition: how the axes [...] lie on the mesh of `jax.set_mesh`, such as
+      P(("data", "fsdp"), "sequence"): every device then visits its own
+      positions. On a mesh of several devices without it, the version that
+      splits over the vocabulary is taken.
+
+  Returns:
+    The sum, [] float32, differentiable in `hidden` and `embedding`, and the
+    cross-entropy of each position, [...] float32, nats, without gradient.
+  """
+  _check(hidden, embedding, scored)
+  chex.assert_shape([labels, weights], hidden.shape[:-1])
+  is_split = jax.sharding.get_abstract_mesh().size > 1 and partition is None
+  if implementation != "reference" and not is_split:
+    return vocabulary_sum.cross_entropy_sum(
+      hidden, embedding, labels, scored, weights, partition
+    )
+  nats = cross_entropy(
+    hidden, embedding, labels, scored, implementation=implementation
+  )
+  total = jnp.sum(jax.lax.stop_gradient(weights.astype(jnp.float32)) * nats)
+  return total, jax.lax.stop_gradient(nats)
 
 
 def argmax(

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import (
   Mesh,
   NamedSharding,
@@ -41,7 +42,13 @@ def devices(request):
   topology = topologies.get_topology_desc(
     platform="tpu", topology_name=request.param
   )
-  return np.array(topology.devices)
+  # Programs for absent devices can be written to a cache, but not read back.
+  is_cached = jax.config.jax_enable_compilation_cache
+  jax.config.update("jax_enable_compilation_cache", False)
+  compilation_cache.reset_cache()
+  yield np.array(topology.devices)
+  jax.config.update("jax_enable_compilation_cache", is_cached)
+  compilation_cache.reset_cache()
 
 
 def _compile(devices, function, partition):

@@ -4,8 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType, PartitionSpec
 
 from calm_jax.kernels import vocabulary as kernel
+from calm_jax.kernels import vocabulary_sum as sum_kernel
 from calm_jax.losses import vocabulary
 
 _IMPLEMENTATIONS = ["reference", "xla"]
@@ -15,6 +17,8 @@ _IMPLEMENTATIONS = ["reference", "xla"]
 def block_size(request, monkeypatch):
   """Vocabulary of 128: blocks that divide it, that do not, and one block."""
   monkeypatch.setattr(kernel, "_BLOCK_SIZE", request.param)
+  # As many positions at a time: 4 of the 15, or 6, or all of them.
+  monkeypatch.setattr(sum_kernel, "_BLOCK_BYTES", 64 * request.param)
 
 
 def _inputs(dtype=jnp.float32, scale=1.0):
@@ -75,6 +79,66 @@ def _check(inputs, implementation, tolerance=1e-5):
   np.testing.assert_array_equal(slopes[1][0], 0.0)
 
 
+def _check_sum(inputs, implementation, partition=None, tolerance=1e-5):
+  hidden, embedding, labels, scored = inputs
+  weights = jax.random.uniform(jax.random.key(9), labels.shape)
+  weights = weights.at[0, 0].set(0.0)
+
+  def total(hidden, embedding):
+    total, nats = vocabulary.cross_entropy_sum(
+      hidden,
+      embedding,
+      labels,
+      scored,
+      weights,
+      implementation=implementation,
+      partition=partition,
+    )
+    # The nats are for watching only, so they must not change the slopes.
+    return 2.0 * total + jnp.sum(nats), (total, nats)
+
+  slopes, values = jax.jit(jax.grad(total, argnums=(0, 1), has_aux=True))(
+    hidden, embedding
+  )
+  nats, *expected = _numpy(
+    hidden.astype(jnp.float32),
+    embedding.astype(hidden.dtype).astype(jnp.float32),
+    np.asarray(labels),
+    np.asarray(scored),
+    np.asarray(weights),
+  )
+  expected = [np.sum(weights * nats), nats, *[2 * slope for slope in expected]]
+  for actual, wanted in zip((*values, *slopes), expected, strict=True):
+    assert _error(actual, wanted) < tolerance
+  np.testing.assert_array_equal(slopes[0][0, 0], 0.0)
+  np.testing.assert_array_equal(slopes[1][100:], 0.0)
+  # Without a gradient the value comes another way.
+  value, _ = vocabulary.cross_entropy_sum(
+    hidden, embedding, labels, scored, weights, implementation=implementation
+  )
+  np.testing.assert_allclose(value, values[0], rtol=1e-5)
+
+
+@pytest.mark.parametrize("implementation", _IMPLEMENTATIONS)
+def test_weighted_sum_matches_float64(implementation):
+  _check_sum(_inputs(), implementation)
+
+
+def test_weighted_sum_of_bfloat16_products():
+  _check_sum(_inputs(dtype=jnp.bfloat16), "xla", tolerance=2**-7)
+
+
+@pytest.mark.parametrize(
+  "partition", [None, PartitionSpec("rows", "chunks")], ids=["words", "shards"]
+)
+def test_a_mesh_changes_nothing(partition):
+  mesh = jax.make_mesh(
+    (2, 4), ("rows", "chunks"), axis_types=(AxisType.Auto,) * 2
+  )
+  with jax.set_mesh(mesh):  # 3 rows and 5 chunks divide by neither axis
+    _check_sum(_inputs(), "xla", partition)
+
+
 @pytest.mark.parametrize("implementation", _IMPLEMENTATIONS)
 def test_matches_float64(implementation):
   _check(_inputs(), implementation)
@@ -82,7 +146,8 @@ def test_matches_float64(implementation):
 
 @pytest.mark.parametrize("implementation", _IMPLEMENTATIONS)
 def test_large_logits_do_not_overflow(implementation):
-  _check(_inputs(scale=100.0), implementation)
+  # Logits of a thousand are rounded by 3e-5, and so are the probabilities.
+  _check(_inputs(scale=100.0), implementation, tolerance=1e-4)
 
 
 @pytest.mark.parametrize("implementation", _IMPLEMENTATIONS)
@@ -139,23 +204,23 @@ def test_the_first_of_equal_words_wins(implementation):
   np.testing.assert_array_equal(ids, 1)  # 0 is not scored
 
 
-def test_blocks_hold_no_logits_of_the_whole_vocabulary(block_size):
+def test_no_logits_of_all_words_and_positions(block_size):
   hidden = jnp.ones((64, 16))
   embedding, scored = jnp.ones((8192, 16)), jnp.ones(8192, bool)
-  labels = jnp.zeros(64, jnp.int32)
+  labels, weights = jnp.zeros(64, jnp.int32), jnp.ones(64)
 
-  def temporaries(implementation):
+  def temporaries(function, *rest, **settings):
     def total(hidden, embedding):
       return jnp.sum(
-        vocabulary.cross_entropy(
-          hidden, embedding, labels, scored, implementation=implementation
-        )
+        function(hidden, embedding, labels, scored, *rest, **settings)[0]
       )
 
     compiled = jax.jit(jax.grad(total, (0, 1))).lower(hidden, embedding)
     return compiled.compile().memory_analysis().temp_size_in_bytes
 
-  assert temporaries("xla") <= temporaries("reference") / 4
+  reference = temporaries(vocabulary.cross_entropy, implementation="reference")
+  assert temporaries(vocabulary.cross_entropy) <= reference / 4
+  assert temporaries(vocabulary.cross_entropy_sum, weights) <= reference / 4
 
 
 def test_widths_that_differ_are_refused():

@@ -1,0 +1,128 @@
+"""Weighted sum of cross-entropies, a block of positions at a time.
+
+`vocabulary.cross_entropy` computes all logits twice, forward and backward: four
+products of positions, words and width. Where the weight of every position is
+known beforehand, the gradient comes out with the value, in three products, as
+many as when all logits are kept.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from calm_jax.kernels import per_shard
+from calm_jax.kernels.vocabulary import cross_entropy, product, scan_blocks
+
+_BLOCK_BYTES = 2**28  # of the float32 logits of a block of positions
+
+
+def cross_entropy_sum(
+  hidden: jax.Array,
+  embedding: jax.Array,
+  labels: jax.Array,
+  scored: jax.Array,
+  weights: jax.Array,
+  partition: jax.sharding.PartitionSpec | None,
+) -> tuple[jax.Array, jax.Array]:
+  """As `losses.vocabulary.cross_entropy_sum`, in blocks of positions."""
+  weights = jax.lax.stop_gradient(weights.astype(jnp.float32))
+  total, nats = _cross_entropy_sum(
+    partition, hidden, embedding, labels, scored, weights
+  )
+  return total, jax.lax.stop_gradient(nats)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _cross_entropy_sum(partition, hidden, embedding, labels, scored, weights):
+  del partition
+  nats = cross_entropy(hidden, embedding, labels, scored)
+  return jnp.sum(weights * nats), nats
+
+
+def _cross_entropy_sum_forward(partition, hidden, embedding, *rest):
+  labels, scored, weights = rest
+
+  def visit_all(hidden, labels, weights, embedding, scored):
+    shape = labels.shape
+    flat = [hidden.reshape(-1, hidden.shape[-1])]
+    flat += [labels.reshape(-1), weights.reshape(-1)]
+    embedding_slope, (nats, slope) = _scan_positions(
+      functools.partial(_visit_positions, embedding, scored),
+      jnp.zeros(embedding.shape, jnp.float32),
+      embedding.shape[0],
+      flat,
+    )
+    total = jnp.sum(weights * nats.reshape(shape))
+    results = nats.reshape(shape), slope.reshape(hidden.shape)
+    return results, (total, embedding_slope)
+
+  (nats, slope), (total, embedding_slope) = per_shard.call(
+    visit_all,
+    partition,
+    labels.ndim,
+    (hidden, labels, weights),
+    (embedding, scored),
+  )
+  return (total, nats), (slope, embedding_slope.astype(embedding.dtype))
+
+
+def _cross_entropy_sum_backward(partition, slopes, cotangents):
+  del partition
+  hidden_slope, embedding_slope = (
+    (cotangents[0] * slope.astype(jnp.float32)).astype(slope.dtype)
+    for slope in slopes
+  )
+  return hidden_slope, embedding_slope, None, None, None
+
+
+_cross_entropy_sum.defvjp(
+  _cross_entropy_sum_forward, _cross_entropy_sum_backward
+)
+
+
+def _visit_positions(embedding, scored, embedding_slope, block):
+  """Value and slopes of a block of positions over the whole vocabulary."""
+  hidden, labels, weights = block
+  table = embedding.astype(hidden.dtype)
+  logits = product("pe,ve->pv", hidden, table)
+  label_logits = jnp.take_along_axis(logits, labels[:, None], axis=-1)
+  logits = jnp.where(scored[None], logits, -jnp.inf)
+  log_total = jax.nn.logsumexp(logits, axis=-1, keepdims=True)
+  ids = jnp.arange(embedding.shape[0], dtype=jnp.int32)
+  slope = jnp.exp(logits - log_total) - (labels[:, None] == ids[None])
+  slope = (weights[:, None] * slope).astype(hidden.dtype)
+  hidden_slope = product("pv,ve->pe", slope, table).astype(hidden.dtype)
+
+  def visit(embedding_slope, words):
+    # In blocks of words, so that the product is not held beside the sum.
+    start, size, is_new = words
+    part = jax.lax.dynamic_slice_in_dim(slope, start, size, axis=1)
+    part = jnp.where(is_new[None], part, jnp.zeros_like(part))
+    old = jax.lax.dynamic_slice_in_dim(embedding_slope, start, size)
+    return jax.lax.dynamic_update_slice_in_dim(
+      embedding_slope, old + product("pv,pe->ve", part, hidden), start, axis=0
+    )
+
+  embedding_slope = scan_blocks(visit, embedding_slope, embedding.shape[0])
+  nats = log_total[:, 0] - label_logits[:, 0]
+  return embedding_slope, (nats, hidden_slope)
+
+
+def _scan_positions(visit, carry, vocabulary_size, arrays):
+  """Scans `visit` over blocks of positions whose logits fit _BLOCK_BYTES."""
+  num_positions = arrays[0].shape[0]
+  size = max(1, min(num_positions, _BLOCK_BYTES // (4 * vocabulary_size)))
+  num_blocks = -(-num_positions // size)
+  size = -(-num_positions // num_blocks)
+  # Positions added at the end have weight 0.
+  extra = num_blocks * size - num_positions
+  blocks = [
+    jnp.pad(a, [(0, extra)] + [(0, 0)] * (a.ndim - 1)).reshape(
+      num_blocks, size, *a.shape[1:]
+    )
+    for a in arrays
+  ]
+  carry, results = jax.lax.scan(visit, carry, blocks)
+  results = [a.reshape(-1, *a.shape[2:])[:num_positions] for a in results]
+  return carry, results
