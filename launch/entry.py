@@ -15,7 +15,8 @@ def run(main: Callable[[list[str]], None]) -> None:
   """Parses the flags, calls `main` and turns a user's mistake into one line.
 
   ValueError and OSError are what this project raises for bad input, so they
-  are printed without a traceback; anything else is a defect and keeps its.
+  are printed without a traceback; so is a lack of memory. Anything else is a
+  defect and keeps its own.
   """
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
   logging.set_verbosity(logging.WARNING)
@@ -28,9 +29,9 @@ def run(main: Callable[[list[str]], None]) -> None:
 def _parse_flags(arguments: list[str]) -> list[str]:
   try:
     rest = flags.FLAGS(arguments)
-  except flags.Error as error:
-    _fail(str(error))
-  except (KeyError, ValueError, OSError, TypeError) as error:
+  except SystemExit:  # --help, for which absl gives the code of a failure
+    sys.exit(0)
+  except Exception as error:  # an experiment file may raise anything
     _fail(_first_words(error))
   if len(rest) > 1:
     _fail(
@@ -44,20 +45,41 @@ def _guarded(main: Callable[[list[str]], None]) -> Callable[[list[str]], None]:
   def call(arguments: list[str]) -> None:
     try:
       main(arguments)
-    except (ValueError, OSError) as error:
-      if _DEBUG.value:
+      sys.stdout.flush()
+    except BrokenPipeError:
+      # Whoever read our output has closed it, as `head` does: no mistake.
+      _drop_stdout()
+    except Exception as error:
+      if _DEBUG.value or not _is_expected(error):
         raise
       _fail(_first_words(error))
 
   return call
 
 
+def _is_expected(error: Exception) -> bool:
+  is_memory = "RESOURCE_EXHAUSTED" in str(error)  # of XLA, a RuntimeError
+  return is_memory or isinstance(error, ValueError | OSError | MemoryError)
+
+
 def _first_words(error: Exception) -> str:
   """The message on one line; a KeyError would show it in quotes."""
   text = str(error.args[0]) if isinstance(error, KeyError) else str(error)
-  return " ".join(text.split())[:2000] or type(error).__name__
+  text = " ".join(text.split())[:2000] or type(error).__name__
+  if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in text:
+    return f"memory does not suffice ({text[:300]}); work on less at once."
+  return text
 
 
 def _fail(message: str, code: int = 1) -> None:
+  try:
+    sys.stdout.flush()
+  except OSError:  # a full disk; the message below says so
+    _drop_stdout()
   print(f"error: {message}", file=sys.stderr, flush=True)
   sys.exit(code)
+
+
+def _drop_stdout() -> None:
+  """Keeps what is still buffered from failing once more at exit."""
+  os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,6 +1,6 @@
 """Trains an autoencoder, a next-vector model or the token baseline.
 
-    python -m launch.train --config=experiments/autoencoder.py:tiny \
+    python -m launch.train --config=experiments/autoencoder.py:tiny \\
       --config.data.path=DATA --workdir=RUN
 
 The same command again goes on where the run stopped. Every field of the config
