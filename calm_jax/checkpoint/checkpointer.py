@@ -9,6 +9,7 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
+from calm_jax.checkpoint import orbax_noise
 from calm_jax.checkpoint import steps as steps_lib
 from calm_jax.checkpoint.run_directory import RunDirectory
 from calm_jax.training.state import TrainState
@@ -33,6 +34,7 @@ class Checkpointer:
       max_checkpoints: newest kept.
       keep_interval: steps whose multiples are kept for good; 0: none.
     """
+    orbax_noise.silence()
     self._directory = run.steps
     self._hashes = hashes
     policies = [preservation_policy.LatestN(max_checkpoints)]
@@ -43,6 +45,8 @@ class Checkpointer:
       options=ocp.CheckpointManagerOptions(
         preservation_policy=preservation_policy.AnyPreservationPolicy(policies),
         cleanup_tmp_directories=True,  # left by a process that was killed
+        # In the background its failure is noticed only by a timeout.
+        async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
       ),
     )
 
@@ -165,9 +169,9 @@ class Checkpointer:
     try:
       action()
     except Exception as error:  # Orbax raises whatever its writers raise
-      reason = " ".join(str(error).split())[:300] or type(error).__name__
       raise OSError(
-        f"cannot save a checkpoint to {self._directory}: {reason}"
+        f"cannot save a checkpoint to {self._directory}:"
+        f" {orbax_noise.reason(error)}; what was saved before is intact."
       ) from error
 
 

@@ -22,6 +22,7 @@ from jax.sharding import Mesh, SingleDeviceSharding
 
 from calm_jax import config_file
 from calm_jax.autoencoder import Autoencoder
+from calm_jax.checkpoint import orbax_noise
 from calm_jax.checkpoint import steps as steps_lib
 from calm_jax.config import (
   AutoencoderConfig,
@@ -174,19 +175,13 @@ class RunDirectory:
       param_shapes(Autoencoder(config)),
       _first_device() if mesh is None else sharding.replicated(mesh),
     )
-    handler = ocp.StandardCheckpointHandler()
     try:
-      return handler.restore(
-        self.autoencoder, args=ocp.args.StandardRestore(shapes)
-      )
+      return steps_lib.read_tree(self.autoencoder, shapes)
     except Exception as error:  # Orbax raises whatever its parsers raise
-      reason = (str(error) or type(error).__name__).split("\n")[0][:200]
       raise ValueError(
         f"the frozen autoencoder in {self.autoencoder} cannot be read"
-        f" ({reason.rstrip('.')}); copy it from another copy of the run."
+        f" ({orbax_noise.reason(error)}); copy it from another copy of the run."
       ) from error
-    finally:
-      handler.close()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -4,14 +4,14 @@ Each item is read by itself and without a word between processes, so that one
 that cannot be read is an error of its own and never a process that waits.
 """
 
-import functools
 import hashlib
 import json
-import sys
 from typing import Any
 
 import orbax.checkpoint as ocp
 from etils import epath
+
+from calm_jax.checkpoint import orbax_noise
 
 PARAMS, OPTIMIZER, POSITION = "params", "optimizer", "position"
 
@@ -58,13 +58,12 @@ def read_tree(path: epath.Path, shapes: Any) -> Any:
   Raises:
     Exception: of any kind, if it is damaged.
   """
+  orbax_noise.silence()
   handler = ocp.StandardCheckpointHandler()
-  hook = sys.unraisablehook
-  sys.unraisablehook = functools.partial(_drop_late_reads, hook)
-  arrays = handler.restore(path, args=ocp.args.StandardRestore(shapes))
-  sys.unraisablehook = hook  # stays where a read failed, see there
-  handler.close()
-  return arrays
+  try:
+    return handler.restore(path, args=ocp.args.StandardRestore(shapes))
+  finally:
+    handler.close()
 
 
 def read_position(directory: epath.Path, step: int) -> dict[str, Any]:
@@ -81,6 +80,7 @@ def read_position(directory: epath.Path, step: int) -> dict[str, Any]:
     FileNotFoundError: if the step was removed.
     DamagedStepError: if it is there and cannot be read.
   """
+  orbax_noise.silence()
   handler = ocp.JsonCheckpointHandler()
   try:
     position = handler.restore(directory / str(step) / POSITION)
@@ -99,17 +99,6 @@ def sealed(content: dict[str, Any]) -> dict[str, Any]:
   return {"content": content, "sha256": _digest(content)}
 
 
-def _drop_late_reads(hook: Any, event: Any) -> None:
-  """Passes on what cannot be raised, but for what a failed read leaves behind.
-
-  When one array cannot be read, Orbax closes its event loop at once, and every
-  other read that was under way complains of that in its own thread, with a
-  traceback on stderr.
-  """
-  if "Event loop is closed" not in str(event.exc_value):
-    hook(event)
-
-
 def _digest(content: Any) -> str:
   return hashlib.sha256(
     json.dumps(content, sort_keys=True).encode()
@@ -123,8 +112,7 @@ def _explain(
     return FileNotFoundError(
       f"step {step} is not in {directory}; it was removed, or never saved."
     )
-  reason = (str(error) or type(error).__name__).split("\n")[0][:200]
   return DamagedStepError(
     f"step {step} in {directory} is damaged: its {item} cannot be read"
-    f" ({reason.rstrip('.')})."
+    f" ({orbax_noise.reason(error)})."
   )

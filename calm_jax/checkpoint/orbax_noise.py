@@ -1,0 +1,37 @@
+"""Keeps from stderr what Orbax prints of failures that it also raises.
+
+Both the log and the hook drop only what comes of Orbax's own threads, and stay
+for the life of the process, because these threads outlive the call that failed.
+"""
+
+import functools
+import logging
+import os
+import re
+import sys
+from typing import Any
+
+
+@functools.cache
+def silence() -> None:
+  """Drops Orbax's own tracebacks from now on."""
+  logging.getLogger("absl").addFilter(_is_not_orbax_error)
+  sys.unraisablehook = functools.partial(_drop_late_reads, sys.unraisablehook)
+
+
+def reason(error: Exception) -> str:
+  """An error of Orbax or TensorStore in a few words on one line."""
+  text = " ".join(str(error).split()) or type(error).__name__
+  code = re.search(r"os_error_code='(\d+)'", text)
+  return os.strerror(int(code[1])) if code else text[:200].rstrip(".")
+
+
+def _is_not_orbax_error(record: logging.LogRecord) -> bool:
+  return record.levelno < logging.ERROR or "orbax" not in record.pathname
+
+
+def _drop_late_reads(hook: Any, event: Any) -> None:
+  # When one array cannot be read, Orbax closes its event loop at once, and
+  # each read that was under way complains of that with a traceback.
+  if "Event loop is closed" not in str(event.exc_value):
+    hook(event)
