@@ -57,18 +57,16 @@ def convert(
   values = published_config.read_values(source)
   model = published_config.to_model_config(values)
   weights = Weights(source)
-  reader = ParamReader(weights, model)
-  known, frozen_reader, frozen_values = reader.names, None, None
+  frozen_reader, frozen_values = None, None
   if isinstance(model, NextVectorConfig):
     frozen_reader, frozen_values = _find_autoencoder(
       weights, values, model, autoencoder
     )
-    if frozen_reader.weights is weights:
-      known = known | frozen_reader.names
-  _refuse_extra(weights, known)
-  found_tokenizer = _find_tokenizer(source, tokenizer, model)
-
+  reader = ParamReader(weights, model)
   readers = [reader] if frozen_reader is None else [reader, frozen_reader]
+  here = [each.names for each in readers if each.weights is weights]
+  _refuse_extra(weights, set().union(*here))
+  found_tokenizer = _find_tokenizer(source, tokenizer, model)
   total, done = sum(reader.nbytes for reader in readers), 0
 
   def advance(num_bytes: int) -> None:

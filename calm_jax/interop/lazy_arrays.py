@@ -5,6 +5,7 @@ hold all of it, twice.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,7 @@ from etils import epath
 from calm_jax.checkpoint import steps as steps_lib
 
 _BLOCK_SIZE = 64 * 2**20  # bytes of an array that are read and written at once
+_SMALL_SIZE = 2**20  # bytes
 
 
 class LazyArray:
@@ -63,10 +65,14 @@ def save_step(
     directory: the run's `steps`.
     params: nested dict of LazyArray.
     hashes: of the tokenizer and the autoencoder.
+
+  Raises:
+    ValueError, OSError: if a parameter cannot be read or written.
   """
+  handler = _LazyHandler()
   registry = ocp.type_handlers.create_type_handler_registry(
     (jax.Array, ocp.type_handlers.ArrayHandler()),
-    (LazyArray, _LazyHandler()),
+    (LazyArray, handler),
   )
   handlers = {
     steps_lib.PARAMS: ocp.PyTreeCheckpointHandler(
@@ -81,10 +87,16 @@ def save_step(
     ),
   }
   options = ocp.CheckpointManagerOptions(enable_async_checkpointing=False)
-  with ocp.CheckpointManager(
-    directory, item_handlers=handlers, options=options
-  ) as manager:
-    manager.save(0, args=ocp.args.Composite(**items))
+  try:
+    with ocp.CheckpointManager(
+      directory, item_handlers=handlers, options=options
+    ) as manager:
+      manager.save(0, args=ocp.args.Composite(**items))
+  except Exception as error:  # Orbax raises whatever its writers raise
+    reason = " ".join(str(error).split())[:300] or type(error).__name__
+    raise OSError(f"cannot write {directory}: {reason}") from error
+  if handler.errors:
+    raise handler.errors[0]
 
 
 def read_array(directory: epath.Path, path: tuple[str, ...]) -> np.ndarray:
@@ -126,10 +138,11 @@ def read_array(directory: epath.Path, path: tuple[str, ...]) -> np.ndarray:
 
 
 class _LazyHandler(ocp.type_handlers.NumpyHandler):
-  """Reads and writes one array after the other, some rows at a time."""
+  """Reads and writes one large array after the other, some rows at a time."""
 
   def __init__(self):
     super().__init__(deepcopy_host_arrays=False)
+    self.errors: list[Exception] = []
     self._turn = asyncio.Lock()
 
   async def _open_and_write(
@@ -138,10 +151,21 @@ class _LazyHandler(ocp.type_handlers.NumpyHandler):
     num_rows, step = value.shape[0], value.num_rows_at_once
     # Blocks that are chunks of the file are written without being read again.
     tspec["metadata"]["chunks"] = [step, *value.shape[1:]]
-    async with self._turn:
+    # Small arrays go together: each write waits for the disk.
+    is_large = value.nbytes > _SMALL_SIZE
+    async with self._turn if is_large else contextlib.nullcontext():
       store = await ts.open(
         ts.Spec(tspec), create=True, open=True, context=ts_context
       )
       for start in range(0, num_rows, step):
         stop = min(start + step, num_rows)
-        await store[start:stop].write(value.read(start, stop))
+        await store[start:stop].write(self._read(value, start, stop))
+
+  def _read(self, value: LazyArray, start: int, stop: int) -> np.ndarray:
+    try:
+      return value.read(start, stop)
+    except Exception as error:
+      # Raised when all is over: Orbax would print a traceback for each of its
+      # threads that hears of it.
+      self.errors.append(error)
+      return np.zeros((stop - start, *value.shape[1:]), value.dtype)

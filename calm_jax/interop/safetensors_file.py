@@ -102,7 +102,8 @@ def write_safetensors(
       tensors, entries.items(), strict=True
     ):
       assert (name, array.shape) == (expected, shape)
-      file.write(np.ascontiguousarray(array, DTYPES[dtype]).data.cast("B"))
+      stored = np.ascontiguousarray(array, DTYPES[dtype]).reshape(-1)
+      file.write(stored.view(np.uint8).data)
 
 
 def _read_header(path: pathlib.Path) -> tuple[dict[str, Any], int]:

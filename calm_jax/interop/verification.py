@@ -79,7 +79,7 @@ def verify(run: LoadedRun, path: pathlib.Path) -> Verification:
     ValueError: if an array in it has another shape than its name says.
   """
   try:
-    with np.load(path, allow_pickle=False) as file:
+    with path.open("rb") as opened, np.load(opened) as file:
       arrays = {name: file[name] for name in file.files}
   except (ValueError, EOFError, zipfile.BadZipFile) as error:
     raise ValueError(

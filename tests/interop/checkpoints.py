@@ -66,9 +66,14 @@ def make_config(kind, **sizes):
   return values
 
 
+def make_shapes(kind, values):
+  """Shapes by name, of tensors that are stored twice once."""
+  return _SHAPES[kind](values)
+
+
 def make_weights(kind, values, seed=0):
   """Random float32 tensors by name, those that are stored twice once."""
-  shapes = _SHAPES[kind](values)
+  shapes = make_shapes(kind, values)
   rng = np.random.default_rng(seed)
   weights = {}
   for name, shape in shapes.items():
