@@ -1,0 +1,186 @@
+"""Tests calm_jax/workflows/training.py: whole runs, stopped and resumed."""
+
+import dataclasses
+import os
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+from calm_jax import config
+from calm_jax.checkpoint.run_directory import load_run
+from calm_jax.checkpoint.steps import list_steps
+from calm_jax.training.log import NonFiniteError
+from calm_jax.training.metrics import read_rows
+from calm_jax.workflows.training import run_training
+from tests.data.prepared import prepare
+
+_TIMINGS = ("tokens_per_second", "goodput", "seconds")
+_NUM_STEPS = 6
+
+
+def _experiment(stage, data, autoencoder_run=""):
+  backbone = {
+    "hidden_size": 16,
+    "ffn_size": 32,
+    "num_layers": 2,
+    "num_heads": 2,
+  }
+  models = {
+    "autoencoder": lambda: config.AutoencoderConfig(
+      chunk_size=2, latent_size=8, hidden_size=16, ffn_size=32
+    ),
+    "next_vector": lambda: config.NextVectorConfig(
+      **backbone,
+      chunk_size=2,
+      head=config.EnergyHeadConfig(num_samples=2, num_targets=4),
+    ),
+    "token": lambda: config.TokenModelConfig(**backbone),
+  }
+  return config.ExperimentConfig(
+    model=models[stage](),
+    autoencoder_run=autoencoder_run if stage == "next_vector" else "",
+    data=config.DataConfig(path=str(data), row_length=16, batch_size=8),
+    optimizer=config.OptimizerConfig(
+      learning_rate=1e-2, schedule="cosine", num_warmup_steps=2
+    ),
+    num_steps=_NUM_STEPS,
+    log_interval=4,
+    save_interval=100,
+    eval_interval=3,
+    num_eval_rows=4,
+  )
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+  documents = [f"Line {i}: {i * i} is the square of {i}." for i in range(50)]
+  path = tmp_path_factory.mktemp("data")
+  return prepare(path, documents[5:], documents[:5]).path
+
+
+@pytest.fixture(scope="module")
+def whole(data, tmp_path_factory):
+  """Uninterrupted runs of both stages."""
+  path = tmp_path_factory.mktemp("whole")
+  for stage in ("autoencoder", "next_vector"):
+    experiment = _experiment(stage, data, str(path / "autoencoder"))
+    assert run_training(experiment, path / stage).reason == "finished"
+  return path
+
+
+def _stop_at(step):
+  """An evaluator that sends the signal a preempted machine gets."""
+
+  def evaluate(params, at):
+    if at == step:
+      os.kill(os.getpid(), signal.SIGTERM)
+    return {}
+
+  return lambda *unused: {"stop": evaluate}
+
+
+def _rows(path):
+  return [
+    {name: it for name, it in row.items() if name not in _TIMINGS}
+    for row in read_rows(path / "metrics.jsonl")
+    if len(row) > 1
+  ]
+
+
+def _assert_same_run(found, expected):
+  first, second = load_run(found), load_run(expected)
+  assert first.step == second.step
+  jax.tree.map(np.testing.assert_array_equal, first.params, second.params)
+  assert _rows(found) == _rows(expected)
+
+
+@pytest.mark.parametrize("stage", ["autoencoder", "next_vector"])
+def test_a_stopped_run_goes_on_as_if_it_had_not_been(
+  stage, data, whole, tmp_path
+):
+  experiment = _experiment(stage, data, str(whole / "autoencoder"))
+  result = run_training(experiment, tmp_path, evaluators_fn=_stop_at(3))
+  assert (result.step, result.reason) == (4, "stopped")
+  assert list_steps(tmp_path / "steps") == [4]
+  assert run_training(experiment, tmp_path).step == _NUM_STEPS
+  _assert_same_run(tmp_path, whole / stage)
+
+
+def test_rows_of_a_run_say_what_is_logged(whole):
+  names = {"loss", "gradient_norm", "update_ratio", "learning_rate"}
+  autoencoder = {"cross_entropy", "kl", "latent_std", "dead_dimensions"}
+  energy = {"energy_fidelity", "energy_diversity", "sample_spread"}
+  for stage, more in [
+    ("autoencoder", autoencoder | {"token_accuracy"}),
+    ("next_vector", energy | {"latent_std", "dead_dimensions"}),
+  ]:
+    rows = _rows(whole / stage)
+    by_step = {row["step"]: row for row in rows if "loss" in row}
+    assert list(by_step) == [4, 6]
+    assert names | more | {"step"} == set(by_step[4])
+    assert [row["step"] for row in rows if "valid/loss" in row] == [3, 6]
+    assert (whole / stage / "tensorboard").is_dir()
+
+
+def test_a_run_needs_nothing_outside_its_directory_but_data(
+  data, whole, tmp_path
+):
+  experiment = _experiment("next_vector", data, str(whole / "autoencoder"))
+  run_training(experiment, tmp_path / "a", evaluators_fn=_stop_at(3))
+  moved = (tmp_path / "a").rename(tmp_path / "b")
+  experiment.autoencoder_run = str(whole / "autoencoder")
+  saved = load_run(moved)
+  assert saved.autoencoder is not None
+  # The autoencoder's own run may be gone by now.
+  gone = dataclasses.replace(experiment, autoencoder_run="")
+  assert run_training(gone, moved).step == _NUM_STEPS
+  _assert_same_run(moved, whole / "next_vector")
+
+
+def test_another_autoencoder_is_refused(data, whole, tmp_path):
+  experiment = _experiment("next_vector", data, str(whole / "autoencoder"))
+  run_training(experiment, tmp_path / "run", evaluators_fn=_stop_at(3))
+  other = _experiment("autoencoder", data)
+  other.data.seed = 1
+  run_training(other, tmp_path / "other")
+  experiment.autoencoder_run = str(tmp_path / "other")
+  with pytest.raises(ValueError, match=r"is not the one that .* was started"):
+    run_training(experiment, tmp_path / "run")
+
+
+def test_what_does_not_fit_ends_before_anything_is_written(
+  data, whole, tmp_path
+):
+  autoencoder_run = str(whole / "autoencoder")
+  changes = [
+    ("a trained autoencoder", {"autoencoder_run": ""}),
+    (
+      "run of a next_vector model",
+      {"autoencoder_run": str(whole / "next_vector")},
+    ),
+    ("no directory", {"autoencoder_run": str(tmp_path / "none")}),
+    ("seed is 'x'", {"seed": "x"}),
+    ("the 8 devices", {"mesh": config.MeshConfig(fsdp=3)}),
+    ("not a multiple of 16", {"num_microbatches": 2}),
+  ]
+  for message, change in changes:
+    experiment = _experiment("next_vector", data, autoencoder_run)
+    for name, value in change.items():
+      setattr(experiment, name, value)
+    with pytest.raises((ValueError, OSError), match=message):
+      run_training(experiment, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(data, tmp_path):
+  experiment = _experiment("token", data)
+  experiment.save_interval = 1
+  experiment.optimizer.learning_rate = 1e30
+  experiment.optimizer.clip_norm = 1e30
+  with pytest.raises(NonFiniteError, match=r"of step 2 .* norm nan"):
+    run_training(experiment, tmp_path)
+  assert list_steps(tmp_path / "steps") == [1]
+  params = load_run(tmp_path).params
+  assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
