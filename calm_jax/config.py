@@ -15,6 +15,7 @@ types.
 """
 
 import dataclasses
+import math
 from typing import Any, ClassVar
 
 FORMAT_VERSION = 1  # of config.json; a run of another version is refused
@@ -40,8 +41,15 @@ class VocabularyConfig:
     _check_positive(self, "size")
     if self.mask_id is None:
       self.mask_id = self.size
+    _check_not_negative(self, "mask_id")
     for name in ("begin_id", "end_id"):
-      _check_choice_range(self, name, 0, self.size - 1)
+      _check_range(self, name, 0, self.size - 1)
+    for i in self.unscored_ids:
+      if not 0 <= i < self.size or i == self.end_id:
+        raise ValueError(
+          f"unscored_ids holds {i}; these are ids from 0 to {self.size - 1}"
+          f" without the end id {self.end_id}."
+        )
 
   @property
   def padded_size(self) -> int:
@@ -78,7 +86,10 @@ class AutoencoderConfig:
       "ffn_size",
       "num_encoder_layers",
       "num_decoder_layers",
+      "norm_epsilon",
+      "init_std",
     )
+    _check_not_negative(self, "kl_weight", "kl_floor")
     for name in ("num_encoder_layers", "num_decoder_layers"):
       if getattr(self, name) % 2:
         raise ValueError(
@@ -87,8 +98,8 @@ class AutoencoderConfig:
         )
     if self.latent_size is not None:
       _check_positive(self, "latent_size")
-    _check_choice_range(self, "token_mask_rate", 0, 0.99)
-    _check_choice_range(self, "latent_dropout_rate", 0, 0.99)
+    _check_range(self, "token_mask_rate", 0, 0.99)
+    _check_range(self, "latent_dropout_rate", 0, 0.99)
     _check_choice(self, "dtype", DTYPES)
     _check_choice(self, "vocabulary_implementation", IMPLEMENTATIONS)
 
@@ -137,7 +148,7 @@ class DiffusionHeadConfig:
 
   def __post_init__(self):
     _check_positive(self, "num_mlp_layers", "num_samples")
-    _check_choice_range(self, "num_sampling_steps", 1, 1000)
+    _check_range(self, "num_sampling_steps", 1, 1000)
 
 
 @_dataclass
@@ -162,7 +173,8 @@ HeadConfig = EnergyHeadConfig | DiffusionHeadConfig | FlowHeadConfig
 class BackboneConfig:
   """The Llama-like transformer that both model families share (paper §3.1)."""
 
-  vocabulary: VocabularyConfig | None = None  # None: that of the data
+  # None: that of the data, or of the autoencoder where there is one.
+  vocabulary: VocabularyConfig | None = None
   hidden_size: int = 768  # D
   ffn_size: int = 2048  # F
   num_layers: int = 12
@@ -177,7 +189,16 @@ class BackboneConfig:
   attention_implementation: str = "auto"
 
   def __post_init__(self):
-    _check_positive(self, "hidden_size", "ffn_size", "num_layers", "num_heads")
+    _check_positive(
+      self,
+      "hidden_size",
+      "ffn_size",
+      "num_layers",
+      "num_heads",
+      "rope_theta",
+      "norm_epsilon",
+      "init_std",
+    )
     _check_divides(self, "num_heads", "hidden_size")
     if (self.hidden_size // self.num_heads) % 2:
       raise ValueError(
@@ -209,6 +230,8 @@ class NextVectorConfig(BackboneConfig):
   def __post_init__(self):
     super().__post_init__()
     _check_positive(self, "chunk_size")
+    if self.latent_size is not None:
+      _check_positive(self, "latent_size")
     _check_choice(self, "inputs", ("tokens", "latent", "both"))
 
 
@@ -241,7 +264,7 @@ class SourceConfig:
   num_epochs: int | None = None  # passes over it, then it ends; None: no end
 
   def __post_init__(self):
-    if self.weight <= 0:
+    if not 0 < self.weight < math.inf:
       raise ValueError(
         f"source {self.path!r} has weight {self.weight}; weights are positive."
       )
@@ -263,6 +286,7 @@ class DataConfig:
 
   def __post_init__(self):
     _check_positive(self, "row_length", "batch_size")
+    _check_not_negative(self, "num_prefetch_batches")
     if self.path and self.sources:
       raise ValueError(
         f"data.path is {self.path!r} and data.sources names"
@@ -290,9 +314,10 @@ class OptimizerConfig:
 
   def __post_init__(self):
     _check_positive(self, "learning_rate", "clip_norm", "epsilon")
+    _check_not_negative(self, "num_warmup_steps", "weight_decay")
     _check_choice(self, "schedule", ("constant", "cosine", "wsd"))
-    _check_choice_range(self, "decay_fraction", 0, 1)
-    _check_choice_range(self, "final_fraction", 0, 1)
+    _check_range(self, "decay_fraction", 0, 1)
+    _check_range(self, "final_fraction", 0, 1)
 
 
 @_dataclass
@@ -323,9 +348,7 @@ class ExperimentConfig:
   )
   mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
   num_steps: int = 1000
-  num_microbatches: int = (
-    1  # the batch is split into so many, one after another
-  )
+  num_microbatches: int = 1  # parts of a batch, one after another
   seed: int = 0  # of parameters and noise
   log_interval: int = 10  # steps
   save_interval: int = 1000  # steps
@@ -336,14 +359,26 @@ class ExperimentConfig:
 
   def __post_init__(self):
     _check_positive(
-      self, "num_steps", "num_microbatches", "log_interval", "save_interval"
+      self,
+      "num_steps",
+      "num_microbatches",
+      "log_interval",
+      "save_interval",
+      "num_eval_rows",
+      "max_checkpoints",
     )
+    _check_not_negative(self, "eval_interval", "keep_interval")
     chunk_size, row_length = self.model.chunk_size, self.data.row_length
     if row_length % chunk_size:
       low = row_length - row_length % chunk_size
       raise ValueError(
         f"row length {row_length} is not a multiple of chunk_size"
         f" {chunk_size}; the nearest are {low} and {low + chunk_size}."
+      )
+    if row_length == chunk_size and self.model.kind != "autoencoder":
+      raise ValueError(
+        f"row length {row_length} is a single chunk, which predicts nothing;"
+        f" give {2 * chunk_size} or more."
       )
     if self.data.batch_size % self.num_microbatches:
       raise ValueError(
@@ -378,8 +413,6 @@ def resolve(
   """
   config = rebuild(config)
   model = config.model
-  if model.vocabulary is None:
-    model.vocabulary = vocabulary
   if isinstance(model, AutoencoderConfig) and model.latent_size is None:
     model.latent_size = 32 * model.chunk_size
   if isinstance(model, NextVectorConfig):
@@ -391,6 +424,12 @@ def resolve(
     config.autoencoder = rebuild(autoencoder)
     if model.latent_size is None:
       model.latent_size = autoencoder.latent_size
+    _check_same_ids(vocabulary, autoencoder.vocabulary)
+    # Converted weights mask with another id than a tokenizer of ours would.
+    vocabulary = autoencoder.vocabulary
+  if model.vocabulary is None:
+    model.vocabulary = vocabulary
+  if isinstance(model, NextVectorConfig):
     check_fit(model, autoencoder)
   return rebuild(config)
 
@@ -403,6 +442,18 @@ def check_fit(model: NextVectorConfig, autoencoder: AutoencoderConfig) -> None:
       raise ValueError(
         f"the model has {name} {wanted} and its autoencoder {found};"
         " train an autoencoder that fits or change the model."
+      )
+
+
+def _check_same_ids(
+  data: VocabularyConfig, autoencoder: VocabularyConfig
+) -> None:
+  for name in ("size", "begin_id", "end_id"):
+    found, wanted = getattr(data, name), getattr(autoencoder, name)
+    if found != wanted:
+      raise ValueError(
+        f"the data's vocabulary has {name} {found} and the autoencoder's"
+        f" {wanted}; prepare the data with the autoencoder's tokenizer."
       )
 
 
@@ -463,8 +514,14 @@ def parse_argument(argument: str | None, **defaults: Any) -> dict[str, Any]:
 
 def _check_positive(config: Any, *names: str) -> None:
   for name in names:
-    if getattr(config, name) <= 0:
+    if not 0 < getattr(config, name) < math.inf:
       raise ValueError(f"{name} is {getattr(config, name)}; it is positive.")
+
+
+def _check_not_negative(config: Any, *names: str) -> None:
+  for name in names:
+    if not 0 <= getattr(config, name) < math.inf:
+      raise ValueError(f"{name} is {getattr(config, name)}; it is 0 or more.")
 
 
 def _check_choice(config: Any, name: str, choices: tuple[str, ...]) -> None:
@@ -475,9 +532,7 @@ def _check_choice(config: Any, name: str, choices: tuple[str, ...]) -> None:
     )
 
 
-def _check_choice_range(
-  config: Any, name: str, low: float, high: float
-) -> None:
+def _check_range(config: Any, name: str, low: float, high: float) -> None:
   if not low <= getattr(config, name) <= high:
     raise ValueError(
       f"{name} is {getattr(config, name)}; it lies between {low} and {high}."

@@ -13,13 +13,18 @@ def stream_key(seed: int, stream: str, step: int | jax.Array = 0) -> jax.Array:
   """The key of one named use of randomness at one step.
 
   Args:
-    seed: of the run.
+    seed: of the run, from 0 to 2³² − 1.
     stream: a name, such as "head_noise"; streams are independent.
     step: of training; 0 in evaluation and generation.
 
   Returns:
     A typed key, [].
+
+  Raises:
+    ValueError: for another seed, whose higher bits would be dropped.
   """
+  if not 0 <= seed < 2**32:
+    raise ValueError(f"seed is {seed}; it lies between 0 and 2**32 - 1.")
   key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(stream.encode()))
   return jax.random.fold_in(key, step)
 
