@@ -30,9 +30,8 @@ class MixtureMap:
       lengths: rows of each source; `sys.maxsize` for one without an end.
       weights: shares, relative to each other.
     """
-    shares = [
-      fractions.Fraction(weight).limit_denominator(10**6) for weight in weights
-    ]
+    # As they are written: 0.1 is a tenth, and no weight rounds to nothing.
+    shares = [fractions.Fraction(str(float(weight))) for weight in weights]
     self._phases: list[_Phase] = []
     self._starts: list[int] = []
     offsets = [0] * len(lengths)

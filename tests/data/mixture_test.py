@@ -17,7 +17,8 @@ def _counts(pairs, num_sources):
 
 
 @pytest.mark.parametrize(
-  "weights", [[1], [1, 1], [0.7, 0.2, 0.1], [3, 0.001], [5, 1, 1, 9.5]]
+  "weights",
+  [[1], [1, 1], [0.7, 0.2, 0.1], [3, 0.001], [1e-9, 1], [5, 1, 1, 9.5]],
 )
 def test_shares_hold_at_every_place(weights):
   mixture = MixtureMap([_ENDLESS] * len(weights), weights)
