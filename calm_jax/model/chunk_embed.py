@@ -46,9 +46,7 @@ class ChunkEmbed(nn.Module):
       inner = linear(2 * size, ("embed", "mlp"), name="inner", **options)
       outer = linear(size, ("mlp", "embed"), name="outer", **options)
       joined = table(tokens).reshape(*tokens.shape[:2], -1)  # [B, L, K·D]
-      x = LayerNorm(name="norm")(
-        outer(nn.silu(inner(joined)))
-      )
+      x = LayerNorm(name="norm")(outer(nn.silu(inner(joined))))
     if config.inputs != "tokens":
       chex.assert_shape(latents, (*tokens.shape[:2], config.latent_size))
       options["use_bias"] = True
