@@ -7,6 +7,8 @@ Brier-n an outcome is the next n tokens.
 """
 
 import chex
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,7 +22,7 @@ def check_samples(num_samples: int, *, noise_scale: float = 1.0) -> None:
     noise_scale: of the head.
 
   Raises:
-    ValueError: for a single sample or greedy decoding.
+    ValueError: for a single sample, greedy decoding or no number.
   """
   if num_samples < 2:
     raise ValueError(
@@ -32,6 +34,8 @@ def check_samples(num_samples: int, *, noise_scale: float = 1.0) -> None:
       "greedy decoding cannot be scored: all samples of a position coincide,"
       " so the collision part is 1 whatever the model knows; sample instead."
     )
+  if not 0 < noise_scale < math.inf:
+    raise ValueError(f"noise_scale is {noise_scale}; it is positive.")
 
 
 def accuracy(tokens: jax.Array, labels: jax.Array) -> jax.Array:

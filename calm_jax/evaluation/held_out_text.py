@@ -30,7 +30,12 @@ class TextFiles:
     """
     self.path = inputs
     self.vocabulary: VocabularyConfig = tokenizer.vocabulary
-    self._tokens = np.concatenate([*_stream(inputs, tokenizer)])
+    self._tokens = np.concatenate(
+      [np.empty(0, np.int32), *_stream(inputs, tokenizer)]
+    )
+    controls = (self.vocabulary.begin_id, self.vocabulary.end_id)
+    if np.isin(self._tokens, controls).all():
+      raise ValueError(f"{inputs} has no text; give files with text.")
     self.content_hash = hash_parts(
       tokenizer.content_hash.encode(), self._tokens.tobytes()
     )
@@ -65,7 +70,7 @@ def open_text(data: str, tokenizer: Tokenizer) -> TokenStore | TextFiles:
     ValueError: if the data was prepared with another tokenizer.
   """
   path = epath.Path(data).expanduser()
-  if not path.is_dir():
+  if not data or not path.is_dir():
     return TextFiles(data, tokenizer)
   if not (path / INFO_FILE).exists() and not any(path.glob("part-*")):
     raise ValueError(

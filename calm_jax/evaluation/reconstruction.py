@@ -37,10 +37,10 @@ def reconstruction_columns(
     posterior's mean), `posterior_std` (mean over the dimensions), `kl` (nats a
     chunk, summed over the dimensions).
   """
-  parts = []
-  for batch in batches:
-    found = jax.device_get(_score(config, params, batch, jnp.int32(seed)))
-    parts.append(found)
+  key = stream_key(seed, "evaluation_posterior")
+  parts = [
+    jax.device_get(_score(config, params, batch, key)) for batch in batches
+  ]
   return {
     name: np.concatenate([part[name] for part in parts]).astype(np.float64)
     for name in parts[0]
@@ -49,12 +49,11 @@ def reconstruction_columns(
 
 @functools.partial(jax.jit, static_argnums=0)
 def _score(
-  config: AutoencoderConfig, params: Any, batch: Batch, seed: jax.Array
+  config: AutoencoderConfig, params: Any, batch: Batch, key: jax.Array
 ) -> dict[str, jax.Array]:
   """Sums for each row of a batch, [B] float32."""
   apply = functools.partial(Autoencoder(config).apply, {"params": params})
   chunk_ids = jnp.arange(batch.tokens.shape[1], dtype=jnp.uint32)
-  key = stream_key(seed, "evaluation_posterior")
   keys = position_keys(key, batch.row_ids, chunk_ids)
 
   def call(block):

@@ -7,7 +7,7 @@ from etils import epath
 
 
 def check_output(path: str | None) -> None:
-  """Raises ValueError if a file cannot be written there."""
+  """Raises ValueError or OSError if a file cannot be written there."""
   if path is None:
     return
   target = epath.Path(path).expanduser()
@@ -16,9 +16,28 @@ def check_output(path: str | None) -> None:
       f"--output={path} cannot be written: it names a directory, or one that"
       " does not exist; give a file in an existing directory."
     )
+  _write_beside(target, "")
+  _unfinished(target).unlink()
 
 
 def write_result(path: str, result: dict[str, Any]) -> None:
-  """Writes a result as JSON."""
+  """Writes a result as JSON, all of it or nothing."""
   text = json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False)
-  epath.Path(path).expanduser().write_text(text + "\n")
+  target = epath.Path(path).expanduser()
+  _write_beside(target, text + "\n")
+  _unfinished(target).replace(target)
+
+
+def _write_beside(target: epath.Path, text: str) -> None:
+  try:
+    _unfinished(target).write_text(text)
+  except OSError as error:
+    _unfinished(target).unlink(missing_ok=True)
+    raise OSError(
+      f"--output={target} cannot be written ({error.strerror or error}); give a"
+      " file elsewhere."
+    ) from error
+
+
+def _unfinished(target: epath.Path) -> epath.Path:
+  return target.parent / f".{target.name}.unfinished"

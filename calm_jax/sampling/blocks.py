@@ -22,7 +22,9 @@ def map_blocks(
     What `call` gives for all positions, with their axes in front.
   """
   shape = jax.tree.leaves(arrays)[0].shape[:num_axes]
-  flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[num_axes:]), arrays)
+  flat = jax.tree.map(
+    lambda x: jnp.asarray(x).reshape(-1, *x.shape[num_axes:]), arrays
+  )
   size = jax.tree.leaves(flat)[0].shape[0]
   if size <= block_size:
     result = call(flat)

@@ -1,6 +1,7 @@
 """Prompts to text with a loaded run."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -10,7 +11,7 @@ import numpy as np
 from calm_jax.checkpoint.run_directory import LoadedRun
 from calm_jax.config import NextVectorConfig
 from calm_jax.sampling.bound import bind_params, make_sampler_fn
-from calm_jax.sampling.generate import Generation, advance, start
+from calm_jax.sampling.generate import Generation, advance, row_keys, start
 from calm_jax.sampling.next_chunk import Temperature
 from calm_jax.sampling.prompt import (
   check_context,
@@ -164,6 +165,7 @@ class TextGenerator:
       stacked._replace(tokens=padded),
       num_chunks,
     )
+    keys = row_keys(seed, row_ids)
     if text_fn is not None:
       num_at_once = 1
     else:
@@ -176,10 +178,9 @@ class TextGenerator:
         self._sampler_fn,
         self._params,
         rows,
-        row_ids,
+        keys,
         jnp.int32(num_at_once),
         self._temperature,
-        jnp.int32(seed),
       )
       self._check_budget(rows)
       num_new = int(rows.num_new)
@@ -231,7 +232,7 @@ def _take(
 
 def _split(settings: SamplingSettings, run: LoadedRun) -> Temperature:
   """What the loop over chunks does; a token's sampler divides its logits."""
-  if settings.noise_scale < 0:
+  if not 0 <= settings.noise_scale < math.inf:
     raise ValueError(
       f"noise_scale is {settings.noise_scale}; it is 0 (greedy) or positive."
     )

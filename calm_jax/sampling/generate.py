@@ -27,6 +27,13 @@ class Generation(NamedTuple):
   num_fallbacks: jax.Array  # [R] int32, chunks chosen among the most frequent
 
 
+class RowKeys(NamedTuple):
+  """Where the draws of each row come from."""
+
+  noise: jax.Array  # [R] typed keys, of the draws
+  choice: jax.Array  # [R], of the choice among them
+
+
 # Binds parameters to a sampler: `ChunkSampler` or `TokenSampler`.
 SamplerFn = Callable[[Any], Any]
 
@@ -69,30 +76,45 @@ def start(
   )
 
 
+def row_keys(seed: int, row_ids: jax.Array) -> RowKeys:
+  """Keys of rows, which are continuations number `row_ids` of their prompts.
+
+  Args:
+    seed: of the run.
+    row_ids: [R] uint32.
+
+  Returns:
+    The keys.
+  """
+  fold = jax.vmap(jax.random.fold_in, (None, 0))
+  return RowKeys(
+    fold(stream_key(seed, "generation_noise"), row_ids),
+    fold(stream_key(seed, "generation_choice"), row_ids),
+  )
+
+
 @functools.partial(jax.jit, static_argnums=(0, 5), donate_argnums=2)
 def advance(
   sampler_fn: SamplerFn,
   params: Any,
   rows: Generation,
-  row_ids: jax.Array,
+  keys: RowKeys,
   num_chunks: jax.Array,
   settings: Temperature,
-  seed: jax.Array,
 ) -> Generation:
   """Adds chunks to every row until it ends.
 
   A row ends with the chunk that holds an end id, and what that chunk holds
-  after its end id is replaced by end ids. The draws of a row depend on the
-  seed, its id and the index of the chunk in the row, not on other rows.
+  after its end id is replaced by end ids. The draws of a row depend on its
+  keys and the index of the chunk in the row, not on other rows.
 
   Args:
     sampler_fn: params → sampler.
     params: what it takes.
     rows: as they stand; given up.
-    row_ids: [R] uint32, which continuation of its prompt each row is.
+    keys: of the rows.
     num_chunks: [] int32, so many chunks more, as far as there is room.
     settings: temperature and method.
-    seed: [] int32.
 
   Returns:
     The rows. With `when_spent="error"` they stop at the first spent budget.
@@ -100,10 +122,6 @@ def advance(
   sampler = sampler_fn(params)
   end_id = sampler.config.vocabulary.end_id
   fold = jax.vmap(jax.random.fold_in)
-  noise_keys, choice_keys = (
-    fold(jnp.broadcast_to(stream_key(seed, name), row_ids.shape), row_ids)
-    for name in ("generation_noise", "generation_choice")
-  )
   last = jnp.minimum(rows.num_new + num_chunks, rows.tokens.shape[1])
   stops_when_spent = settings.when_spent == "error"
 
@@ -115,8 +133,8 @@ def advance(
     found = draw_next(
       sampler,
       rows.hidden,
-      fold(noise_keys, rows.num_chunks),
-      fold(choice_keys, rows.num_chunks),
+      fold(keys.noise, rows.num_chunks),
+      fold(keys.choice, rows.num_chunks),
       settings,
     )
     is_end = found.tokens == end_id

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from etils import epath
 
 from calm_jax.data.tokenizer import Tokenizer
 
@@ -13,6 +14,25 @@ class Prompts(NamedTuple):
 
   tokens: np.ndarray  # [R, P, K] int32; end ids after a shorter prompt
   num_chunks: np.ndarray  # [R] int32, of each prompt, at least 1
+
+
+def read_prompts(path: epath.PathLike) -> list[str]:
+  """Reads a file with one prompt a line.
+
+  Raises:
+    OSError: if it cannot be read.
+    ValueError: if it is empty or not UTF-8.
+  """
+  try:
+    prompts = epath.Path(path).expanduser().read_text("utf-8").splitlines()
+  except UnicodeDecodeError as error:
+    raise ValueError(
+      f"{path} is not UTF-8: byte 0x{error.object[error.start]:02X} at offset"
+      f" {error.start}; convert the file, for example with iconv."
+    ) from None
+  if not prompts:
+    raise ValueError(f"{path} holds no prompt; write one a line.")
+  return prompts
 
 
 def encode_prompt(

@@ -1,0 +1,192 @@
+"""Tests sampling/continuation.py and the compiled loop under it."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from calm_jax.randomness import stream_key
+from calm_jax.sampling.bound import bind_params, make_sampler_fn
+from calm_jax.sampling.chunk_sampler import ChunkSampler
+from calm_jax.sampling.continuation import SamplingSettings, TextGenerator
+from calm_jax.sampling.next_chunk import Temperature, draw_next
+from calm_jax.sampling.prompt import encode_prompt
+from tests.sampling.tiny_runs import autoencoder_run, calm_run, token_run
+
+_PROMPTS = ["ab", "hello world", ""]
+_COLD = SamplingSettings(temperature=0.5, num_candidates=20)
+
+
+@functools.cache
+def _generator(run_fn, settings):
+  return TextGenerator(run_fn(), settings)
+
+
+def _continue(run_fn, settings=_COLD, prompts=tuple(_PROMPTS), **kwargs):
+  generator = _generator(run_fn, settings)
+  return generator.continue_prompts(prompts, num_tokens=14, **kwargs)
+
+
+def _uncached(run, prompts, temperature, num_chunks, row_id=0):
+  """Reads the whole row anew for every chunk, up to 32 of them."""
+  size = run.config.model.chunk_size
+  sampler_fn = make_sampler_fn(run.config)
+  params = bind_params(run.config, run.params, run.autoencoder)
+  fold = jax.random.fold_in
+  noise, choice = (
+    fold(stream_key(0, name), row_id)
+    for name in ("generation_noise", "generation_choice")
+  )
+
+  @jax.jit
+  def next_chunk(tokens, count):
+    sampler = sampler_fn(params)
+    hidden = sampler.hidden(tokens, jnp.zeros(tokens.shape[:2], jnp.int32))
+    keys = (fold(key, count)[None] for key in (noise, choice))
+    return draw_next(sampler, hidden[0, count - 1][None], *keys, temperature)
+
+  result = []
+  for prompt in prompts:
+    chunks = encode_prompt(prompt, run.tokenizer, size)
+    tokens = np.zeros((1, 32, size), np.int32)
+    tokens[0, : len(chunks)] = chunks
+    for count in range(len(chunks), len(chunks) + num_chunks):
+      tokens[0, count] = next_chunk(tokens, count).tokens[0]
+    new = tokens[0, len(chunks) : len(chunks) + num_chunks]
+    result.append(new.reshape(-1).tolist()[:14])
+  return result
+
+
+def test_cached_equals_uncached():
+  temperature = Temperature(temperature=0.5, num_candidates=20)
+  expected = _uncached(calm_run(), _PROMPTS, temperature, 4)
+  assert [found[0].tokens for found in _continue(calm_run)] == expected
+
+
+def test_token_model_cached_equals_uncached():
+  found = _continue(token_run, SamplingSettings(), num_samples=2)
+  prompt = _PROMPTS[1]
+  expected = _uncached(token_run(), [prompt], Temperature(), 14, row_id=1)
+  assert found[1][1].tokens == expected[0]
+
+
+def test_a_prompt_gives_what_it_gives_alone():
+  together = _continue(calm_run)
+  alone = _continue(calm_run, prompts=(_PROMPTS[1],), num_samples=2)
+  assert alone[0][0] == together[1][0]
+  assert alone[0][1].tokens != alone[0][0].tokens
+  in_blocks = _continue(calm_run, max_rows=1)
+  assert in_blocks == together
+
+
+def test_seeds():
+  assert _continue(calm_run, seed=0) == _continue(calm_run)
+  assert _continue(calm_run, seed=1) != _continue(calm_run)
+
+
+def test_text_comes_in_pieces():
+  pieces = {0: "", 1: "", 2: ""}
+
+  def add(row, text):
+    pieces[row] += text
+
+  found = TextGenerator(calm_run(), _COLD).continue_prompts(
+    _PROMPTS, num_tokens=14, text_fn=add
+  )
+  assert found == _continue(calm_run)
+  assert list(pieces.values()) == [one[0].text for one in found]
+
+
+def test_a_chunk_is_cut_at_its_end(monkeypatch):
+  run = calm_run(num_chunks=12)
+  end = run.tokenizer.vocabulary.end_id
+
+  def draw(self, hidden, keys, sample_ids):
+    chunk = jnp.array([65, 66, end, 67], jnp.int32)
+    return jnp.broadcast_to(chunk, (*keys.shape, len(sample_ids), 4))
+
+  monkeypatch.setattr(ChunkSampler, "draw", draw)
+  generator = TextGenerator(run, SamplingSettings())
+  (found,) = generator.continue_prompts(["x"], num_tokens=14)[0]
+  assert (found.text, found.tokens, found.finish) == ("AB", [65, 66], "end")
+  assert found.num_draws == 1
+  (found,) = generator.continue_prompts(["x"], num_tokens=1)[0]
+  assert (found.text, found.finish) == ("A", "length")
+
+
+def test_stop_strings(monkeypatch):
+  def draw(self, hidden, keys, sample_ids):
+    chunk = jnp.array([65, 66, 67, 68], jnp.int32)
+    return jnp.broadcast_to(chunk, (*keys.shape, len(sample_ids), 4))
+
+  monkeypatch.setattr(ChunkSampler, "draw", draw)
+  generator = TextGenerator(calm_run(num_chunks=12), SamplingSettings())
+  kwargs = {"num_tokens": 14, "stop": ["DABCDA"]}
+  (found,) = generator.continue_prompts(["x"], **kwargs)[0]
+  assert (found.text, found.finish) == ("ABC", "stop")
+
+
+def test_a_spent_budget_is_an_error_or_told():
+  exact = {"temperature": 0.9, "method": "exact", "max_draws": 3}
+  with pytest.raises(
+    ValueError, match=r"budget of 3 draws .*--when_spent=batch"
+  ):
+    _continue(calm_run, SamplingSettings(**exact), prompts=("ab",))
+  settings = SamplingSettings(**exact, when_spent="batch", num_candidates=20)
+  (found,) = _continue(calm_run, settings, prompts=("ab",))[0]
+  assert 0 < found.num_spent <= 4
+  assert 20 * found.num_spent < found.num_draws <= 4 * 23
+
+
+def test_exact_in_the_loop_equals_exact_alone():
+  # A model that knows one chunk at most positions accepts quickly.
+  run_fn = functools.partial(calm_run, scale=0.05)
+  settings = {"temperature": 0.5, "method": "exact", "max_draws": 500}
+  (found,) = _continue(run_fn, SamplingSettings(**settings), prompts=("ab",))[0]
+  expected = _uncached(run_fn(), ["ab"], Temperature(**settings), 4)
+  assert found.tokens == expected[0]
+  assert found.num_draws >= 8
+
+
+def test_greedy_by_top_k():
+  settings = SamplingSettings(top_k=1)
+  found = _continue(token_run, settings, prompts=("ab",), num_samples=2)[0]
+  assert found[0].tokens == found[1].tokens
+  cold = _continue(
+    token_run, SamplingSettings(temperature=1e-3), prompts=("ab",)
+  )
+  assert cold[0][0].tokens == found[0].tokens
+
+
+@pytest.mark.parametrize(
+  ("run", "settings", "message"),
+  [
+    (calm_run, {"temperature": 1.5}, "0 < temperature <= 1"),
+    (calm_run, {"temperature": 0.2, "num_candidates": 4}, "at least 5"),
+    (calm_run, {"top_k": 3}, "next-vector"),
+    (calm_run, {"noise_scale": -1.0}, "noise_scale is -1"),
+    (calm_run, {"method": "guess"}, "batch, exact"),
+    (
+      calm_run,
+      {"temperature": 0.5, "method": "exact", "max_draws": 0},
+      "max_draws is 0",
+    ),
+    (token_run, {"noise_scale": 0.5}, "token model"),
+    (token_run, {"temperature": 0.0}, "positive"),
+    (token_run, {"top_p": 0.0}, "top_p"),
+    (autoencoder_run, {}, "autoencoder"),
+  ],
+)
+def test_refuses(run, settings, message):
+  with pytest.raises(ValueError, match=message):
+    TextGenerator(run(), SamplingSettings(**settings))
+
+
+def test_refuses_what_exceeds_the_context():
+  generator = TextGenerator(calm_run(num_chunks=12), SamplingSettings())
+  with pytest.raises(ValueError, match="at most 44 tokens"):
+    generator.continue_prompts(["ab"], num_tokens=45)
+  with pytest.raises(ValueError, match="at least 1"):
+    generator.continue_prompts(["ab"], num_tokens=0)

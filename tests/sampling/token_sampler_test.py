@@ -1,0 +1,83 @@
+"""Tests sampling/token_sampler.py and blocks of positions."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from calm_jax.model import TokenModel
+from calm_jax.randomness import position_keys, stream_key
+from calm_jax.sampling.blocks import map_blocks
+from calm_jax.sampling.token_sampler import TokenSampler
+from tests.sampling.tiny_runs import token_run
+
+
+def _hidden(num):
+  return 2 * jax.random.normal(jax.random.key(1), (num, 32))
+
+
+def _probabilities(hidden, temperature=1.0):
+  run = token_run()
+  model = TokenModel(run.config.model)
+  logits = model.apply({"params": run.params}, hidden, method="logits")
+  logits = np.asarray(logits, np.float64) / temperature
+  p = np.exp(logits - logits.max(axis=-1, keepdims=True))
+  return p / p.sum(axis=-1, keepdims=True)
+
+
+def _draw(num_samples, **settings):
+  """[1, n] tokens of one hidden state."""
+  run = token_run()
+  sampler = TokenSampler(run.config.model, run.params, **settings)
+  key = stream_key(0, "test")
+  keys = position_keys(key, np.zeros(1, np.uint32), np.zeros(1, np.uint32))
+  ids = jnp.arange(num_samples, dtype=jnp.uint32)
+  tokens = jax.jit(sampler.draw)(_hidden(1)[None], keys, ids)
+  assert tokens.shape == (1, 1, num_samples, 1)
+  return np.asarray(tokens)[0, 0, :, 0]
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+def test_draws_follow_the_probabilities(temperature):
+  p = _probabilities(_hidden(1), temperature)[0]
+  num = 20_000
+  found = np.bincount(_draw(num, temperature=temperature), minlength=len(p))
+  assert (found[p == 0] == 0).all()
+  error = np.sqrt(num * p * (1 - p)) + 1
+  assert (np.abs(found - num * p) < 5 * error).all()
+  assert np.mean(np.abs(found - num * p) > 3 * error) < 0.02
+
+
+def test_top_k_and_top_p_keep_the_most_likely():
+  p = _probabilities(_hidden(1))[0]
+  order = np.argsort(-p)
+  assert set(_draw(3000, top_k=3)) == set(order[:3].tolist())
+  reached = np.cumsum(p[order])
+  kept = order[: int(np.searchsorted(reached, 0.5)) + 1]
+  assert set(_draw(5000, top_p=0.5)) <= set(kept.tolist())
+  assert set(_draw(5000, top_p=1e-6)) == {int(order[0])}
+
+
+def test_probabilities():
+  run = token_run()
+  sampler = TokenSampler(run.config.model, run.params)
+  hidden = _hidden(6)
+  labels = np.array([3, 97, 5, 250, 257, 0])
+  right, squares = jax.jit(sampler.probabilities)(hidden, labels)
+  p = _probabilities(hidden)
+  np.testing.assert_allclose(right, p[np.arange(6), labels], rtol=1e-4)
+  np.testing.assert_allclose(squares, (p**2).sum(axis=-1), rtol=1e-4)
+
+
+@pytest.mark.parametrize("block_size", [1, 4, 5, 6, 100])
+def test_blocks_give_what_the_whole_gives(block_size):
+  x = np.random.default_rng(0).normal(size=(2, 3, 4)).astype(np.float32)
+  found = map_blocks(
+    lambda block: {"sum": block[0].sum(axis=-1) + block[1]},
+    block_size,
+    (x, x[..., 0]),
+    num_axes=2,
+  )
+  np.testing.assert_allclose(
+    found["sum"], x.sum(axis=-1) + x[..., 0], rtol=1e-6
+  )
