@@ -2,7 +2,6 @@
 
 import json
 import pathlib
-import resource
 import subprocess
 import sys
 
@@ -14,15 +13,23 @@ from tests.data import prepared, texts
 _ROOT = pathlib.Path(__file__).parents[2]
 
 
-def _prepare(tmp_path, *arguments, **settings):
+_MODULE = ("-m", "launch.prepare")
+_ON_A_SMALL_DISK = (
+  "-c",
+  "import resource, runpy;"
+  "resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000));"
+  "runpy.run_module('launch.prepare', run_name='__main__')",
+)
+
+
+def _prepare(tmp_path, *arguments, program=_MODULE):
   return subprocess.run(
-    [sys.executable, "-m", "launch.prepare", *arguments],
+    [sys.executable, *program, *arguments],
     cwd=tmp_path,
     env={"PYTHONPATH": str(_ROOT), "PATH": "/usr/bin:/bin"},
     capture_output=True,
     text=True,
     check=False,
-    **settings,
   )
 
 
@@ -87,11 +94,7 @@ def test_full_disk_leaves_nothing(tmp_path, inputs):
   prepared.write_json_lines(
     tmp_path / "train.jsonl", texts.random_texts(seed=13, count=20_000)
   )
-
-  def limit():
-    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
-
-  result = _prepare(tmp_path, *inputs, "--bytes", preexec_fn=limit)
+  result = _prepare(tmp_path, *inputs, "--bytes", program=_ON_A_SMALL_DISK)
   assert result.returncode == 1
   assert "error: the tokens cannot be written" in result.stderr
   assert "Traceback" not in result.stderr
