@@ -18,6 +18,9 @@ from calm_jax.kernels import (
   energy_score_xla,
   per_shard,
 )
+from calm_jax.kernels.blocks import scan_positions
+
+_BLOCK_BYTES = 2**21  # of float32 samples, on CPU
 
 
 class Settings(NamedTuple):
@@ -92,24 +95,38 @@ def _sums(settings, use_gradient, samples, *rest):
   xla = functools.partial(energy_score_xla.energy_sums, **fixed)
   tpu = functools.partial(energy_score_tpu.energy_sums, **fixed)
   gpu = functools.partial(energy_score_gpu.energy_sums, **fixed)
-  emulated = functools.partial(tpu, interpret=True)
+  # Positions that lie on several devices, unknown where, are not cut up.
+  is_split = jax.sharding.get_abstract_mesh().size > 1
+  is_split = is_split and settings.partition is None
+  cpu = xla if is_split else functools.partial(_in_blocks, xla)
+  # Chosen where the program is lowered, not where it is traced: it may be
+  # compiled ahead of time for another platform than this one.
+  versions = {
+    "auto": {"cpu": cpu, "tpu": tpu, "cuda": gpu, "default": xla},
+    "xla": {"cpu": cpu, "default": xla},
+    "pallas": {
+      "tpu": tpu,
+      "cuda": gpu,
+      "default": functools.partial(tpu, interpret=True),
+    },
+  }[settings.implementation]
 
   def call(samples, *rest):
     shape = samples.shape[:-2]
     flat = [a.reshape(-1, *a.shape[len(shape) :]) for a in (samples, *rest)]
-    if settings.implementation == "xla":
-      results = xla(*flat)
-    else:
-      # Chosen where the program is lowered, not where it is traced: it may be
-      # compiled ahead of time for another platform than this one.
-      is_auto = settings.implementation == "auto"
-      results = jax.lax.platform_dependent(
-        *flat, tpu=tpu, cuda=gpu, default=xla if is_auto else emulated
-      )
-    results = [a.reshape(*shape, *a.shape[1:]) for a in results]
-    return tuple(results), ()
+    results = jax.lax.platform_dependent(*flat, **versions)
+    return tuple(a.reshape(*shape, *a.shape[1:]) for a in results), ()
 
   results, _ = per_shard.call(
     call, settings.partition, samples.ndim - 2, (samples, *rest)
+  )
+  return results
+
+
+def _in_blocks(function, samples, *rest):
+  """A block of positions at a time, small enough for a core's own cache."""
+  size = _BLOCK_BYTES // (4 * samples.shape[1] * samples.shape[2])
+  _, results = scan_positions(
+    lambda _, block: (None, function(*block)), None, (samples, *rest), size
   )
   return results

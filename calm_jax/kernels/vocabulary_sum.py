@@ -12,9 +12,10 @@ import jax
 import jax.numpy as jnp
 
 from calm_jax.kernels import per_shard
+from calm_jax.kernels.blocks import scan_positions
 from calm_jax.kernels.vocabulary import cross_entropy, product, scan_blocks
 
-_BLOCK_BYTES = 2**28  # of the float32 logits of a block of positions
+_BLOCK_BYTES = 2**27  # of the float32 logits of a block of positions
 
 
 def cross_entropy_sum(
@@ -47,11 +48,11 @@ def _cross_entropy_sum_forward(partition, hidden, embedding, *rest):
     shape = labels.shape
     flat = [hidden.reshape(-1, hidden.shape[-1])]
     flat += [labels.reshape(-1), weights.reshape(-1)]
-    embedding_slope, (nats, slope) = _scan_positions(
+    embedding_slope, (nats, slope) = scan_positions(
       functools.partial(_visit_positions, embedding, scored),
       jnp.zeros(embedding.shape, jnp.float32),
-      embedding.shape[0],
       flat,
+      _BLOCK_BYTES // (4 * embedding.shape[0]),
     )
     total = jnp.sum(weights * nats.reshape(shape))
     results = nats.reshape(shape), slope.reshape(hidden.shape)
@@ -107,22 +108,3 @@ def _visit_positions(embedding, scored, embedding_slope, block):
   embedding_slope = scan_blocks(visit, embedding_slope, embedding.shape[0])
   nats = log_total[:, 0] - label_logits[:, 0]
   return embedding_slope, (nats, hidden_slope)
-
-
-def _scan_positions(visit, carry, vocabulary_size, arrays):
-  """Scans `visit` over blocks of positions whose logits fit _BLOCK_BYTES."""
-  num_positions = arrays[0].shape[0]
-  size = max(1, min(num_positions, _BLOCK_BYTES // (4 * vocabulary_size)))
-  num_blocks = -(-num_positions // size)
-  size = -(-num_positions // num_blocks)
-  # Positions added at the end have weight 0.
-  extra = num_blocks * size - num_positions
-  blocks = [
-    jnp.pad(a, [(0, extra)] + [(0, 0)] * (a.ndim - 1)).reshape(
-      num_blocks, size, *a.shape[1:]
-    )
-    for a in arrays
-  ]
-  carry, results = jax.lax.scan(visit, carry, blocks)
-  results = [a.reshape(-1, *a.shape[2:])[:num_positions] for a in results]
-  return carry, results

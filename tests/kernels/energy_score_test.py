@@ -181,6 +181,24 @@ def test_values_without_gradient_are_the_same(version):
     np.testing.assert_allclose(value, same, rtol=1e-6)
 
 
+def test_blocks_change_nothing(monkeypatch):
+  """Seven positions whole, and in blocks of three of which the last is short."""
+  inputs = _inputs(7, 3, 8)
+  settings = energy_score.Settings(5, 1.0, False, "xla", None)
+
+  def gradient(*inputs):
+    def total(samples):
+      loss, *terms = energy_score.energy_score(samples, *inputs[1:], settings)
+      return jnp.sum(loss), (loss, *terms)
+
+    return jax.jit(jax.grad(total, has_aux=True))(inputs[0])
+
+  whole = jax.tree.leaves(gradient(*inputs))
+  monkeypatch.setattr(energy_score, "_BLOCK_BYTES", 3 * 4 * 3 * 8)
+  for a, b in zip(jax.tree.leaves(gradient(*inputs)), whole, strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7)
+
+
 @pytest.mark.parametrize("implementation", ["auto", "pallas"])
 @pytest.mark.parametrize("num_chunks", [8, 7], ids=["even", "uneven"])
 def test_a_mesh_changes_nothing(implementation, num_chunks):
