@@ -182,7 +182,7 @@ def test_values_without_gradient_are_the_same(version):
 
 
 def test_blocks_change_nothing(monkeypatch):
-  """Seven positions whole, and in blocks of three of which the last is short."""
+  """Seven positions whole, and in blocks of three, the last of them short."""
   inputs = _inputs(7, 3, 8)
   settings = energy_score.Settings(5, 1.0, False, "xla", None)
 
