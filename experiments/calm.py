@@ -14,7 +14,7 @@ from calm_jax import config
 
 # layers, D, F, heads, head blocks (paper §7.1)
 _SIZES = {
-  "tiny": (4, 192, 512, 6, 2),
+  "tiny": (4, 192, 512, 6, 1),
   "s": (12, 768, 2048, 16, 3),
   "m": (16, 1024, 2752, 16, 4),
   "l": (16, 1536, 4096, 16, 4),
