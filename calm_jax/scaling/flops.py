@@ -120,8 +120,8 @@ def training_flops_per_token(
       "executed FLOPs of a next-vector model include its frozen autoencoder;"
       " pass autoencoder=CONFIG."
     )
-  position, sample = _head_products(model)
-  parts["head"] = 2 * (position + n * sample) / k
+  position, time, sample = _head_products(model)
+  parts["head"] = 2 * (position + n * (time + sample)) / k
   if isinstance(head, EnergyHeadConfig):
     # A difference, a square and a sum for each pair and coordinate.
     pairs = n * head.num_targets + n * (n - 1) / 2
@@ -180,8 +180,8 @@ def inference_flops_per_token(
   if convention == "paper":
     products = n * steps * _published_head_products(model)
   else:
-    position, sample = _head_products(model)
-    products = position + n * steps * sample
+    position, time, sample = _head_products(model)
+    products = position + steps * (time + n * sample)
   parts["head"] = 2 * products / model.chunk_size
   return parts | {"decode": 2 * n * _decoder_products(autoencoder)}
 
@@ -244,17 +244,21 @@ def _head_parameters(head: HeadConfig, d: int, z: int) -> int:
   return embeds + head.num_mlp_layers * block + final
 
 
-def _head_products(model: NextVectorConfig) -> tuple[int, int]:
-  """Multiply-adds once a position, and for each evaluation of a sample."""
+def _head_products(model: NextVectorConfig) -> tuple[int, int, int]:
+  """Multiply-adds once a position, for each of its times, for each sample.
+
+  Training draws a time for every sample; in sampling all share the step's.
+  """
   head, d, z = model.head, model.hidden_size, model.latent_size
   blocks = head.num_mlp_layers
   if isinstance(head, EnergyHeadConfig):
     # The conditioning half of each block's first Linear is once a position.
     sample = head.noise_size * d + 5 * d * d * blocks + d * d + d * z
-    return d * d + d * d * blocks, sample
-  embeds = z * d + _TIME_SIZE * d + d * d
-  final = 2 * d * d + d * _output_size(head, z)
-  return d * d, embeds + 5 * d * d * blocks + final
+    return d * d + d * d * blocks, 0, sample
+  # Shift, scale and gate of each block, shift and scale of the last layer.
+  time = _TIME_SIZE * d + d * d + 3 * d * d * blocks + 2 * d * d
+  sample = z * d + 2 * d * d * blocks + d * _output_size(head, z)
+  return d * d, time, sample
 
 
 def _published_head_products(model: NextVectorConfig) -> int:

@@ -79,14 +79,16 @@ class AdaLNNetwork(nn.Module):
 
     Args:
       x: [..., Z], latents on their way from noise to data.
-      times: [...] integers in 0 … 999.
+      times: [...] integers in 0 … 999; an axis of size 1 where all share one
+        computes what depends on the time and the condition once for them.
       condition: [..., D] from `embed_condition`, broadcastable to x.
 
     Returns:
       [..., output_size] float32.
     """
     chex.assert_axis_dimension(x, -1, self.latent_size)
-    chex.assert_shape(times, x.shape[:-1])
+    chex.assert_rank(times, x.ndim - 1)
+    chex.assert_is_broadcastable(times.shape, x.shape[:-1])
     time = self.time_inner(sinusoid(times))
     modulation = nn.silu(self.time_outer(nn.silu(time)) + condition)
     x = self.latent_embed(x)

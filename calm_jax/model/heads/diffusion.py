@@ -120,7 +120,7 @@ class DiffusionHead(nn.Module):
       return noise_scale * draw(keys.reshape(-1)).reshape(*keys.shape, -1)
 
     def denoise(network: AdaLNNetwork, x: jax.Array, step: jax.Array):
-      index = jnp.full(keys.shape, step)
+      index = jnp.full((*keys.shape[:-1], 1), step)  # the same for all n
       times = jnp.asarray(schedule.timesteps)[index]
       output = network(x, times, condition)
       mean, log_variance = p_mean_log_variance(schedule, output, x, index)

@@ -123,7 +123,8 @@ class FlowHead(nn.Module):
 
     def velocity(network: AdaLNNetwork, x: jax.Array, half_step: jax.Array):
       time = _TIME_SCALE * half_step // (2 * num_steps)
-      return network(x, jnp.full(x.shape[:-1], time), condition)
+      times = jnp.full((*x.shape[:-2], 1), time)  # the same for all n
+      return network(x, times, condition)
 
     def advance(network: AdaLNNetwork, x: jax.Array, step: jax.Array):
       slope = velocity(network, x, 2 * step)
