@@ -46,7 +46,7 @@ def main(arguments: list[str]) -> None:
   del arguments
   source, target = pathlib.Path(_SOURCE.value), pathlib.Path(_TARGET.value)
   with tqdm.tqdm(
-    desc="converting", unit="B", unit_scale=True, leave=False
+    desc="converting", unit="B", unit_scale=True, leave=False, delay=1
   ) as bar:
 
     def progress(done: int, total: int) -> None:

@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 from absl import app, flags, logging
 
+from launch import flag_errors
+
 _DEBUG = flags.DEFINE_bool(
   "debug", False, "Print the full traceback of an error."
 )
@@ -32,7 +34,9 @@ def _parse_flags(arguments: list[str]) -> list[str]:
   except SystemExit:  # --help, for which absl gives the code of a failure
     sys.exit(0)
   except Exception as error:  # an experiment file may raise anything
-    _fail(_first_words(error))
+    if "--debug" in arguments:
+      raise
+    _fail(_one_line(flag_errors.explain(error, arguments)))
   if len(rest) > 1:
     _fail(
       f"unexpected argument {rest[1]!r}; flags are written --name=value,"
@@ -52,7 +56,7 @@ def _guarded(main: Callable[[list[str]], None]) -> Callable[[list[str]], None]:
     except Exception as error:
       if _DEBUG.value or not _is_expected(error):
         raise
-      _fail(_first_words(error))
+      _fail(_message(error))
 
   return call
 
@@ -62,13 +66,15 @@ def _is_expected(error: Exception) -> bool:
   return is_memory or isinstance(error, ValueError | OSError | MemoryError)
 
 
-def _first_words(error: Exception) -> str:
-  """The message on one line; a KeyError would show it in quotes."""
-  text = str(error.args[0]) if isinstance(error, KeyError) else str(error)
-  text = " ".join(text.split())[:2000] or type(error).__name__
+def _message(error: Exception) -> str:
+  text = _one_line(str(error)) or type(error).__name__
   if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in text:
     return f"memory does not suffice ({text[:300]}); work on less at once."
   return text
+
+
+def _one_line(text: str) -> str:
+  return " ".join(text.split())[:2000]
 
 
 def _fail(message: str, code: int = 1) -> None:

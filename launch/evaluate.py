@@ -63,7 +63,7 @@ def main(arguments: list[str]) -> None:
     seed=_SEED.value,
   )
   run = load_run(_CHECKPOINT.value, _STEP.value)
-  with tqdm.tqdm(desc="evaluating", unit="row", file=sys.stderr) as bar:
+  with tqdm.tqdm(desc="evaluating", unit="row", delay=1) as bar:
     result = evaluate_run(
       run,
       _DATA.value,

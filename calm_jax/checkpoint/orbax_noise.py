@@ -21,9 +21,14 @@ def silence() -> None:
 
 def reason(error: Exception) -> str:
   """An error of Orbax or TensorStore in a few words on one line."""
+  if isinstance(error, OSError) and error.strerror:
+    return error.strerror
   text = " ".join(str(error).split()) or type(error).__name__
   code = re.search(r"os_error_code='(\d+)'", text)
-  return os.strerror(int(code[1])) if code else text[:200].rstrip(".")
+  if code:
+    return os.strerror(int(code[1]))
+  # What stands behind is the address of a function, not details.
+  return text.split(" See full TensorStore details")[0][:200].rstrip(".")
 
 
 def _is_not_orbax_error(record: logging.LogRecord) -> bool:

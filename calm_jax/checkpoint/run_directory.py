@@ -86,6 +86,7 @@ class RunDirectory:
     Raises:
       OSError: if the directory cannot be written.
     """
+    orbax_noise.silence()
     try:
       self.path.mkdir(parents=True, exist_ok=True)
       tokenizer.save(self.tokenizer)
@@ -97,10 +98,10 @@ class RunDirectory:
             force=True,
           )
       config_file.write(self.config_file, config)
-    except OSError as error:
+    except Exception as error:  # Orbax raises whatever its writers raise
       raise OSError(
         f"cannot write the run directory {self.path}"
-        f" ({error.strerror or error}); give another --workdir."
+        f" ({orbax_noise.reason(error)}); give another directory."
       ) from error
 
   def read_config(self) -> ExperimentConfig:
@@ -146,7 +147,7 @@ class RunDirectory:
       source.path = saved_source.path  # the data's hash is compared instead
     found = config_file.differences(saved, config)
     wrong = [
-      f"{name} (there {there!r}, now {now!r})"
+      f"{name} (there {_short(there)}, now {_short(now)})"
       for name, (there, now) in found.items()
       if name not in _MAY_CHANGE
     ]
@@ -254,6 +255,11 @@ def content_hash(params: Any) -> str:
     digest.update(f"{name} {array.shape} {array.dtype}\n".encode())
     digest.update(array.tobytes())
   return digest.hexdigest()
+
+
+def _short(value: Any) -> str:
+  text = repr(value)
+  return text if len(text) <= 60 else f"{text[:60]}…"
 
 
 def _check_hash(path: epath.Path, found: str, expected: str) -> None:

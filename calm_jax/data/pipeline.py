@@ -164,6 +164,9 @@ def eval_batches(
   Raises:
     ValueError: if the split is empty or numbers do not fit.
   """
+  _check_positive(
+    row_length=row_length, batch_size=batch_size, num_rows=num_rows
+  )
   _check_shape(row_length, chunk_size)
   _check_hosts(batch_size, num_hosts)
   total = store.num_rows(split, row_length)
@@ -229,6 +232,12 @@ def _read_row(
     fill = np.full(num_fill, store.vocabulary.end_id, np.int32)
     tokens = np.concatenate([fill, tokens])[:row_length]
   return Row(tokens, num_fill, row_id)
+
+
+def _check_positive(**numbers: int | None) -> None:
+  for name, number in numbers.items():
+    if number is not None and number < 1:
+      raise ValueError(f"{name} is {number}; it is positive.")
 
 
 def _check_shape(row_length: int, chunk_size: int) -> None:

@@ -270,9 +270,14 @@ def _finished(
 @contextlib.contextmanager
 def _written_whole(target: epath.Path) -> Iterator[epath.Path]:
   """A directory beside the target that takes its place when all went well."""
-  target.parent.mkdir(parents=True, exist_ok=True)
   directory = target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}.tmp"
-  directory.mkdir()
+  try:
+    directory.mkdir(parents=True)
+  except OSError as error:
+    raise OSError(
+      f"output {target} cannot be written ({error.strerror or error}); give"
+      " another --output."
+    ) from error
   try:
     yield directory
     if target.exists():

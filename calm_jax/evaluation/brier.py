@@ -6,9 +6,9 @@ samples: P(y) by the *accuracy*, the share of samples that equal y, and
 Brier-n an outcome is the next n tokens.
 """
 
-import chex
 import math
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np

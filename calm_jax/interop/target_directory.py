@@ -1,10 +1,13 @@
 """A directory that appears whole or not at all."""
 
 import contextlib
+import errno
 import pathlib
 import shutil
 import tempfile
 from collections.abc import Iterator
+
+_FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)  # a disk, a limit, a quota
 
 
 def check_free(target: pathlib.Path) -> None:
@@ -32,19 +35,33 @@ def written_beside(target: pathlib.Path) -> Iterator[pathlib.Path]:
   """
   check_free(target)
   target = target.absolute()
-  target.parent.mkdir(parents=True, exist_ok=True)
-  sibling = pathlib.Path(
-    tempfile.mkdtemp(prefix=f".{target.name}.unfinished-", dir=target.parent)
-  )
+  try:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    sibling = pathlib.Path(
+      tempfile.mkdtemp(prefix=f".{target.name}.unfinished-", dir=target.parent)
+    )
+  except OSError as error:
+    raise _cannot_write(target, error) from error
   try:
     yield sibling
     sibling.chmod(0o777 & ~_umask())
     if target.exists():
       target.rmdir()
     sibling.rename(target)
-  except BaseException:
+  except BaseException as error:
     shutil.rmtree(sibling, ignore_errors=True)
+    if isinstance(error, OSError) and error.errno in _FULL:
+      raise _cannot_write(target, error) from error
+    if isinstance(error, OSError) and str(sibling) in str(error):
+      raise OSError(str(error).replace(str(sibling), str(target))) from error
     raise
+
+
+def _cannot_write(target: pathlib.Path, error: OSError) -> OSError:
+  return OSError(
+    f"the target {target} cannot be written ({error.strerror}); give another"
+    " --target."
+  )
 
 
 def _umask() -> int:

@@ -1,0 +1,165 @@
+"""Starts the binaries, and the small runs that they are started on."""
+
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+from typing import NamedTuple
+
+ROOT = pathlib.Path(__file__).parents[2]
+_CACHE = ROOT / ".pytest_cache" / "jax"
+_SECONDS = 600  # a machine may be busy; a run that hangs fails all the same
+
+
+class Finished(NamedTuple):
+  """How a binary ended."""
+
+  code: int | None  # None: it had to be killed
+  stdout: str
+  stderr: str
+
+
+def environment() -> dict[str, str]:
+  """What a binary sees: one CPU device, and programs compiled before."""
+  return {
+    "PATH": os.environ["PATH"],
+    "HOME": os.environ.get("HOME", "/"),
+    "PYTHONPATH": str(ROOT),
+    "PYTHONDONTWRITEBYTECODE": "1",
+    "JAX_PLATFORMS": "cpu",
+    "JAX_COMPILATION_CACHE_DIR": str(_CACHE),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3",
+  }
+
+
+class Binaries:
+  """Starts `launch.NAME` in forks; see `fork_server`."""
+
+  def __init__(self):
+    self._server = subprocess.Popen(
+      [sys.executable, "-W", "ignore", "-m", "tests.integration.fork_server"],
+      cwd=ROOT,
+      env=environment(),
+      stdin=subprocess.PIPE,
+      stdout=subprocess.PIPE,
+      text=True,
+    )
+
+  def __call__(
+    self,
+    name: str,
+    *arguments: str,
+    directory: pathlib.Path,
+    file_size: int | None = None,
+    seconds: float = _SECONDS,
+  ) -> Finished:
+    """Runs a binary to its end.
+
+    Args:
+      name: `train` for `python -m launch.train`.
+      *arguments: its command line.
+      directory: that it is started in.
+      file_size: bytes that a file may have; a full disk, nearly.
+      seconds: after which it is killed.
+
+    Returns:
+      Exit code and what it printed.
+    """
+    request = {
+      "module": f"launch.{name}",
+      "arguments": arguments,
+      "directory": str(directory),
+      "file_size": file_size,
+      "seconds": seconds,
+    }
+    self._server.stdin.write(json.dumps(request) + "\n")
+    self._server.stdin.flush()
+    return Finished(**json.loads(self._server.stdout.readline()))
+
+  def close(self) -> None:
+    self._server.stdin.close()
+    self._server.wait(timeout=60)
+    self._server.stdout.close()
+
+
+class Workspace:
+  """Small data and runs in one directory, made by the binaries themselves.
+
+  train.jsonl valid.jsonl   documents
+  data/  words/             prepared: bytes; SentencePiece pieces
+  autoencoder/  calm/       runs of six steps, saved at 3 and 6
+  published/                calm/ as a Hugging Face directory
+  """
+
+  def __init__(self, path: pathlib.Path, binaries: Binaries):
+    self.path = path
+    self._binaries = binaries
+    documents = [f"Document {i} counts: {list(range(i))}." for i in range(60)]
+    for name, part in (("train", documents), ("valid", documents[::10])):
+      lines = [json.dumps({"text": text}) + "\n" for text in part]
+      (path / f"{name}.jsonl").write_text("".join(lines))
+    self._start("prepare", *prepare_flags("data"), "--bytes")
+    self._start("prepare", *prepare_flags("words"), "--vocab_size=300")
+    self._start("train", *train_flags("autoencoder"), "--workdir=autoencoder")
+    self._start("train", *train_flags("calm"), "--workdir=calm")
+    self._start("convert", "--source=calm", "--target=published", "--reverse")
+
+  def copy(self, target: pathlib.Path, *names: str) -> None:
+    """Copies files and directories of the workspace."""
+    for name in names:
+      source = self.path / name
+      if source.is_dir():
+        shutil.copytree(source, target / name)
+      else:
+        shutil.copy(source, target / name)
+
+  def _start(self, name: str, *arguments: str) -> None:
+    finished = self._binaries(name, *arguments, directory=self.path)
+    assert finished.code == 0, finished.stderr
+
+
+def prepare_flags(output: str) -> list[str]:
+  return [
+    "--input=train.jsonl",
+    "--valid_input=valid.jsonl",
+    f"--output={output}",
+  ]
+
+
+def train_flags(stage: str, **changes: object) -> list[str]:
+  """Flags of a tiny run, without its workdir.
+
+  Args:
+    stage: autoencoder or calm.
+    **changes: fields of the config; `__` stands for the dot.
+  """
+  common = {
+    "data__path": "data",
+    "data__row_length": 32,
+    "data__batch_size": 2,
+    "model__hidden_size": 16,
+    "model__ffn_size": 16,
+    "optimizer__num_warmup_steps": 2,
+    "num_steps": 6,
+    "save_interval": 3,
+    "log_interval": 2,
+    "eval_interval": 0,
+  }
+  own = {
+    "autoencoder": {"model__latent_size": 8},
+    "calm": {
+      "autoencoder_run": "autoencoder",
+      "model__num_heads": 2,
+      "model__num_layers": 1,
+      "model__head__num_mlp_layers": 1,
+      "model__head__num_samples": 2,
+      "model__head__num_targets": 2,
+    },
+  }[stage]
+  values = common | own | changes
+  return [
+    f"--config={ROOT}/experiments/{stage}.py:tiny",
+    *(f"--config.{k.replace('__', '.')}={v}" for k, v in values.items()),
+  ]
