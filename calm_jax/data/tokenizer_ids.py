@@ -30,7 +30,7 @@ class IdTokenizer(tokenizer_base.Tokenizer):
     }
     control = {vocabulary.begin_id, vocabulary.end_id}
     self.pieces = [
-      b"" if i in control else b"%d " % i for i in range(vocabulary.size)
+      b"" if i in control else b" %d" % i for i in range(vocabulary.size)
     ]
     self.content_hash = tokenizer_base.hash_parts(
       b"ids", *(str(value).encode() for value in self._ids.values())

@@ -15,6 +15,7 @@ import orbax.checkpoint as ocp
 import tensorstore as ts
 from etils import epath
 
+from calm_jax.checkpoint import orbax_noise
 from calm_jax.checkpoint import steps as steps_lib
 
 _BLOCK_SIZE = 64 * 2**20  # bytes of an array that are read and written at once
@@ -69,6 +70,7 @@ def save_step(
   Raises:
     ValueError, OSError: if a parameter cannot be read or written.
   """
+  orbax_noise.silence()
   handler = _LazyHandler()
   registry = ocp.type_handlers.create_type_handler_registry(
     (jax.Array, ocp.type_handlers.ArrayHandler()),
@@ -93,8 +95,9 @@ def save_step(
     ) as manager:
       manager.save(0, args=ocp.args.Composite(**items))
   except Exception as error:  # Orbax raises whatever its writers raise
-    reason = " ".join(str(error).split())[:300] or type(error).__name__
-    raise OSError(f"cannot write {directory}: {reason}") from error
+    raise OSError(
+      f"cannot write {directory}: {orbax_noise.reason(error)}."
+    ) from error
   if handler.errors:
     raise handler.errors[0]
 
@@ -116,6 +119,7 @@ def read_array(directory: epath.Path, path: tuple[str, ...]) -> np.ndarray:
   item: Any = 0
   for part in reversed(path):
     restore_args, item = {part: restore_args}, {part: item}
+  orbax_noise.silence()
   handler = ocp.PyTreeCheckpointHandler()
   try:
     found = handler.restore(
@@ -125,10 +129,9 @@ def read_array(directory: epath.Path, path: tuple[str, ...]) -> np.ndarray:
       ),
     )
   except Exception as error:  # Orbax raises whatever its parsers raise
-    reason = (str(error) or type(error).__name__).split("\n")[0][:200]
     raise ValueError(
       f"the parameter {'/'.join(path)} in {directory} cannot be read"
-      f" ({reason.rstrip('.')}); copy it from another copy of the run."
+      f" ({orbax_noise.reason(error)}); copy it from another copy of the run."
     ) from error
   finally:
     handler.close()
@@ -165,7 +168,6 @@ class _LazyHandler(ocp.type_handlers.NumpyHandler):
     try:
       return value.read(start, stop)
     except Exception as error:
-      # Raised when all is over: Orbax would print a traceback for each of its
-      # threads that hears of it.
+      # Raised when all is over: Orbax would wrap it in what its threads say.
       self.errors.append(error)
       return np.zeros((stop - start, *value.shape[1:]), value.dtype)

@@ -13,7 +13,7 @@ def _tokenizer():
 def test_numbers_stand_for_themselves():
   tokenizer = _tokenizer()
   assert tokenizer.encode("3 11\n0").tolist() == [3, 11, 0]
-  assert tokenizer.decode([1, 3, 11, 0, 2]) == "3 11 0 "
+  assert tokenizer.decode([1, 3, 11, 0, 2]) == " 3 11 0"
 
 
 @pytest.mark.parametrize("text", ["3 twelve", "12", "-1", "٣x"])
