@@ -9,15 +9,14 @@ until chunks agree, which is exact and can take very many draws. Text goes to
 stdout as it comes; with --output all of it also goes to a JSON file.
 """
 
-import pathlib
-import sys
 
 from absl import flags
 
 from calm_jax.checkpoint.run_directory import load_run
-from calm_jax.evaluation.provenance import provenance
 from calm_jax.evaluation.result_file import check_output, write_result
-from calm_jax.sampling.continuation import SamplingSettings, TextGenerator
+from calm_jax.sampling.continuation import SamplingSettings
+from calm_jax.sampling.prompt import read_prompts
+from calm_jax.workflows.generation import run_generation
 from launch import entry
 
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Run directory.")
@@ -73,66 +72,18 @@ def main(arguments: list[str]) -> None:
   if _PROMPTS_FILE.value is not None:
     if _PROMPT.value:
       raise ValueError("give --prompt or --prompts_file, not both.")
-    prompts = pathlib.Path(_PROMPTS_FILE.value).read_text().splitlines()
-    if not prompts:
-      raise ValueError(f"{_PROMPTS_FILE.value} holds no prompt.")
-  run = load_run(_CHECKPOINT.value, _STEP.value)
-  generator = TextGenerator(run, settings)
-  is_alone = len(prompts) * _NUM_SAMPLES.value == 1
-
-  def show(row: int, text: str) -> None:
-    del row
-    print(text, end="", flush=True)
-
-  if is_alone:
-    show(0, prompts[0])
-  found = generator.continue_prompts(
+    prompts = read_prompts(_PROMPTS_FILE.value)
+  result = run_generation(
+    load_run(_CHECKPOINT.value, _STEP.value),
     prompts,
+    settings,
     num_tokens=_NUM_TOKENS.value,
     num_samples=_NUM_SAMPLES.value,
     stop=_STOP.value,
     seed=_SEED.value,
-    text_fn=show if is_alone else None,
   )
-  if is_alone:
-    print()
-  else:
-    for i, (prompt, continuations) in enumerate(
-      zip(prompts, found, strict=True)
-    ):
-      for s, one in enumerate(continuations):
-        print(f"--- prompt {i + 1}, continuation {s + 1} ({one.finish})")
-        print(prompt + one.text)
-  _report(found)
   if _OUTPUT.value:
-    result = {
-      "continuations": [
-        {"prompt": prompt, **one._asdict()}
-        for prompt, continuations in zip(prompts, found, strict=True)
-        for one in continuations
-      ],
-      "settings": vars(settings),
-      **provenance(run, data_hash=None, seed=_SEED.value),
-    }
     write_result(_OUTPUT.value, result)
-
-
-def _report(found) -> None:
-  """Says where the temperature is not what was asked for."""
-  rows = [one for continuations in found for one in continuations]
-  if spent := sum(one.num_spent for one in rows):
-    print(
-      f"note: {spent} chunks were drawn by the batch method, because the exact"
-      f" one spent its budget of {_MAX_DRAWS.value} draws.",
-      file=sys.stderr,
-    )
-  if fallbacks := sum(one.num_fallbacks for one in rows):
-    print(
-      f"note: for {fallbacks} chunks no candidate came up often enough for this"
-      " temperature, and one of the most frequent was taken; more"
-      " --num_candidates help.",
-      file=sys.stderr,
-    )
 
 
 if __name__ == "__main__":

@@ -1,0 +1,88 @@
+"""Continuations on the terminal and in a file."""
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from calm_jax.checkpoint.run_directory import LoadedRun
+from calm_jax.evaluation.provenance import provenance
+from calm_jax.sampling.continuation import (
+  Continuation,
+  SamplingSettings,
+  TextGenerator,
+)
+
+
+def run_generation(
+  run: LoadedRun,
+  prompts: Sequence[str],
+  settings: SamplingSettings,
+  *,
+  seed: int = 0,
+  **options: Any,
+) -> dict[str, Any]:
+  """Continues prompts and prints them; a single text appears as it comes.
+
+  Args:
+    run: as loaded.
+    prompts: texts.
+    settings: how to sample.
+    seed: of all draws.
+    **options: of `TextGenerator.continue_prompts`.
+
+  Returns:
+    What a result file holds: `continuations`, `settings`, provenance.
+
+  Raises:
+    ValueError: if run, settings and prompts do not fit.
+  """
+  generator = TextGenerator(run, settings)
+  is_alone = len(prompts) * options.get("num_samples", 1) == 1
+  unseen = list(prompts)  # shown with the first new text, not before an error
+
+  def show(row: int, text: str) -> None:
+    del row
+    print("".join(unseen) + text, end="", flush=True)
+    unseen.clear()
+
+  found = generator.continue_prompts(
+    prompts, seed=seed, text_fn=show if is_alone else None, **options
+  )
+  pairs = [
+    (prompt, one)
+    for prompt, continuations in zip(prompts, found, strict=True)
+    for one in continuations
+  ]
+  if is_alone:
+    show(0, "\n")
+  else:
+    for number, (prompt, one) in enumerate(pairs):
+      i, s = divmod(number, len(found[0]))
+      print(f"--- prompt {i + 1}, continuation {s + 1} ({one.finish})")
+      print(prompt + one.text)
+  _report([one for _, one in pairs], settings)
+  return {
+    "continuations": [
+      {"prompt": prompt, **one._asdict()} for prompt, one in pairs
+    ],
+    "settings": dataclasses.asdict(settings),
+    **provenance(run, data_hash=None, seed=seed),
+  }
+
+
+def _report(found: list[Continuation], settings: SamplingSettings) -> None:
+  """Says where the temperature is not what was asked for."""
+  if spent := sum(one.num_spent for one in found):
+    print(
+      f"note: {spent} chunks were drawn by the batch method, because the exact"
+      f" one spent its budget of {settings.max_draws} draws.",
+      file=sys.stderr,
+    )
+  if fallbacks := sum(one.num_fallbacks for one in found):
+    print(
+      f"note: for {fallbacks} chunks no candidate came up often enough for this"
+      " temperature, and one of the most frequent was taken; more candidates"
+      " help.",
+      file=sys.stderr,
+    )
