@@ -145,6 +145,8 @@ def test_the_newest_and_every_nth_stay(tmp_path):
   assert steps_lib.list_steps(tmp_path / "steps") == [4, 8, 9]
 
 
+# Orbax leaves the reads behind the one that failed unawaited.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("how", _DAMAGES)
 def test_a_damaged_newest_step_falls_back_loudly(how, tmp_path, capfd):
   _save(tmp_path, [3, 6])

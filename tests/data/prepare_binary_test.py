@@ -72,7 +72,7 @@ def test_tokenizer_of_another_preparation(tmp_path, inputs):
   ("arguments", "message"),
   [
     (["--bytes", "--input=none.txt"], "no file matches 'none.txt'"),
-    (["--vocab_size=many"], "flag --vocab_size=many"),
+    (["--vocab_size=many"], "--vocab_size=many is not a whole number"),
     (["--bytez"], "bytez"),
     ([], "give one of --vocab_size=N, --tokenizer=FILE and --bytes"),
     (["--bytes", "--tokenizer=x"], "one of --bytes and --tokenizer"),
