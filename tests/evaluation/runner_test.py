@@ -8,7 +8,7 @@ import pytest
 
 from calm_jax.data.store import TokenStore, prepare
 from calm_jax.data.tokenizer_bytes import ByteTokenizer
-from calm_jax.evaluation.held_out_text import TextFiles, open_text
+from calm_jax.evaluation.held_out_text import open_text, read_files
 from calm_jax.evaluation.prediction import PredictionSettings
 from calm_jax.evaluation.result_file import check_output, write_result
 from calm_jax.evaluation.runner import evaluate_run
@@ -37,7 +37,7 @@ def fixture_files(tmp_path_factory):
 
 
 def test_files_are_the_stream_of_prepared_data(files):
-  text = TextFiles(str(files / "held_out.jsonl"), ByteTokenizer())
+  text = read_files(str(files / "held_out.jsonl"), ByteTokenizer())
   store = TokenStore(files / "prepared")
   length = store.num_tokens("valid")
   assert text.num_tokens("valid") == length

@@ -1,0 +1,224 @@
+"""What sampling colder does: accuracy against collision (paper §5.3, §7.6).
+
+A sharper distribution is right more often and repeats itself more often. A
+point of a curve is one way to sample: the batch method at (T, N_b), the head's
+noise scaled, or a token model at its temperature, all at the same places of
+the same text.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import tqdm
+
+from calm_jax.checkpoint.run_directory import LoadedRun
+from calm_jax.config import NextVectorConfig, TokenModelConfig
+from calm_jax.data.batch import Batch
+from calm_jax.data.pipeline import eval_batches
+from calm_jax.evaluation.held_out_text import open_text
+from calm_jax.evaluation.positions import select_positions
+from calm_jax.evaluation.prediction import (
+  PredictionSettings,
+  prediction_columns,
+)
+from calm_jax.evaluation.provenance import provenance
+from calm_jax.evaluation.temperature_curve import batch_method_columns
+from calm_jax.evaluation.windows import Columns, summarise
+from calm_jax.sampling.batch import log_weights
+from calm_jax.sampling.bound import bind_params, make_sampler_fn
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExploreSettings:
+  """Which points are measured."""
+
+  temperatures: tuple[float, ...] = (1, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 1 / 3)
+  candidate_counts: tuple[int, ...] = (25, 50, 100, 200)
+  noise_scales: tuple[float, ...] = (1, 0.9, 0.8, 0.7, 0.6, 0.5)
+  baseline_temperatures: tuple[float, ...] = (
+    1,
+    0.9,
+    0.8,
+    0.7,
+    0.6,
+    0.5,
+    0.4,
+    0.3,
+  )  # of the token model
+  num_samples: int = 16  # of the noise scale and the token model
+  positions: str = "grid:8"  # the same for both models
+  num_rows: int = 32
+  batch_size: int = 4
+  split: str = "valid"
+  seed: int = 0
+
+  def __post_init__(self):
+    for temperature in self.temperatures:
+      for num_candidates in self.candidate_counts:
+        log_weights(temperature, num_candidates)
+    for name in ("noise_scales", "baseline_temperatures"):
+      if any(not value > 0 for value in getattr(self, name)):
+        raise ValueError(f"{name} are {getattr(self, name)}; each is positive.")
+
+
+def explore(
+  run: LoadedRun,
+  data: str,
+  settings: ExploreSettings,
+  *,
+  baseline: LoadedRun | None = None,
+) -> dict[str, Any]:
+  """Measures all points.
+
+  Args:
+    run: a next-vector model.
+    data: a prepared directory or text files, see `open_text`.
+    settings: which points.
+    baseline: a token model with the same tokenizer, or None.
+
+  Returns:
+    What the result file holds: `points`, each with its `method`, its
+    settings, and `accuracy_n`, `collision_n` with their errors; provenance.
+
+  Raises:
+    ValueError, OSError: if runs and data do not fit, or cannot be read.
+  """
+  _check_runs(run, baseline)
+  rows = _Rows(run, data, settings)
+  if baseline is not None:
+    rows.check(baseline)
+  points = []
+  with tqdm.tqdm(desc="exploring", unit="curve", delay=1) as bar:
+    points += _batch_method(run, rows, settings)
+    bar.update()
+    points += _curve(run, rows, settings, "noise_scale", settings.noise_scales)
+    bar.update()
+    if baseline is not None:
+      points += _curve(
+        baseline, rows, settings, "temperature", settings.baseline_temperatures
+      )
+      bar.update()
+  result = {
+    "points": points,
+    "settings": {**dataclasses.asdict(settings), "data": data},
+    **provenance(run, data_hash=rows.content_hash, seed=settings.seed),
+  }
+  if baseline is not None:
+    result["baseline"] = provenance(
+      baseline, data_hash=rows.content_hash, seed=settings.seed
+    )
+  return result
+
+
+class _Rows:
+  """The same text for every model, in rows of the shorter context."""
+
+  def __init__(self, run: LoadedRun, data: str, settings: ExploreSettings):
+    self._store = open_text(data, run.tokenizer)
+    self._settings = settings
+    self._length = run.config.data.row_length
+    self._tokenizer_hash = run.tokenizer.content_hash
+    self.content_hash = self._store.content_hash
+    self.check(run)
+
+  def check(self, run: LoadedRun) -> None:
+    """Raises ValueError if a run cannot be scored on these rows."""
+    if run.tokenizer.content_hash != self._tokenizer_hash:
+      raise ValueError(
+        f"{run.path} was trained with another tokenizer; scores compare only at"
+        " equal tokenizers."
+      )
+    self._length = min(self._length, run.config.data.row_length)
+    select_positions(
+      self._settings.positions,
+      row_length=self._length,
+      chunk_size=run.config.model.chunk_size,
+    )
+
+  def batches(self, run: LoadedRun) -> list[Batch]:
+    return list(
+      eval_batches(
+        self._store,
+        self._settings.split,
+        row_length=self._length,
+        chunk_size=run.config.model.chunk_size,
+        batch_size=self._settings.batch_size,
+        num_rows=self._settings.num_rows,
+      )
+    )
+
+
+def _batch_method(
+  run: LoadedRun, rows: _Rows, settings: ExploreSettings
+) -> list[dict[str, Any]]:
+  found = batch_method_columns(
+    make_sampler_fn(run.config),
+    bind_params(run.config, run.params, run.autoencoder),
+    rows.batches(run),
+    temperatures=settings.temperatures,
+    candidate_counts=settings.candidate_counts,
+    positions=settings.positions,
+    seed=settings.seed,
+  )
+  return [
+    _point("batch", columns, temperature=t, num_candidates=n)
+    for (t, n), columns in found.items()
+  ]
+
+
+def _curve(
+  run: LoadedRun,
+  rows: _Rows,
+  settings: ExploreSettings,
+  name: str,
+  values: Sequence[float],
+) -> list[dict[str, Any]]:
+  """One number varied, everything else the model's own distribution."""
+  sampler_fn: Callable[[Any], Any] = make_sampler_fn(run.config)
+  measured = PredictionSettings(
+    num_samples=settings.num_samples,
+    positions=settings.positions,
+    seed=settings.seed,
+  )
+  batches = rows.batches(run)
+  method = "noise_scale" if name == "noise_scale" else "token_model"
+  return [
+    _point(
+      method,
+      prediction_columns(
+        sampler_fn,
+        bind_params(run.config, run.params, run.autoencoder, **{name: value}),
+        batches,
+        measured,
+      ),
+      **{name: value},
+    )
+    for value in values
+  ]
+
+
+def _point(method: str, columns: Columns, **settings: float) -> dict[str, Any]:
+  scores, _ = summarise(
+    {
+      name: values
+      for name, values in columns.items()
+      if name.startswith(("count", "accuracy", "collision"))
+    }
+  )
+  return {"method": method, **settings, **scores}
+
+
+def _check_runs(run: LoadedRun, baseline: LoadedRun | None) -> None:
+  if not isinstance(run.config.model, NextVectorConfig):
+    raise ValueError(
+      f"--checkpoint={run.path} holds a {run.config.model.kind} model; give a"
+      " next-vector run there and a token model as --baseline."
+    )
+  if baseline is not None and not isinstance(
+    baseline.config.model, TokenModelConfig
+  ):
+    raise ValueError(
+      f"--baseline={baseline.path} holds a {baseline.config.model.kind} model;"
+      " give a token model."
+    )

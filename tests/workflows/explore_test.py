@@ -1,0 +1,62 @@
+"""Tests workflows/explore.py and its picture on tiny models."""
+
+import json
+
+import pytest
+
+from calm_jax.workflows.explore import ExploreSettings, explore
+from calm_jax.workflows.explore_picture import draw_curves
+from tests.sampling.tiny_runs import autoencoder_run, calm_run, token_run
+
+_SETTINGS = ExploreSettings(
+  temperatures=(1.0, 0.5),
+  candidate_counts=(4, 10),
+  noise_scales=(1.0, 0.5),
+  baseline_temperatures=(1.0, 0.5),
+  num_samples=3,
+  num_rows=4,
+)
+
+
+@pytest.fixture(name="text")
+def fixture_text(tmp_path):
+  path = tmp_path / "text.txt"
+  path.write_text("the quick brown fox jumps over the lazy dog. " * 20)
+  return str(path)
+
+
+def test_measures_every_point_at_the_same_places(text, tmp_path):
+  result = explore(
+    calm_run(), text, _SETTINGS, baseline=token_run(num_chunks=160)
+  )
+  points = result["points"]
+  assert [point["method"] for point in points] == (
+    ["batch"] * 4 + ["noise_scale"] * 2 + ["token_model"] * 2
+  )
+  assert len({point["num_positions"] for point in points}) == 1
+  by_key = {
+    (point.get("temperature"), point.get("num_candidates")): point
+    for point in points
+  }
+  # Colder is more often the same.
+  for count in (4, 10, None):
+    cold, plain = by_key[0.5, count], by_key[1.0, count]
+    assert cold["collision_1"] > plain["collision_1"]
+  assert result["settings"]["data"] == text
+  assert result["baseline"]["config"]["model"]["kind"] == "token"
+  json.dumps(result, allow_nan=False)
+  draw_curves(result, tmp_path / "curves.png")
+  assert (tmp_path / "curves.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_refuses(text):
+  with pytest.raises(ValueError, match="at least 5"):
+    ExploreSettings(temperatures=(0.2,), candidate_counts=(3,))
+  with pytest.raises(ValueError, match="noise_scales"):
+    ExploreSettings(noise_scales=(0.0,))
+  with pytest.raises(ValueError, match="next-vector run there"):
+    explore(autoencoder_run(), text, _SETTINGS)
+  with pytest.raises(ValueError, match="give a token model"):
+    explore(calm_run(), text, _SETTINGS, baseline=calm_run())
+  with pytest.raises(ValueError, match="grid:9"):
+    explore(calm_run(chunk_size=3), text, _SETTINGS)
