@@ -54,9 +54,15 @@ def main(arguments: list[str]) -> None:
       bar.update(done - bar.n)
 
     if _REVERSE.value:
-      _refuse("--reverse", verify=_VERIFY, tokenizer=_TOKENIZER)
+      _refuse(
+        "does not go with --reverse",
+        verify=_VERIFY,
+        tokenizer=_TOKENIZER,
+        autoencoder=_AUTOENCODER,
+      )
       export(source, target, step=_STEP.value, progress=progress)
     else:
+      _refuse("goes with --reverse alone", step=_STEP)
       convert(
         source,
         target,
@@ -75,10 +81,10 @@ def _path(flag: flags.FlagHolder) -> pathlib.Path | None:
   return pathlib.Path(flag.value) if flag.value else None
 
 
-def _refuse(mode: str, **others: flags.FlagHolder) -> None:
+def _refuse(reason: str, **others: flags.FlagHolder) -> None:
   for name, flag in others.items():
-    if flag.value:
-      raise ValueError(f"--{name} does not go with {mode}; leave it out.")
+    if flag.value is not None:
+      raise ValueError(f"--{name} {reason}; leave it out.")
 
 
 if __name__ == "__main__":

@@ -22,13 +22,18 @@ _CONFIG = config_flags.DEFINE_config_file(
 _WORKDIR = flags.DEFINE_string(
   "workdir", None, "Run directory: new, or one to go on with."
 )
+_INITIAL_RUN = flags.DEFINE_string(
+  "initial_run", None, "Run whose parameters a new run starts from."
+)
 flags.mark_flags_as_required(["config", "workdir"])
 
 
 def main(arguments: list[str]) -> None:
   del arguments
   flag_errors.check_config(_CONFIG.value, sys.argv)
-  result = run_training(_CONFIG.value, _WORKDIR.value)
+  result = run_training(
+    _CONFIG.value, _WORKDIR.value, initial_run=_INITIAL_RUN.value
+  )
   if jax.process_index() == 0:
     words = {
       "finished": "finished at",
