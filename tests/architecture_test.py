@@ -21,6 +21,7 @@ _ORDER = [
   "checkpoint",
   "sampling",
   "evaluation",
+  "api",
 ]
 _LEAVES = ["interop", "scaling", "planning", "workflows"]
 _FILES = sorted(_ROOT.rglob("*.py"))

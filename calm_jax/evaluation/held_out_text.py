@@ -1,12 +1,14 @@
 """What a run is measured on: prepared data, or text files as they are."""
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 from etils import epath
 
 from calm_jax.config import VocabularyConfig
 from calm_jax.data import sources
+from calm_jax.data.source_files import Part
 from calm_jax.data.store import TokenStore
 from calm_jax.data.store_layout import INFO_FILE
 from calm_jax.data.tokenizer import Tokenizer
@@ -15,33 +17,34 @@ from calm_jax.data.tokenizer_base import hash_parts
 _GROUP_SIZE = 256  # texts that are encoded at once, on all cores
 
 
-class TextFiles:
-  """Files, read into memory as one stream like that of a `TokenStore`."""
+class HeldOutText:
+  """Documents in memory, as one stream like that of a `TokenStore`."""
 
-  def __init__(self, inputs: str, tokenizer: Tokenizer):
-    """Reads and encodes the documents.
+  def __init__(self, parts: Iterable[Part], tokenizer: Tokenizer, *, name: str):
+    """Encodes the documents.
 
     Args:
-      inputs: as `launch.prepare` takes them.
+      parts: of documents, in order.
       tokenizer: of the run.
+      name: for messages.
 
     Raises:
-      OSError, ValueError: if a file cannot be read or holds no text.
+      OSError, ValueError: if a part cannot be read, or all of them are empty.
     """
-    self.path = inputs
+    self.path = name
     self.vocabulary: VocabularyConfig = tokenizer.vocabulary
     self._tokens = np.concatenate(
-      [np.empty(0, np.int32), *_stream(inputs, tokenizer)]
+      [np.empty(0, np.int32), *_stream(parts, tokenizer)]
     )
     controls = (self.vocabulary.begin_id, self.vocabulary.end_id)
     if np.isin(self._tokens, controls).all():
-      raise ValueError(f"{inputs} has no text; give files with text.")
+      raise ValueError(f"{name} has no text; give documents with text.")
     self.content_hash = hash_parts(
       tokenizer.content_hash.encode(), self._tokens.tobytes()
     )
 
   def num_rows(self, split: str, row_length: int) -> int:
-    """Rows of T tokens; files have no splits."""
+    """Rows of T tokens; there are no splits."""
     del split
     return -(-len(self._tokens) // row_length)
 
@@ -54,7 +57,13 @@ class TextFiles:
     return self._tokens[start:stop]
 
 
-def open_text(data: str, tokenizer: Tokenizer) -> TokenStore | TextFiles:
+def read_files(inputs: str, tokenizer: Tokenizer) -> HeldOutText:
+  """Reads files as `launch.prepare` takes them."""
+  parts = sources.read_parts(sources.list_inputs(inputs))
+  return HeldOutText(parts, tokenizer, name=inputs)
+
+
+def open_text(data: str, tokenizer: Tokenizer) -> TokenStore | HeldOutText:
   """Opens what `--data` names.
 
   Args:
@@ -71,7 +80,7 @@ def open_text(data: str, tokenizer: Tokenizer) -> TokenStore | TextFiles:
   """
   path = epath.Path(data).expanduser()
   if not data or not path.is_dir():
-    return TextFiles(data, tokenizer)
+    return read_files(data, tokenizer)
   if not (path / INFO_FILE).exists() and not any(path.glob("part-*")):
     raise ValueError(
       f"{data} is a directory but holds no prepared data; give one written by"
@@ -88,15 +97,16 @@ def open_text(data: str, tokenizer: Tokenizer) -> TokenStore | TextFiles:
   return store
 
 
-def _stream(inputs: str, tokenizer: Tokenizer) -> Iterator[np.ndarray]:
+def _stream(
+  parts: Iterable[Part], tokenizer: Tokenizer
+) -> Iterator[np.ndarray]:
   """Begin + document + end for every document."""
   vocabulary = tokenizer.vocabulary
   begin = np.array([vocabulary.begin_id], np.int32)
   end = np.array([vocabulary.end_id], np.int32)
   is_first = True
-  parts = list(sources.read_parts(sources.list_inputs(inputs)))
-  for start in range(0, len(parts), _GROUP_SIZE):
-    group = parts[start : start + _GROUP_SIZE]
+  parts = iter(parts)
+  while group := list(itertools.islice(parts, _GROUP_SIZE)):
     encoded = tokenizer.encode_all([part.text for part in group])
     for part, tokens in zip(group, encoded, strict=True):
       if is_first:

@@ -57,6 +57,21 @@ def make_scores_fn(
   return scores_fn
 
 
+def window_length(config: ExperimentConfig, row_length: int | None) -> int:
+  """The tokens of a window: those asked for, or those of training for None.
+
+  Raises:
+    ValueError: if the model was not trained on windows as long.
+  """
+  longest = config.data.row_length
+  if row_length is not None and row_length > longest:
+    raise ValueError(
+      f"row_length is {row_length}; the model was trained on rows of {longest}"
+      " tokens and knows no longer ones."
+    )
+  return longest if row_length is None else row_length
+
+
 def evaluate_run(
   run: LoadedRun,
   data: str,
@@ -89,12 +104,7 @@ def evaluate_run(
     ValueError, OSError: if data and run do not fit, or cannot be read.
   """
   config = run.config
-  length = config.data.row_length if row_length is None else row_length
-  if length > config.data.row_length:
-    raise ValueError(
-      f"row_length is {length}; the model was trained on rows of"
-      f" {config.data.row_length} tokens and knows no longer ones."
-    )
+  length = window_length(config, row_length)
   store = open_text(data, run.tokenizer)
   batches = eval_batches(
     store,

@@ -1,0 +1,205 @@
+"""Tests calm_jax/api.py, and the README's Python as it is printed."""
+
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import calm_jax
+from calm_jax.api import TextModel
+from calm_jax.autoencoder import Autoencoder
+from calm_jax.checkpoint.checkpointer import Checkpointer
+from calm_jax.checkpoint.run_directory import RunDirectory, content_hash
+from calm_jax.evaluation.prediction import PredictionSettings
+from calm_jax.evaluation.runner import evaluate_run
+from calm_jax.sampling.continuation import SamplingSettings, TextGenerator
+from calm_jax.sampling.prompt import encode_prompt
+from calm_jax.training.state import TrainState
+from tests.sampling.tiny_runs import autoencoder_run, calm_run, token_run
+
+_ROOT = pathlib.Path(__file__).parent.parent
+_TEXT = "Some text, é and 漢."
+_DOCUMENTS = [f"Document {i}: {list(range(3 * i))}" for i in range(12)]
+
+
+def _settings(**changes):
+  return {"temperature": 0.5, "num_candidates": 4} | changes
+
+
+@pytest.mark.parametrize("run_fn", [calm_run, autoencoder_run])
+def test_latents_are_those_of_the_autoencoder(run_fn):
+  run = run_fn()
+  config = run.config.autoencoder or run.config.model
+  params = run.params if run.autoencoder is None else run.autoencoder
+  apply = lambda *args, **kwargs: Autoencoder(config).apply(
+    {"params": params}, *args, **kwargs
+  )
+  tokens = encode_prompt(_TEXT, run.tokenizer, config.chunk_size)
+  model = TextModel(run)
+  latents = model.encode(_TEXT)
+  assert latents.shape == (len(tokens), config.latent_size)
+  posterior = apply(tokens, method="encode")
+  np.testing.assert_allclose(latents, posterior.mean, atol=1e-5)
+
+  ids = np.asarray(apply(latents, method="decode_tokens"))
+  assert model.decode(latents) == run.tokenizer.decode(ids.reshape(-1))
+  # However many chunks follow, each is encoded alone.
+  long = model.encode(_TEXT + "more" * 40)
+  assert len(long) == len(latents) + 40
+  np.testing.assert_allclose(long[: len(latents)], latents, atol=1e-5)
+
+
+def test_latents_drawn_from_the_posterior():
+  run = autoencoder_run()
+  model = TextModel(run)
+  mean, one, two = (model.encode(_TEXT, seed=seed) for seed in (None, 1, 2))
+  np.testing.assert_array_equal(one, model.encode(_TEXT, seed=1))
+  tokens = encode_prompt(_TEXT, run.tokenizer, run.config.model.chunk_size)
+  posterior = Autoencoder(run.config.model).apply(
+    {"params": run.params}, tokens, method="encode"
+  )
+  noise = np.stack([one - mean, two - mean]) / np.exp(posterior.log_std)
+  # 2·L·Z standard normal draws; four standard errors.
+  assert abs(noise.mean()) < 4 / np.sqrt(noise.size)
+  assert abs(np.square(noise).mean() - 1) < 4 * np.sqrt(2 / noise.size)
+
+
+def test_no_latents_are_no_text():
+  model = TextModel(autoencoder_run())
+  assert model.decode(np.zeros((0, 8))) == ""
+
+
+def test_generates_what_the_generator_gives():
+  run = calm_run()
+  settings = SamplingSettings(**_settings())
+  expected = TextGenerator(run, settings).continue_prompts(
+    ["a", "bc"], num_tokens=8, num_samples=2, seed=3
+  )
+  model = TextModel(run)
+  found = model.generate(
+    ["a", "bc"], num_tokens=8, num_samples=2, seed=3, **_settings()
+  )
+  assert found == expected
+  alone = model.generate("a", num_tokens=8, seed=3, **_settings())
+  assert alone == [expected[0][:1]]
+
+
+def test_generates_with_a_token_model():
+  found = TextModel(token_run()).generate(
+    "a", num_tokens=5, temperature=1.5, top_k=3
+  )
+  assert len(found[0][0].tokens) <= 5
+
+
+@pytest.mark.parametrize("run_fn", [calm_run, autoencoder_run])
+def test_scores_what_the_binary_scores(run_fn, tmp_path):
+  run = run_fn()
+  for i, text in enumerate(_DOCUMENTS):
+    (tmp_path / f"{i:02}.txt").write_text(text)
+  settings = {"num_samples": 2, "seed": 5}
+  expected = evaluate_run(
+    run, f"{tmp_path}/*.txt", PredictionSettings(**settings)
+  )
+  found = TextModel(run).score(_DOCUMENTS, **settings)
+  assert found.items() <= expected.items()
+  name = "brier_1" if run_fn is calm_run else "token_accuracy"
+  assert {name, f"{name}_stderr", "warnings"} <= found.keys()
+
+
+def test_mistakes():
+  model = TextModel(calm_run())
+  with pytest.raises(ValueError, match=r"has no latents; load"):
+    TextModel(token_run()).encode("a")
+  with pytest.raises(ValueError, match=r"shape \(3,\); \[L, 8\] was expected"):
+    model.decode(np.zeros(3))
+  with pytest.raises(ValueError, match="the list of documents has no text"):
+    model.score([])
+  with pytest.raises(ValueError, match="document 1: character 0"):
+    model.score(["a", "\udcff"])
+  with pytest.raises(ValueError, match="row_length is 999"):
+    model.score(["a"], row_length=999)
+  with pytest.raises(ValueError, match="temperature is 2"):
+    model.generate("a", temperature=2)
+  with pytest.raises(ValueError, match="holds an autoencoder"):
+    TextModel(autoencoder_run()).generate("a")
+  with pytest.raises(FileNotFoundError, match="no directory"):
+    calm_jax.load("none")
+  with pytest.raises(AttributeError, match="no attribute 'lode'"):
+    _ = calm_jax.lode
+
+
+def test_says_what_it_is():
+  assert repr(TextModel(calm_run())) == "<next_vector model of tiny, step 7>"
+
+
+def test_importing_touches_no_device_and_is_quick():
+  """The package alone takes no library; its API starts no backend."""
+  code = """
+import sys, time
+start = time.process_time()
+import calm_jax
+seconds = time.process_time() - start
+print(seconds < 0.5, "jax" in sys.modules, "numpy" in sys.modules)
+calm_jax.load
+import calm_jax.workflows.training
+from jax._src import xla_bridge
+print(xla_bridge.backends_are_initialized())
+"""
+  result = subprocess.run(
+    [sys.executable, "-c", code],
+    cwd=_ROOT,
+    capture_output=True,
+    text=True,
+    check=True,
+  )
+  assert result.stdout.split("\n")[:2] == ["True False False", "False"]
+  assert not result.stderr
+
+
+def _save(run, path):
+  """Writes a run that is in memory as a run directory."""
+  directory = RunDirectory(path)
+  directory.create(run.config, run.tokenizer, run.autoencoder)
+  hashes = {"tokenizer": run.tokenizer.content_hash, "data": "0" * 64}
+  if run.autoencoder is not None:
+    hashes["autoencoder"] = content_hash(run.autoencoder)
+  checkpointer = Checkpointer(
+    directory, hashes=hashes, max_checkpoints=1, keep_interval=0
+  )
+  state = TrainState(jnp.int32(run.step), run.params, {"count": jnp.zeros(1)})
+  checkpointer.save(run.step, state, {})
+  checkpointer.close()
+
+
+def test_loads_a_run_directory(tmp_path):
+  run = calm_run()
+  _save(run, tmp_path / "run")
+  model = calm_jax.load(tmp_path / "run", step=run.step)
+  assert isinstance(model, calm_jax.TextModel) and model.run.step == run.step
+  jax.tree.map(np.testing.assert_array_equal, model.run.params, run.params)
+  np.testing.assert_array_equal(
+    model.encode(_TEXT), TextModel(run).encode(_TEXT)
+  )
+
+
+def test_the_python_of_the_readme_runs_as_printed(
+  tmp_path, monkeypatch, capsys
+):
+  readme = _ROOT / "README.md"
+  section = readme.read_text().split("\n## From Python\n")[1].split("\n## ")[0]
+  blocks = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+  assert blocks
+  _save(calm_run(), tmp_path / "runs/quickstart/calm")
+  shutil.copy(readme, tmp_path)
+  monkeypatch.chdir(tmp_path)
+  for block in blocks:
+    exec(compile(block, "README.md", "exec"), {})
+  shown = capsys.readouterr().out
+  assert re.match(r"\(5, 8\) ", shown)
+  assert re.search(r"\nbrier_1_minus_permuted -?\d\.\d{3} ± \d\.\d{3}\n", shown)
