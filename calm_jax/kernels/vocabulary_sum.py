@@ -34,11 +34,16 @@ def cross_entropy_sum(
   return total, jax.lax.stop_gradient(nats)
 
 
+def weighted_sum(weights: jax.Array, nats: jax.Array) -> jax.Array:
+  """Σ weight · nats; where the weight is 0, nats may be anything, even NaN."""
+  return jnp.sum(jnp.where(weights == 0, 0.0, weights * nats))
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _cross_entropy_sum(partition, hidden, embedding, labels, scored, weights):
   del partition
   nats = cross_entropy(hidden, embedding, labels, scored)
-  return jnp.sum(weights * nats), nats
+  return weighted_sum(weights, nats), nats
 
 
 def _cross_entropy_sum_forward(partition, hidden, embedding, *rest):
@@ -54,7 +59,7 @@ def _cross_entropy_sum_forward(partition, hidden, embedding, *rest):
       flat,
       _BLOCK_BYTES // (4 * embedding.shape[0]),
     )
-    total = jnp.sum(weights * nats.reshape(shape))
+    total = weighted_sum(weights, nats.reshape(shape))
     results = nats.reshape(shape), slope.reshape(hidden.shape)
     return results, (total, embedding_slope)
 
@@ -92,7 +97,8 @@ def _visit_positions(embedding, scored, embedding_slope, block):
   log_total = jax.nn.logsumexp(logits, axis=-1, keepdims=True)
   ids = jnp.arange(embedding.shape[0], dtype=jnp.int32)
   slope = jnp.exp(logits - log_total) - (labels[:, None] == ids[None])
-  slope = (weights[:, None] * slope).astype(hidden.dtype)
+  slope = jnp.where(weights[:, None] == 0, 0.0, weights[:, None] * slope)
+  slope = slope.astype(hidden.dtype)
   hidden_slope = product("pv,ve->pe", slope, table).astype(hidden.dtype)
 
   def visit(embedding_slope, words):

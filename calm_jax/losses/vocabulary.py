@@ -63,7 +63,8 @@ def cross_entropy_sum(
     embedding: [Vp, E].
     labels: [...] int32, below Vp.
     scored: [Vp] bool, the words in the denominator.
-    weights: [...], of the positions; no gradient.
+    weights: [...], of the positions; no gradient. Where they are 0 the hidden
+      vector may be anything.
     implementation: as `cross_entropy`.
     partition: how the axes [...] lie on the mesh of `jax.set_mesh`, such as
       P(("data", "fsdp"), "sequence"): every device then visits its own
@@ -84,7 +85,8 @@ def cross_entropy_sum(
   nats = cross_entropy(
     hidden, embedding, labels, scored, implementation=implementation
   )
-  total = jnp.sum(jax.lax.stop_gradient(weights.astype(jnp.float32)) * nats)
+  weights = jax.lax.stop_gradient(weights.astype(jnp.float32))
+  total = vocabulary_sum.weighted_sum(weights, nats)
   return total, jax.lax.stop_gradient(nats)
 
 

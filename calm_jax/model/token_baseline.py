@@ -61,6 +61,28 @@ class TokenModel(nn.Module):
     shape = (1,) * (logits.ndim - 1) + (-1,)
     return jnp.where(scored.reshape(shape), logits, -jnp.inf)
 
+  def cross_entropy_sum(
+    self, hidden: jax.Array, labels: jax.Array, weights: jax.Array
+  ) -> tuple[jax.Array, jax.Array]:
+    """Σ weight · −log p(label), the fastest to differentiate.
+
+    Args:
+      hidden: [..., D].
+      labels: [...] ids.
+      weights: [...] float32.
+
+    Returns:
+      The sum, [], and the nats of each token, [...], without gradient.
+    """
+    return vocabulary.cross_entropy_sum(
+      hidden,
+      self.output.embedding,
+      labels,
+      scored_ids(self.config.vocabulary),
+      weights,
+      implementation=self.config.vocabulary_implementation,
+    )
+
   def cross_entropy(self, hidden: jax.Array, labels: jax.Array) -> jax.Array:
     """−log p(label) in nats: [..., D], [...] ids → [...] float32."""
     return vocabulary.cross_entropy(

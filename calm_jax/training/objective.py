@@ -94,12 +94,15 @@ def autoencoder_objective(
   labels = jnp.where(
     is_counted[..., None], batch.tokens, config.vocabulary.end_id
   )
-  nats = apply(latents, labels, method="cross_entropy")  # [B, L, K]
-  loss = nats.sum(axis=-1) + config.kl_weight * clipped_kl(
-    *posterior, config.kl_floor
-  )
-
-  total = masked_sum(loss, is_counted)
+  weights = jnp.broadcast_to(is_counted[..., None], labels.shape)
+  total_nats, nats = apply(
+    latents,
+    labels,
+    weights.astype(jnp.float32),
+    method="cross_entropy_sum",
+  )  # nats: [B, L, K]
+  penalty = masked_sum(clipped_kl(*posterior, config.kl_floor), is_counted)
+  total = penalty._replace(total=total_nats + config.kl_weight * penalty.total)
   sums = {
     "loss": total,
     "cross_entropy": masked_sum(nats.mean(axis=-1), is_counted),
@@ -181,9 +184,9 @@ def token_objective(
   labels = jnp.where(
     is_counted, _next(batch.tokens[..., 0]), model.config.vocabulary.end_id
   )
-  nats = apply(hidden, labels, method="cross_entropy")
-  total = masked_sum(nats, is_counted)
-  return total.total, {"loss": total}
+  weights = is_counted.astype(jnp.float32)
+  total_nats, _ = apply(hidden, labels, weights, method="cross_entropy_sum")
+  return total_nats, {"loss": Sum(total_nats, weights.sum())}
 
 
 def _keys(key: jax.Array, batch: Batch) -> jax.Array:
