@@ -18,6 +18,11 @@ from launch import entry
 
 _DEFAULT = ExploreSettings()
 
+
+def _words(numbers: tuple[float, ...]) -> list[str]:
+  return [f"{number:.4g}" for number in numbers]
+
+
 _CHECKPOINT = flags.DEFINE_string(
   "checkpoint", None, "Run directory of a next-vector model."
 )
@@ -31,17 +36,17 @@ _OUTPUT = flags.DEFINE_string(
   "output", "explore.json", "JSON file; the picture gets the suffix .png."
 )
 _TEMPERATURES = flags.DEFINE_list(
-  "temperatures", _DEFAULT.temperatures, "Of the batch method."
+  "temperatures", _words(_DEFAULT.temperatures), "Of the batch method."
 )
 _CANDIDATE_COUNTS = flags.DEFINE_list(
-  "candidate_counts", _DEFAULT.candidate_counts, "Of the batch method."
+  "candidate_counts", _words(_DEFAULT.candidate_counts), "Of the batch method."
 )
 _NOISE_SCALES = flags.DEFINE_list(
-  "noise_scales", _DEFAULT.noise_scales, "Factors on the head's noise."
+  "noise_scales", _words(_DEFAULT.noise_scales), "Factors on the head's noise."
 )
 _BASELINE_TEMPERATURES = flags.DEFINE_list(
   "baseline_temperatures",
-  _DEFAULT.baseline_temperatures,
+  _words(_DEFAULT.baseline_temperatures),
   "Of the token model.",
 )
 _NUM_SAMPLES = flags.DEFINE_integer(
@@ -63,7 +68,7 @@ def main(arguments: list[str]) -> None:
   check_output(_OUTPUT.value)
   settings = ExploreSettings(
     temperatures=_numbers(_TEMPERATURES),
-    candidate_counts=tuple(map(int, _numbers(_CANDIDATE_COUNTS))),
+    candidate_counts=_numbers(_CANDIDATE_COUNTS, int),
     noise_scales=_numbers(_NOISE_SCALES),
     baseline_temperatures=_numbers(_BASELINE_TEMPERATURES),
     num_samples=_NUM_SAMPLES.value,
@@ -82,9 +87,9 @@ def main(arguments: list[str]) -> None:
   print(f"{len(result['points'])} points: {_OUTPUT.value}, {picture}")
 
 
-def _numbers(flag: flags.FlagHolder) -> tuple[float, ...]:
+def _numbers(flag: flags.FlagHolder, kind: type = float) -> tuple:
   try:
-    return tuple(map(float, flag.value))
+    return tuple(map(kind, flag.value))
   except ValueError:
     raise ValueError(
       f"--{flag.name}={','.join(flag.value)} should be numbers separated by"
