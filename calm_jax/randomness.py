@@ -5,6 +5,8 @@ starts from the key of its own position, and a sample adds its number to it.
 """
 
 import zlib
+from collections.abc import Callable
+from typing import Any
 
 import jax
 
@@ -57,6 +59,23 @@ def sample_keys(keys: jax.Array, sample_ids: jax.Array) -> jax.Array:
   Returns:
     Typed keys, [..., N].
   """
-  fold_samples = jax.vmap(jax.random.fold_in, (None, 0))
-  flat = jax.vmap(fold_samples, (0, None))(keys.reshape(-1), sample_ids)
-  return flat.reshape(*keys.shape, len(sample_ids))
+  fold = jax.vmap(jax.random.fold_in, (None, 0))
+  for _ in range(keys.ndim):
+    fold = jax.vmap(fold, (0, None))
+  return fold(keys, sample_ids)
+
+
+def draw(draw_fn: Callable[[jax.Array], Any], keys: jax.Array) -> Any:
+  """Draws with each key by itself.
+
+  Args:
+    draw_fn: of one key; gives an array or a tree of arrays, [*shape].
+    keys: [...].
+
+  Returns:
+    Its results, [..., *shape].
+  """
+  # Nested, since flattening would gather keys that are split over devices.
+  for _ in range(keys.ndim):
+    draw_fn = jax.vmap(draw_fn)
+  return draw_fn(keys)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from calm_jax.randomness import position_keys, sample_keys, stream_key
+from calm_jax.randomness import draw, position_keys, sample_keys, stream_key
 
 
 def _ids(*ids):
@@ -43,6 +43,17 @@ def test_a_key_does_not_know_what_else_is_asked():
   np.testing.assert_array_equal(
     _bits(sample_keys(part, _ids(3)))[0, 0, 0], _bits(samples)[1, 2, 3]
   )
+
+
+def test_draws_are_those_of_each_key_alone():
+  keys = position_keys(stream_key(0, "a"), _ids(0, 7), _ids(*range(3)))
+  pair = lambda key: (jax.random.normal(key, (4,)), jax.random.uniform(key))
+  normals, uniforms = draw(pair, keys)
+  assert normals.shape == (2, 3, 4) and uniforms.shape == (2, 3)
+  for at in np.ndindex(2, 3):
+    one = pair(keys[at])
+    np.testing.assert_array_equal(normals[at], one[0])
+    np.testing.assert_array_equal(uniforms[at], one[1])
 
 
 def test_golden():

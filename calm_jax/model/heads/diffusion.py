@@ -15,7 +15,7 @@ from calm_jax.model.heads.denoising import (
   p_mean_log_variance,
 )
 from calm_jax.model.heads.head import HeadLoss
-from calm_jax.randomness import sample_keys
+from calm_jax.randomness import draw, sample_keys
 
 
 class DiffusionHead(nn.Module):
@@ -75,9 +75,8 @@ class DiffusionHead(nn.Module):
     keys = sample_keys(
       keys, jnp.arange(self.config.num_samples, dtype="uint32")
     )
-    draws = jax.vmap(lambda key: _draw(key, self.latent_size))
-    target_noise, noise, times = jax.tree.map(
-      lambda x: x.reshape(*keys.shape, *x.shape[1:]), draws(keys.reshape(-1))
+    target_noise, noise, times = draw(
+      lambda key: _draw(key, self.latent_size), keys
     )
     latents = mean[:, :, None] + jnp.exp(log_std)[:, :, None] * target_noise
     schedule = noise_schedule(NUM_STEPS)
@@ -112,12 +111,11 @@ class DiffusionHead(nn.Module):
     condition = self.network.embed_condition(hidden)[..., None, :]
 
     def noise_of(step: int | jax.Array) -> jax.Array:
-      draw = jax.vmap(
-        lambda key: jax.random.normal(
-          jax.random.fold_in(key, step), (self.latent_size,)
-        )
+      fold = lambda key: jax.random.fold_in(key, step)
+      size = (self.latent_size,)
+      return noise_scale * draw(
+        lambda k: jax.random.normal(fold(k), size), keys
       )
-      return noise_scale * draw(keys.reshape(-1)).reshape(*keys.shape, -1)
 
     def denoise(network: AdaLNNetwork, x: jax.Array, step: jax.Array):
       index = jnp.full((*keys.shape[:-1], 1), step)  # the same for all n

@@ -10,7 +10,7 @@ from calm_jax.layers.linear import linear
 from calm_jax.layers.norm import LayerNorm
 from calm_jax.losses.energy import energy_loss
 from calm_jax.model.heads.head import HeadLoss
-from calm_jax.randomness import sample_keys
+from calm_jax.randomness import draw, sample_keys
 
 
 class EnergyBlock(nn.Module):
@@ -104,12 +104,12 @@ class EnergyHead(nn.Module):
     config = self.config
     sample_ids = jnp.arange(config.num_samples, dtype=jnp.uint32)
     samples = self.sample(hidden, keys, sample_ids)
-    target_keys = jax.vmap(jax.vmap(lambda key: jax.random.fold_in(key, 2**31)))
+    target_keys = draw(lambda key: jax.random.fold_in(key, 2**31), keys)
     loss, terms = energy_loss(
       samples,
       mean,
       log_std,
-      target_keys(keys),
+      target_keys,
       num_targets=config.num_targets,
       alpha=config.alpha,
       use_antithetic_targets=config.use_antithetic_targets,
@@ -132,10 +132,8 @@ class EnergyHead(nn.Module):
   ) -> jax.Array:
     """Draws latents; see `NextVectorModel.sample`."""
     keys = sample_keys(keys, sample_ids)  # [..., n]
-    draw = jax.vmap(
-      lambda key: jax.random.uniform(
-        key, (self.config.noise_size,), minval=-0.5, maxval=0.5
-      )
+    shape = (self.config.noise_size,)
+    noise = draw(
+      lambda k: jax.random.uniform(k, shape, minval=-0.5, maxval=0.5), keys
     )
-    noise = draw(keys.reshape(-1)).reshape(*keys.shape, -1)
     return self(hidden, noise_scale * noise)

@@ -8,7 +8,7 @@ from flax import linen as nn
 from calm_jax.config import FlowHeadConfig
 from calm_jax.model.heads.adaln import AdaLNNetwork
 from calm_jax.model.heads.head import HeadLoss
-from calm_jax.randomness import sample_keys
+from calm_jax.randomness import draw, sample_keys
 
 _TIME_SCALE = 1000  # the network sees ⌊1000·t⌋
 
@@ -71,9 +71,8 @@ class FlowHead(nn.Module):
     keys = sample_keys(
       keys, jnp.arange(self.config.num_samples, dtype="uint32")
     )
-    draws = jax.vmap(lambda key: _draw(key, self.latent_size))
-    target_noise, noise, times = jax.tree.map(
-      lambda x: x.reshape(*keys.shape, *x.shape[1:]), draws(keys.reshape(-1))
+    target_noise, noise, times = draw(
+      lambda key: _draw(key, self.latent_size), keys
     )
     latents = mean[:, :, None] + jnp.exp(log_std)[:, :, None] * target_noise
     velocity = self(hidden, interpolate(noise, latents, times), times)
@@ -99,8 +98,8 @@ class FlowHead(nn.Module):
       [..., n, Z] float32.
     """
     keys = sample_keys(keys, sample_ids)  # [..., n]
-    draw = jax.vmap(lambda key: jax.random.normal(key, (self.latent_size,)))
-    noise = draw(keys.reshape(-1)).reshape(*keys.shape, -1)
+    size = (self.latent_size,)
+    noise = draw(lambda key: jax.random.normal(key, size), keys)
     return self.integrate(hidden, noise_scale * noise)
 
   def integrate(self, hidden: jax.Array, noise: jax.Array) -> jax.Array:
