@@ -3,6 +3,8 @@
 import dataclasses
 import hashlib
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 
 import pytest
@@ -11,6 +13,8 @@ from tests.integration import damage, runs
 
 # A traceback, a line of absl's or XLA's log, a warning of Python.
 _NOISE = re.compile(r"Traceback|^[IWEF]\d{4} |\w+Warning:", re.MULTILINE)
+
+_BINARIES = ("prepare", "train", "evaluate", "generate", "convert")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -537,7 +541,7 @@ _EVALUATE = [
     "data-empty",
     "--data=empty.txt",
     before=damage.write("empty.txt", ""),
-    words=["empty.txt has no text", "give files"],
+    words=["empty.txt has no text", "give documents"],
   ),
   _evaluate("data-directory", "--data=calm", words=["no prepared data"]),
   _evaluate("data-name", "--data=", words=["no input was given"]),
@@ -784,7 +788,7 @@ CASES = [*_PREPARE, *_TRAIN, *_EVALUATE, *_GENERATE, *_CONVERT]
 
 def check_message(stderr: str, words: Sequence[str]) -> None:
   """At most three lines for a user, the last of which is the error."""
-  lines = stderr.strip().splitlines()
+  lines = runs.terminal_lines(stderr)
   assert 1 <= len(lines) <= 3, stderr
   assert lines[-1].startswith("error: "), stderr
   assert not _NOISE.search(stderr), stderr
@@ -822,3 +826,44 @@ def test_a_mistake_is_named_and_changes_nothing(
     if path.split("/")[0] not in case.leaves
   }
   assert after == before
+
+
+@pytest.mark.parametrize(
+  ("name", "arguments", "words"),
+  [
+    ("prepare", ["--bytes", "--input=none.txt", "--output=x"], ["'none.txt'"]),
+    ("train", ["--config=none.py", "--workdir=x"], ["'none.py'"]),
+    ("evaluate", ["--checkpoint=none", "--data=x"], ["no directory", "none"]),
+    ("generate", ["--checkpoint=none"], ["no directory", "none"]),
+    ("convert", ["--source=none", "--target=x"], ["none has no config.json"]),
+  ],
+)
+def test_a_mistake_as_users_start_it(name, arguments, words, tmp_path):
+  """Nothing that importing prints, and nothing at exit, joins the message."""
+  finished = subprocess.run(
+    [sys.executable, "-m", f"launch.{name}", *arguments],
+    cwd=tmp_path,
+    env=runs.environment(),
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert (finished.returncode, finished.stdout) == (1, "")
+  assert len(finished.stderr.splitlines()) == 1
+  check_message(finished.stderr, words)
+  assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", _BINARIES)
+def test_help_is_no_mistake(name, tmp_path, binaries):
+  finished = binaries(name, "--help", directory=tmp_path)
+  assert (finished.code, finished.stderr) == (0, "")
+  assert f"python -m launch.{name}" in finished.stdout
+  assert "\nflags:\n" in finished.stdout
+  assert max(map(len, finished.stdout.splitlines())) <= 80
+
+
+def test_what_works_prints_no_log_of_libraries(workspace):
+  for command, stderr in workspace.printed.items():
+    assert not _NOISE.search(stderr), (command, stderr)
+    assert len(runs.terminal_lines(stderr)) <= 2, (command, stderr)

@@ -6,7 +6,7 @@ directory and with its own limits. JAX starts its backends in the forks, never
 here.
 
 A request is a line of JSON on stdin: `module`, `arguments`, `directory`,
-`file_size` (bytes a file may have, or null) and `seconds`. The answer is a line
+`limits` (names of `resource` and numbers) and `seconds`. The answer is a line
 with `code`, null if the time was up, `stdout` and `stderr`.
 """
 
@@ -80,9 +80,8 @@ def _run(request: dict, outputs: list[int]) -> None:
       os.dup2(end, number)
     os.closerange(3, 1024)
     os.chdir(request["directory"])
-    if request["file_size"] is not None:
-      limit = request["file_size"]
-      resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    for name, limit in request["limits"].items():
+      resource.setrlimit(getattr(resource, name), (limit, limit))
     sys.argv = [request["module"], *request["arguments"]]
     runpy.run_module(request["module"], run_name="__main__", alter_sys=True)
     code = 0

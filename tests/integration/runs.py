@@ -21,6 +21,12 @@ class Finished(NamedTuple):
   stderr: str
 
 
+def terminal_lines(text: str) -> list[str]:
+  """The lines a terminal shows: a progress bar is drawn again over itself."""
+  lines = [line.rsplit("\r", 1)[-1].strip() for line in text.split("\n")]
+  return [line for line in lines if line]
+
+
 def environment() -> dict[str, str]:
   """What a binary sees: one CPU device, and programs compiled before."""
   return {
@@ -53,6 +59,7 @@ class Binaries:
     *arguments: str,
     directory: pathlib.Path,
     file_size: int | None = None,
+    memory: int | None = None,
     seconds: float = _SECONDS,
   ) -> Finished:
     """Runs a binary to its end.
@@ -62,16 +69,18 @@ class Binaries:
       *arguments: its command line.
       directory: that it is started in.
       file_size: bytes that a file may have; a full disk, nearly.
+      memory: bytes of address space.
       seconds: after which it is killed.
 
     Returns:
       Exit code and what it printed.
     """
+    limits = {"RLIMIT_FSIZE": file_size, "RLIMIT_AS": memory}
     request = {
       "module": f"launch.{name}",
       "arguments": arguments,
       "directory": str(directory),
-      "file_size": file_size,
+      "limits": {name: it for name, it in limits.items() if it is not None},
       "seconds": seconds,
     }
     self._server.stdin.write(json.dumps(request) + "\n")
@@ -96,6 +105,7 @@ class Workspace:
   def __init__(self, path: pathlib.Path, binaries: Binaries):
     self.path = path
     self._binaries = binaries
+    self.printed: dict[str, str] = {}  # on stderr, by command line
     documents = [f"Document {i} counts: {list(range(i))}." for i in range(60)]
     for name, part in (("train", documents), ("valid", documents[::10])):
       lines = [json.dumps({"text": text}) + "\n" for text in part]
@@ -104,6 +114,8 @@ class Workspace:
     self._start("prepare", *prepare_flags("words"), "--vocab_size=300")
     self._start("train", *train_flags("autoencoder"), "--workdir=autoencoder")
     self._start("train", *train_flags("calm"), "--workdir=calm")
+    self._start("generate", "--checkpoint=calm", "--num_tokens=4")
+    self._start("evaluate", "--checkpoint=autoencoder", "--data=data")
     self._start("convert", "--source=calm", "--target=published", "--reverse")
 
   def copy(self, target: pathlib.Path, *names: str) -> None:
@@ -118,6 +130,7 @@ class Workspace:
   def _start(self, name: str, *arguments: str) -> None:
     finished = self._binaries(name, *arguments, directory=self.path)
     assert finished.code == 0, finished.stderr
+    self.printed[" ".join([name, *arguments])] = finished.stderr
 
 
 def prepare_flags(output: str) -> list[str]:
