@@ -14,7 +14,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from calm_jax.workflows.training import run_training
-from launch import entry, flag_errors
+from launch import distributed, entry, flag_errors
 
 _CONFIG = config_flags.DEFINE_config_file(
   "config", help_string="Experiment file, with its argument after a colon."
@@ -31,6 +31,7 @@ flags.mark_flags_as_required(["config", "workdir"])
 def main(arguments: list[str]) -> None:
   del arguments
   flag_errors.check_config(_CONFIG.value, sys.argv)
+  distributed.initialize()
   result = run_training(
     _CONFIG.value, _WORKDIR.value, initial_run=_INITIAL_RUN.value
   )

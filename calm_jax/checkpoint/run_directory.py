@@ -78,18 +78,23 @@ class RunDirectory:
   ) -> None:
     """Writes all that does not change; config.json, which makes it a run, last.
 
+    All processes call it, and process 0 writes.
+
     Args:
       config: resolved.
       tokenizer: that of the data.
-      autoencoder: frozen parameters, or None.
+      autoencoder: frozen parameters, or None; with several processes, arrays
+        that all of them hold.
 
     Raises:
       OSError: if the directory cannot be written.
     """
     orbax_noise.silence()
+    is_writer = jax.process_index() == 0
     try:
-      self.path.mkdir(parents=True, exist_ok=True)
-      tokenizer.save(self.tokenizer)
+      if is_writer:
+        self.path.mkdir(parents=True, exist_ok=True)
+        tokenizer.save(self.tokenizer)
       if autoencoder is not None:
         with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
           checkpointer.save(
@@ -97,11 +102,12 @@ class RunDirectory:
             args=ocp.args.StandardSave(autoencoder),
             force=True,
           )
-      config_file.write(self.config_file, config)
+      if is_writer:
+        config_file.write(self.config_file, config)
     except Exception as error:  # Orbax raises whatever its writers raise
       raise OSError(
         f"cannot write the run directory {self.path}"
-        f" ({orbax_noise.reason(error)}); give another directory."
+        f" ({orbax_noise.reason(error)}); give another --workdir."
       ) from error
 
   def read_config(self) -> ExperimentConfig:

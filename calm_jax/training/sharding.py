@@ -14,6 +14,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from calm_jax.config import ExperimentConfig, MeshConfig
+from calm_jax.data.batch import Batch
 
 MESH_AXES = ("data", "fsdp", "tensor", "sequence")
 ROW_AXES = ("data", "fsdp")  # split the rows of a batch
@@ -126,6 +127,19 @@ def replicated(mesh: Mesh, tree: Any = None) -> Any:
   return whole if tree is None else jax.tree.map(lambda _: whole, tree)
 
 
+def global_copy(mesh: Mesh, tree: Any) -> Any:
+  """Puts arrays that every process has whole onto every device of the mesh."""
+  whole = replicated(mesh)
+
+  def put(x: Any) -> jax.Array:
+    local = np.asarray(x)
+    return jax.make_array_from_callback(
+      local.shape, whole, lambda index: local[index]
+    )
+
+  return jax.tree.map(put, tree)
+
+
 def row_sharding(mesh: Mesh) -> NamedSharding:
   """That of arrays [B]."""
   return NamedSharding(mesh, PartitionSpec(ROW_AXES))
@@ -134,6 +148,21 @@ def row_sharding(mesh: Mesh) -> NamedSharding:
 def chunk_sharding(mesh: Mesh) -> NamedSharding:
   """That of arrays [B, L] and [B, L, K]."""
   return NamedSharding(mesh, PartitionSpec(ROW_AXES, "sequence"))
+
+
+def batch_shapes(config: ExperimentConfig, mesh: Mesh) -> Batch:
+  """Shapes, dtypes and shardings of a global batch, for a compiler to read."""
+  rows, chunks = config.data.batch_size, config.num_chunks
+  split = lambda shape, dtype, place: jax.ShapeDtypeStruct(
+    shape, dtype, sharding=place
+  )
+  tokens = (rows, chunks, config.model.chunk_size)
+  return Batch(
+    tokens=split(tokens, np.int32, chunk_sharding(mesh)),
+    token_mask=split(tokens, np.bool_, chunk_sharding(mesh)),
+    segment_ids=split((rows, chunks), np.int32, chunk_sharding(mesh)),
+    row_ids=split((rows,), np.uint32, row_sharding(mesh)),
+  )
 
 
 class HostSlice(NamedTuple):

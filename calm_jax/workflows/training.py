@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 from etils import epath
 from jax.experimental import multihost_utils
 
@@ -67,28 +68,35 @@ def run_training(
   stopwatch = Stopwatch()
   config = config_file.check_types(config)
   run = RunDirectory(workdir)
+  # Asked once, before any process may have written it.
+  is_new = _agreed(not run.exists())
   stores = open_sources(config.data)
   tokenizer = next(iter(stores.values())).tokenizer
-  autoencoder, frozen = _find_autoencoder(config, run, tokenizer)
+  autoencoder, frozen = _find_autoencoder(
+    config, None if is_new else run, tokenizer
+  )
   if autoencoder is None and initial_run is not None:
     autoencoder, frozen = initial.find_autoencoder(config, initial_run)
   config = resolve(
     config, vocabulary=tokenizer.vocabulary, autoencoder=autoencoder
   )
-  if run.exists():
+  if not is_new:
     run.check_same(config)
   mesh = sharding.make_mesh(config.mesh)
   program = Program(config, mesh)
   for note in program.notes:
     _say(f"note: {note}")
-  _write_files(run, config, tokenizer, frozen)
   hashes = {
     "tokenizer": tokenizer.content_hash,
     "data": hash_parts(*(s.content_hash.encode() for s in stores.values())),
   }
   if frozen is not None:
     hashes["autoencoder"] = content_hash(frozen)
-    frozen = jax.device_put(frozen, sharding.replicated(mesh, frozen))
+    frozen = sharding.global_copy(mesh, frozen)
+  if is_new:
+    run.create(config, tokenizer, frozen)
+  elif jax.process_index() == 0:
+    config_file.write(run.config_file, config)  # what may change, may have
   checkpointer = Checkpointer(
     run,
     hashes=hashes,
@@ -146,7 +154,7 @@ def run_training(
 
 
 def _find_autoencoder(
-  config: ExperimentConfig, run: RunDirectory, tokenizer: Tokenizer
+  config: ExperimentConfig, run: RunDirectory | None, tokenizer: Tokenizer
 ) -> tuple[AutoencoderConfig | None, Any]:
   """Config and parameters of the frozen autoencoder, if the model needs one.
 
@@ -157,7 +165,7 @@ def _find_autoencoder(
     return None, None
   own, own_params = None, None
   path = config.autoencoder_run
-  if run.exists():
+  if run is not None:
     saved = run.read_config()
     if saved.autoencoder is not None:
       own, own_params = (
@@ -192,17 +200,11 @@ def _find_autoencoder(
   return model, loaded.params
 
 
-def _write_files(
-  run: RunDirectory, config: ExperimentConfig, tokenizer: Tokenizer, frozen: Any
-) -> None:
-  """Creates the run directory, or notes down what changed in its config."""
-  if jax.process_index() == 0:
-    if not run.exists():
-      run.create(config, tokenizer, frozen)
-    else:
-      config_file.write(run.config_file, config)
-  if jax.process_count() > 1:
-    multihost_utils.sync_global_devices("run directory written")
+def _agreed(is_true: bool) -> bool:
+  """What process 0 found, on all processes."""
+  if jax.process_count() == 1:
+    return is_true
+  return bool(multihost_utils.broadcast_one_to_all(np.array(is_true)))
 
 
 def _validation(

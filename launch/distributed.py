@@ -1,0 +1,81 @@
+"""Flags of runs over several processes, one on each host.
+
+On Cloud TPU, GKE and SLURM, --distributed finds the other processes by itself.
+Elsewhere every process is told where process 0 listens, how many there are and
+which one it is, by flags or by the variables JAX_COORDINATOR_ADDRESS,
+JAX_NUM_PROCESSES and JAX_PROCESS_ID.
+"""
+
+import os
+
+import jax
+from absl import flags
+
+_DISTRIBUTED = flags.DEFINE_bool(
+  "distributed", False, "Find the other processes of the cluster."
+)
+_COORDINATOR = flags.DEFINE_string(
+  "coordinator_address", None, "HOST:PORT where process 0 listens."
+)
+_NUM_PROCESSES = flags.DEFINE_integer(
+  "num_processes", None, "Processes of the run.", lower_bound=1
+)
+_PROCESS_ID = flags.DEFINE_integer(
+  "process_id", None, "This process, from 0.", lower_bound=0
+)
+_HEARTBEAT_SECONDS = flags.DEFINE_integer(
+  "heartbeat_seconds",
+  100,
+  "After so long without a sign of another process this one ends.",
+  lower_bound=1,
+)
+
+
+def initialize() -> None:
+  """Joins the other processes, if the flags or the environment name any.
+
+  Raises:
+    ValueError: if only a part of what is needed is given.
+  """
+  address = _value(_COORDINATOR.value, "JAX_COORDINATOR_ADDRESS", str)
+  count = _value(_NUM_PROCESSES.value, "JAX_NUM_PROCESSES", int)
+  index = _value(_PROCESS_ID.value, "JAX_PROCESS_ID", int)
+  given = {
+    "coordinator_address": address,
+    "num_processes": count,
+    "process_id": index,
+  }
+  missing = [name for name, value in given.items() if value is None]
+  if len(missing) == len(given) and not _DISTRIBUTED.value:
+    return
+  if missing and not _DISTRIBUTED.value:
+    raise ValueError(
+      f"a run of several processes also needs --{' and --'.join(missing)}."
+    )
+  if not missing and index >= count:
+    raise ValueError(
+      f"process_id is {index} of {count} processes; they are numbered 0 to"
+      f" {count - 1}."
+    )
+  try:
+    jax.distributed.initialize(
+      address,
+      count,
+      index,
+      heartbeat_timeout_seconds=_HEARTBEAT_SECONDS.value,
+    )
+  except RuntimeError as error:
+    raise ValueError(f"cannot join the other processes: {error}") from error
+
+
+def _value(flag: object, variable: str, kind: type) -> object:
+  """The flag, or else what the environment says."""
+  if flag is not None or variable not in os.environ:
+    return flag
+  try:
+    return kind(os.environ[variable])
+  except ValueError:
+    raise ValueError(
+      f"{variable} is {os.environ[variable]!r}; it should be of type"
+      f" {kind.__name__}."
+    ) from None
