@@ -5,10 +5,10 @@
 
 A next-vector model has no likelihoods: --method=batch draws that many
 candidate chunks and prefers those that come up often, --method=exact draws
-until chunks agree, which is exact and can take very many draws. Text goes to
+until chunks agree, which is exact and can take very many draws, and hybrid
+does the second as far as the candidates reach and else the first. Text goes to
 stdout as it comes; with --output all of it also goes to a JSON file.
 """
-
 
 from absl import flags
 
@@ -37,7 +37,7 @@ _OUTPUT = flags.DEFINE_string("output", None, "JSON file to write.")
 _TEMPERATURE = flags.DEFINE_float(
   "temperature", 0.5, "0 < T <= 1 for next-vector models; 1 is the model."
 )
-_METHOD = flags.DEFINE_string("method", "batch", "batch or exact.")
+_METHOD = flags.DEFINE_string("method", "hybrid", "batch, exact or hybrid.")
 _NUM_CANDIDATES = flags.DEFINE_integer(
   "num_candidates", 200, "Chunks the batch method draws for each it keeps."
 )

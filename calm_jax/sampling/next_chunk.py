@@ -8,8 +8,10 @@ import jax.numpy as jnp
 
 from calm_jax.sampling import batch
 from calm_jax.sampling.exact import sample_exact
+from calm_jax.sampling.hybrid import sample_hybrid
 from calm_jax.sampling.temperature import split_temperature
 
+METHODS = ("batch", "exact", "hybrid")
 _MAX_BLOCK = 256  # candidates of a row that exist as latents at once
 _FALLBACK_IDS = 2**30  # candidates after a spent budget are fresh draws
 
@@ -19,14 +21,14 @@ class Temperature:
   """How a model without likelihoods is sampled colder."""
 
   temperature: float = 1.0  # T in (0, 1]
-  method: str = "batch"  # batch | exact
-  num_candidates: int = 200  # N_b, of the batch method
+  method: str = "batch"  # batch | exact | hybrid: exact on the batch, if it can
+  num_candidates: int = 200  # N_b, of the batch and hybrid methods
   max_draws: int = 20_000  # budget of the exact method, draws a chunk
   when_spent: str = "error"  # error | batch: what then
 
   def __post_init__(self):
     exponent = split_temperature(self.temperature)
-    _check_choice("method", self.method, ("batch", "exact"))
+    _check_choice("method", self.method, METHODS)
     _check_choice("when_spent", self.when_spent, ("error", "batch"))
     if self.method == "exact" and self.max_draws < exponent.whole:
       raise ValueError(
@@ -44,7 +46,9 @@ class Temperature:
 
   @property
   def uses_candidates(self) -> bool:
-    return not self.is_plain and "batch" in (self.method, self.when_spent)
+    return not self.is_plain and (
+      self.method != "exact" or self.when_spent == "batch"
+    )
 
 
 class Draws(Protocol):
@@ -88,7 +92,20 @@ def draw_next(
   if settings.is_plain:
     tokens = sampler.draw(hidden, keys, jnp.zeros(1, jnp.uint32))[:, 0]
     return NextChunk(tokens, jnp.ones(num_rows, jnp.int32), never, never)
-  if settings.method == "batch":
+  exponent = split_temperature(settings.temperature)
+  if settings.method == "hybrid" and exponent.fraction == 0:
+    found = sample_hybrid(
+      lambda sample_ids: sampler.draw(hidden, keys, sample_ids),
+      choice_keys,
+      jnp.asarray(
+        batch.log_weights(settings.temperature, settings.num_candidates)
+      ),
+      whole=exponent.whole,
+      num_candidates=settings.num_candidates,
+    )
+    return NextChunk(found.tokens, found.num_draws, never, found.is_fallback)
+  # With a fraction, cutting the exact method off would favour quick chunks.
+  if settings.method != "exact":
     chosen = _choose(sampler, hidden, keys, choice_keys, settings, 0)
     num_draws = jnp.full(num_rows, settings.num_candidates, jnp.int32)
     return NextChunk(chosen.tokens, num_draws, never, chosen.is_fallback)
@@ -96,7 +113,7 @@ def draw_next(
   found = sample_exact(
     lambda sample_ids: sampler.draw(hidden, keys, sample_ids),
     choice_keys,
-    split_temperature(settings.temperature),
+    exponent,
     max_draws=settings.max_draws,
   )
   exact = NextChunk(found.tokens, found.num_draws, ~found.is_accepted, never)
