@@ -1,0 +1,113 @@
+"""Measures every implementation of the same work side by side, in one run."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from calm_jax.evaluation import provenance
+from calm_jax.workflows import benchmark_kernels
+from calm_jax.workflows.benchmark_timing import (
+  Roofline,
+  Row,
+  measure_roofline,
+)
+
+# Each yields the rows of one task after another.
+Suite = Callable[[str, int, Roofline, float], Iterator[Row]]
+
+SUITES: Mapping[str, Suite] = {"kernels": benchmark_kernels.run}
+
+
+class _Size(NamedTuple):
+  """How large the work is, and the matrices that measure the device."""
+
+  matrix_size: int
+  matrix_dtype: str
+
+
+SIZES = {
+  "tiny": _Size(256, "float32"),  # seconds, for tests
+  "cpu": _Size(2048, "float32"),
+  "accelerator": _Size(8192, "bfloat16"),
+}
+
+
+def run_suite(
+  name: str,
+  *,
+  size: str = "auto",
+  seed: int = 0,
+  seconds: float = 10.0,
+  row_fn: Callable[[Row], None] = lambda row: None,
+) -> dict[str, Any]:
+  """Runs one suite on the device at hand.
+
+  Args:
+    name: of the suite.
+    size: of the work, one of SIZES; auto: what the device is made for.
+    seed: of the inputs.
+    seconds: for which each implementation is repeated, at least three times.
+    row_fn: called with each row when it is there.
+
+  Returns:
+    The result file: rows, the measured roofline and where they come from.
+
+  Raises:
+    ValueError: if there is no such suite or size.
+  """
+  if name not in SUITES:
+    raise ValueError(
+      f"suite {name!r} is not known; choose one of {', '.join(SUITES)}."
+    )
+  if size == "auto":
+    size = "cpu" if jax.default_backend() == "cpu" else "accelerator"
+  if size not in SIZES:
+    raise ValueError(
+      f"size {size!r} is not known; choose one of auto, {', '.join(SIZES)}."
+    )
+  if seconds <= 0:
+    raise ValueError(f"seconds is {seconds}; it is positive.")
+  roofline = measure_roofline(
+    jnp.dtype(SIZES[size].matrix_dtype), SIZES[size].matrix_size
+  )
+  rows = []
+  for row in SUITES[name](size, seed, roofline, seconds):
+    row_fn(row)
+    rows.append(row._asdict())
+  return {
+    "suite": name,
+    "size": size,
+    "rows": rows,
+    "roofline": {
+      **roofline._asdict(),
+      "matrix_dtype": SIZES[size].matrix_dtype,
+    },
+    "commit": provenance.commit(),
+    "versions": provenance.versions(),
+    "device": provenance.device(),
+    "seed": seed,
+  }
+
+
+def format_row(row: Row | None = None) -> str:
+  """One line of the table; without a row, its head."""
+  cells = ("task", "implementation", "median", "±", "n", "temporaries")
+  cells = (*cells, "speed-up", "of limit")
+  if row is not None:
+    cells = (
+      row.task,
+      row.implementation,
+      f"{1e3 * row.seconds:.1f} ms",
+      f"{1e3 * row.seconds_spread:.1f} ms",
+      str(row.num_repeats),
+      f"{row.temporary_bytes / 2**20:.1f} MiB",
+      f"{row.speedup:.2f}×",
+      f"{100 * row.roofline_share:.0f} %",
+    )
+  widths = (30, 20, -12, -11, -4, -13, -9, -9)
+  return "".join(
+    f"{cell:<{width}}" if width > 0 else f"{cell:>{-width}}"
+    for cell, width in zip(cells, widths, strict=True)
+  )

@@ -1,0 +1,45 @@
+"""Times every implementation of the same work side by side.
+
+  python -m launch.benchmark --suite=kernels --output=result.json
+
+Median time, spread, temporary memory and the share of what this device reached
+in matrix products, vector arithmetic and copying, measured in the same run.
+"""
+
+from absl import flags
+
+from calm_jax.evaluation.result_file import check_output, write_result
+from calm_jax.workflows import benchmark
+from launch import entry
+
+_SUITE = flags.DEFINE_string(
+  "suite", None, f"One of {', '.join(benchmark.SUITES)}."
+)
+_OUTPUT = flags.DEFINE_string("output", None, "JSON file to write.")
+_SIZE = flags.DEFINE_string(
+  "size", "auto", f"auto, or one of {', '.join(benchmark.SIZES)}."
+)
+_SECONDS = flags.DEFINE_float(
+  "seconds", 10.0, "For which each implementation is repeated."
+)
+_SEED = flags.DEFINE_integer("seed", 0, "Of the inputs.")
+flags.mark_flags_as_required(["suite"])
+
+
+def main(arguments: list[str]) -> None:
+  del arguments
+  check_output(_OUTPUT.value)
+  print(benchmark.format_row())
+  result = benchmark.run_suite(
+    _SUITE.value,
+    size=_SIZE.value,
+    seed=_SEED.value,
+    seconds=_SECONDS.value,
+    row_fn=lambda row: print(benchmark.format_row(row), flush=True),
+  )
+  if _OUTPUT.value:
+    write_result(_OUTPUT.value, result)
+
+
+if __name__ == "__main__":
+  entry.run(main)
