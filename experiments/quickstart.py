@@ -50,6 +50,6 @@ def _calm() -> config.ExperimentConfig:
     optimizer=config.OptimizerConfig(
       learning_rate=1e-3, schedule="wsd", num_warmup_steps=50
     ),
-    num_steps=400,
+    num_steps=300,
     save_interval=100,
   )

@@ -107,7 +107,7 @@ class RunDirectory:
     except Exception as error:  # Orbax raises whatever its writers raise
       raise OSError(
         f"cannot write the run directory {self.path}"
-        f" ({orbax_noise.reason(error)}); give another --workdir."
+        f" ({orbax_noise.reason(error)}); give another directory as --workdir."
       ) from error
 
   def read_config(self) -> ExperimentConfig:
