@@ -12,12 +12,15 @@ from calm_jax.evaluation.result_file import check_output, write_result
 from calm_jax.workflows import benchmark
 from launch import entry
 
-_SUITE = flags.DEFINE_string(
-  "suite", None, f"One of {', '.join(benchmark.SUITES)}."
+_SUITE = flags.DEFINE_enum(
+  "suite", None, list(benchmark.SUITES), "What to measure."
 )
 _OUTPUT = flags.DEFINE_string("output", None, "JSON file to write.")
-_SIZE = flags.DEFINE_string(
-  "size", "auto", f"auto, or one of {', '.join(benchmark.SIZES)}."
+_SIZE = flags.DEFINE_enum(
+  "size",
+  "auto",
+  ["auto", *benchmark.SIZES],
+  "Of the work; auto: what the device is made for.",
 )
 _SECONDS = flags.DEFINE_float(
   "seconds", 10.0, "For which each implementation is repeated."

@@ -106,7 +106,7 @@ def format_row(row: Row | None = None) -> str:
       f"{row.speedup:.2f}×",
       f"{100 * row.roofline_share:.0f} %",
     )
-  widths = (30, 20, -12, -11, -4, -13, -9, -9)
+  widths = (28, 24, -12, -11, -4, -13, -9, -9)
   return "".join(
     f"{cell:<{width}}" if width > 0 else f"{cell:>{-width}}"
     for cell, width in zip(cells, widths, strict=True)
