@@ -2,7 +2,7 @@
 
     python -m launch.quickstart --workdir=runs/quickstart
 
-Two CPU cores, about seven minutes. The autoencoder gives more than 99.9 % of
+Two CPU cores, minutes. The autoencoder gives more than 99.9 % of
 held-out bytes back; the next-vector model's Brier-1 stands far above that of
 the same model with permuted contexts.
 """
