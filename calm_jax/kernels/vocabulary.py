@@ -6,11 +6,15 @@ computes them again.
 """
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
 
 _BLOCK_SIZE = 8192  # words
+_TILE_SIZE = 128  # words that a device takes at once
+_ARGMAX_BLOCK_SIZE = 1024  # words; of 4096 positions, 16 MB of logits
+_GROUP_SIZE = 64  # words that share a maximum
 
 
 def cross_entropy(
@@ -30,20 +34,30 @@ def argmax(
   *shape, hidden_size = hidden.shape
   hidden = hidden.reshape(-1, hidden_size)
 
+  num_positions = hidden.shape[0]
+
   def visit(carry, block):
     best, ids = carry
     start, size, is_new = block
     logits, _ = _block_logits(hidden, embedding, scored, start, size, is_new)
-    top = jnp.max(logits, axis=-1)
+    # A maximum is a fraction of an argmax, so that is taken of few numbers: of
+    # the maxima of groups, then inside the group that won.
+    group_size = math.gcd(size, _GROUP_SIZE)
+    groups = logits.reshape(num_positions, -1, group_size)
+    maxima = jnp.max(groups, axis=-1)
+    group = jnp.argmax(maxima, axis=-1).astype(jnp.int32)
+    winner = jnp.take_along_axis(groups, group[:, None, None], axis=1)[:, 0]
+    word = jnp.argmax(winner, axis=-1).astype(jnp.int32)
+    top = jnp.max(maxima, axis=-1)
     # Only a larger logit replaces an earlier one: of equals, the first wins.
-    found = start + jnp.argmax(logits, axis=-1).astype(jnp.int32)
-    return jnp.maximum(best, top), jnp.where(top > best, found, ids)
+    ids = jnp.where(top > best, start + group * group_size + word, ids)
+    return jnp.maximum(best, top), ids
 
   start = (
-    jnp.full(hidden.shape[:1], -jnp.inf, jnp.float32),
-    jnp.zeros(hidden.shape[:1], jnp.int32),
+    jnp.full([num_positions], -jnp.inf, jnp.float32),
+    jnp.zeros([num_positions], jnp.int32),
   )
-  _, ids = scan_blocks(visit, start, embedding.shape[0])
+  _, ids = scan_blocks(visit, start, embedding.shape[0], _ARGMAX_BLOCK_SIZE)
   return ids.reshape(shape)
 
 
@@ -103,14 +117,15 @@ def _cross_entropy_backward(residuals, slope):
 _cross_entropy.defvjp(_cross_entropy_forward, _cross_entropy_backward)
 
 
-def scan_blocks(visit, carry, vocabulary_size):
+def scan_blocks(visit, carry, vocabulary_size, max_size=None):
   """Folds `visit` over blocks of words: (start, size, which are new [size]).
 
-  The last block starts early enough to be as long as the others, so some of
-  its words have been seen before.
+  Blocks are equally long. The last one starts early enough for that, so a few
+  of its words, less than a tile for every block, have been seen before.
   """
-  size = min(_BLOCK_SIZE, vocabulary_size)
-  num_blocks = -(-vocabulary_size // size)
+  num_blocks = -(-vocabulary_size // (max_size or _BLOCK_SIZE))
+  size = -(-vocabulary_size // num_blocks)
+  size = min(-(-size // _TILE_SIZE) * _TILE_SIZE, vocabulary_size)
 
   def step(carry, i):
     start = jnp.minimum(i * size, vocabulary_size - size)

@@ -17,6 +17,9 @@ _IMPLEMENTATIONS = ["reference", "xla"]
 def block_size(request, monkeypatch):
   """Vocabulary of 128: blocks that divide it, that do not, and one block."""
   monkeypatch.setattr(kernel, "_BLOCK_SIZE", request.param)
+  monkeypatch.setattr(kernel, "_TILE_SIZE", 16)
+  monkeypatch.setattr(kernel, "_ARGMAX_BLOCK_SIZE", request.param)
+  monkeypatch.setattr(kernel, "_GROUP_SIZE", 16)
   # As many positions at a time: 4 of the 15, or 6, or all of them.
   monkeypatch.setattr(sum_kernel, "_BLOCK_BYTES", 64 * request.param)
 
@@ -202,6 +205,21 @@ def test_the_first_of_equal_words_wins(implementation):
     hidden, jnp.ones((128, 16)), scored, implementation=implementation
   )
   np.testing.assert_array_equal(ids, 1)  # 0 is not scored
+
+
+@pytest.mark.parametrize("num_words", [8, 33, 129, 8320])
+def test_blocks_visit_every_word_once_and_few_again(num_words, block_size):
+  def visit(carry, block):
+    start, size, is_new = block
+    counts, num_visits = carry
+    here = start + jnp.arange(size)
+    return counts.at[here].add(is_new), num_visits + size
+
+  carry = jnp.zeros(num_words, jnp.int32), 0
+  counts, num_visits = kernel.scan_blocks(visit, carry, num_words)
+  np.testing.assert_array_equal(counts, 1)
+  num_blocks = -(-num_words // kernel._BLOCK_SIZE)
+  assert num_visits < num_words + num_blocks * kernel._TILE_SIZE
 
 
 def test_no_logits_of_all_words_and_positions(block_size):
