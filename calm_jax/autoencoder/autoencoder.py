@@ -10,6 +10,7 @@ from calm_jax.autoencoder.decoder import Decoder
 from calm_jax.autoencoder.encoder import Encoder
 from calm_jax.autoencoder.posterior import Posterior
 from calm_jax.config import AutoencoderConfig
+from calm_jax.layers.activation import position_partition
 from calm_jax.layers.linear import embedding
 from calm_jax.layers.vocabulary import scored_ids
 from calm_jax.losses import vocabulary
@@ -96,6 +97,7 @@ class Autoencoder(nn.Module):
       scored_ids(self.config.vocabulary),
       weights,
       implementation=self.config.vocabulary_implementation,
+      partition=position_partition(),
     )
 
   def decode_tokens(self, latents: jax.Array) -> jax.Array:

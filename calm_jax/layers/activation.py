@@ -1,4 +1,4 @@
-"""How activations are split over devices."""
+"""How activations and the positions of losses are split over devices."""
 
 import jax
 from jax.sharding import PartitionSpec
@@ -21,3 +21,16 @@ def split_rows(x: jax.Array) -> jax.Array:
   if x.shape[0] % num_row_parts or x.shape[1] % mesh.shape["sequence"]:
     return x
   return jax.lax.with_sharding_constraint(x, PartitionSpec(*_SPEC))
+
+
+def position_partition() -> PartitionSpec | None:
+  """How a loss shares out positions, [B, L, …]; None without a mesh of ours.
+
+  A loss of each position alone needs no exchange, so the devices along `tensor`
+  take chunks of their own, too, where they would all score the same ones.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  if not {"data", "fsdp", "tensor", "sequence"} <= set(mesh.axis_names):
+    return None
+  rows, chunks = _SPEC
+  return PartitionSpec(rows, (chunks, "tensor"))

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from calm_jax.config import TokenModelConfig
+from calm_jax.layers.activation import position_partition
 from calm_jax.layers.linear import embedding
 from calm_jax.layers.vocabulary import scored_ids
 from calm_jax.losses import vocabulary
@@ -81,6 +82,7 @@ class TokenModel(nn.Module):
       scored_ids(self.config.vocabulary),
       weights,
       implementation=self.config.vocabulary_implementation,
+      partition=position_partition(),
     )
 
   def cross_entropy(self, hidden: jax.Array, labels: jax.Array) -> jax.Array:

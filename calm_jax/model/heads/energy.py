@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from calm_jax.config import EnergyHeadConfig
+from calm_jax.layers.activation import position_partition, split_rows
 from calm_jax.layers.linear import linear
 from calm_jax.layers.norm import LayerNorm
 from calm_jax.losses.energy import energy_loss
@@ -39,6 +40,7 @@ class EnergyBlock(nn.Module):
     middle = linear(size, ("mlp", "embed"), name="middle", **options)
     gate_value = linear(2 * size, axes, name="gate_value", **options)
     down = linear(size, ("mlp", "embed"), name="down", **options)
+    x = split_rows(x)
     y = inner_x(LayerNorm(name="norm")(x)) + inner_c(condition)[..., None, :]
     gate, value = jnp.split(gate_value(nn.silu(middle(nn.silu(y)))), 2, axis=-1)
     return x + down(nn.silu(gate) * value)
@@ -87,11 +89,11 @@ class EnergyHead(nn.Module):
       Samples of the latent, [..., n, Z] float32.
     """
     chex.assert_equal_shape_prefix([hidden, noise], hidden.ndim - 1)
-    condition = self.condition_norm(self.condition_embed(hidden))
+    condition = self.condition_norm(split_rows(self.condition_embed(hidden)))
     x = self.noise_norm(self.noise_embed(noise))
     for block in self.blocks:
       x = block(x, condition)
-    return self.outer(nn.silu(self.inner(self.norm(x))))
+    return self.outer(nn.silu(self.inner(self.norm(split_rows(x)))))
 
   def loss(
     self,
@@ -114,6 +116,7 @@ class EnergyHead(nn.Module):
       alpha=config.alpha,
       use_antithetic_targets=config.use_antithetic_targets,
       implementation=config.implementation,
+      partition=position_partition(),
     )
     spread = jnp.std(jax.lax.stop_gradient(samples), axis=-2).mean(axis=-1)
     metrics = {
