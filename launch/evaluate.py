@@ -45,6 +45,9 @@ _POSITIONS = flags.DEFINE_string(
 _PERMUTED = flags.DEFINE_bool(
   "permuted", False, "Also score with the context of another window."
 )
+_LAST_CHUNK = flags.DEFINE_bool(
+  "last_chunk", False, "Also score with the context cut to its last chunk."
+)
 _NOISE_SCALE = flags.DEFINE_float(
   "noise_scale", 1.0, "Factor on the head's noise; 1 is the model."
 )
@@ -59,6 +62,7 @@ def main(arguments: list[str]) -> None:
     num_samples=_NUM_SAMPLES.value,
     positions=_POSITIONS.value,
     permuted=_PERMUTED.value,
+    last_chunk=_LAST_CHUNK.value,
     noise_scale=_NOISE_SCALE.value,
     seed=_SEED.value,
   )

@@ -23,7 +23,12 @@ from calm_jax.evaluation.rollout import (
   collision_terms,
   needed_chunks,
 )
-from calm_jax.evaluation.windows import COUNT, PERMUTED, Columns
+from calm_jax.evaluation.windows import (
+  COUNT,
+  LAST_CHUNK,
+  PERMUTED,
+  Columns,
+)
 from calm_jax.losses.energy import energy_loss
 from calm_jax.randomness import position_keys, sample_keys, stream_key
 
@@ -38,6 +43,7 @@ class PredictionSettings:
   num_samples: int = 16  # S, draws a position
   positions: str = "paper"  # or grid:8; see `select_positions`
   permuted: bool = False  # also predict from another window's context
+  last_chunk: bool = False  # also predict from the last chunk alone
   noise_scale: float = 1.0  # next-vector: factor on the head's noise
   seed: int = 0
 
@@ -58,25 +64,29 @@ def prediction_columns(
   params: Any,
   batches: Iterable[Batch],
   settings: PredictionSettings,
+  segment_sampler_fn: Callable[[Any], Any] | None = None,
 ) -> Columns:
   """Scores a model at the chosen positions of every window.
 
-  The control is the same model with the contexts permuted: each window is
-  scored with what was predicted from the window before it (the first from the
-  last), which knows as much about language and nothing about this text.
+  Controls are the same model with less to go by. Permuted contexts: each window
+  is scored with what was predicted from the window before it (the first from
+  the last), which knows as much about language and nothing about this text.
+  Last chunk: the context is cut to the chunk before the scored one.
 
   Args:
     sampler_fn: binds parameters, see `make_sampler_fn`.
     params: what it takes.
     batches: rows; rows that are only padding stand last.
     settings: what is measured.
+    segment_sampler_fn: binds the same model with attention kept inside
+      segments, for the control of the last chunk.
 
   Returns:
     Sums over the scored positions of each window, [W] float64: `count`,
     `accuracy_n` and `collision_n` (see `rollout`), `energy_loss` (next-vector
     models: that of the sampled latents against the posterior of the chunk that
     follows) or `cross_entropy` (token models: nats of the next token), and the
-    control's, of which collisions have none.
+    controls', of which permuted collisions have none.
 
   Raises:
     ValueError: if positions do not fit, or a control needs a second window.
@@ -85,6 +95,11 @@ def prediction_columns(
   first = last = None
   for batch in batches:
     sums, predictions = _score(sampler_fn, params, batch, settings)
+    if settings.last_chunk:
+      apart = _chunks_apart(batch, settings)
+      alone, _ = _score(segment_sampler_fn, params, apart, settings)
+      alone.pop(COUNT)
+      sums |= {name + LAST_CHUNK: value for name, value in alone.items()}
     if settings.permuted:
       # A row of the batch before the first window is made up; see below.
       before = jax.tree.map(lambda x: x[:1], predictions)
@@ -212,6 +227,22 @@ def _against_text(
     alpha=alpha,
   )
   return sums | {"energy_loss": _sum(is_scored, energy)}
+
+
+def _chunks_apart(batch: Batch, settings: PredictionSettings) -> Batch:
+  """The batch with every chunk a segment of its own."""
+  positions = _positions(batch, settings)
+  if positions.num_chunks > 1:
+    chunk_size = batch.tokens.shape[-1]
+    raise ValueError(
+      f"--last_chunk needs chunks of at least {NUM_ORDERS} tokens, so that what"
+      f" is scored lies in one; those of this model have {chunk_size}. Leave it"
+      " out."
+    )
+  segment_ids = np.broadcast_to(
+    np.arange(batch.tokens.shape[1], dtype=np.int32), batch.segment_ids.shape
+  )
+  return batch._replace(segment_ids=segment_ids)
 
 
 def _positions(batch: Batch, settings: PredictionSettings) -> Positions:

@@ -43,12 +43,18 @@ def make_scores_fn(
 
   else:
     sampler_fn = make_sampler_fn(config)
+    inside_segments = dataclasses.replace(model, use_segment_mask=True)
+    segment_sampler_fn = make_sampler_fn(
+      dataclasses.replace(config, model=inside_segments)
+    )
 
     def columns_fn(params, autoencoder, batches):
       bound = bind_params(
         config, params, autoencoder, noise_scale=settings.noise_scale
       )
-      return prediction_columns(sampler_fn, bound, batches, settings)
+      return prediction_columns(
+        sampler_fn, bound, batches, settings, segment_sampler_fn
+      )
 
   def scores_fn(params, autoencoder, batches):
     scores, warnings = summarise(columns_fn(params, autoencoder, batches))

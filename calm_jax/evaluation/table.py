@@ -2,11 +2,11 @@
 
 from typing import Any
 
-_SUFFIXES = ("", "_permuted", "_minus_permuted")
+from calm_jax.evaluation.windows import CONTROLS
 
 
 def format_table(result: dict[str, Any]) -> str:
-  """One line a score, with its error, its control and the difference.
+  """One line a score, with its error, its controls and the differences.
 
   Args:
     result: what `evaluate_run` returns.
@@ -17,20 +17,18 @@ def format_table(result: dict[str, Any]) -> str:
   names = [
     name
     for name in result
-    if f"{name}_stderr" in result and not name.endswith(_SUFFIXES[1:])
+    if f"{name}_stderr" in result and not name.endswith(CONTROLS)
   ]
-  has_control = any(f"{name}_permuted" in result for name in names)
+  columns = {"": "score"}
+  for control in CONTROLS:
+    if any(name + control in result for name in names):
+      title = control.strip("_").replace("_", " ")
+      columns |= {control: title, f"_minus{control}": f"− {title}"}
   title = f"{result['num_positions']} positions of {result['num_windows']} rows"
-  head = f"{title:<28}{'score':>22}"
-  if has_control:
-    head += f"{'permuted':>22}{'difference':>22}"
-  lines = [head]
+  lines = [f"{title:<28}" + "".join(f"{it:>22}" for it in columns.values())]
   for name in names:
-    cells = [
-      _cell(result, name + suffix)
-      for suffix in (_SUFFIXES if has_control else ("",))
-    ]
-    lines.append(f"{name:<28}" + "".join(f"{cell:>22}" for cell in cells))
+    cells = "".join(f"{_cell(result, name + it):>22}" for it in columns)
+    lines.append(f"{name:<28}{cells}")
   return "\n".join(line.rstrip() for line in lines)
 
 

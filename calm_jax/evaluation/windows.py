@@ -15,7 +15,9 @@ from calm_jax.evaluation.brier import brier_lm
 from calm_jax.evaluation.positions import NUM_ORDERS
 
 COUNT = "count"  # column of how many positions or chunks a window counts
-PERMUTED = "_permuted"
+PERMUTED = "_permuted"  # control: the context of another window
+LAST_CHUNK = "_last_chunk"  # control: the context cut to its last chunk
+CONTROLS = (PERMUTED, LAST_CHUNK)
 
 Columns = Mapping[str, np.ndarray]  # [W] sums by name
 
@@ -26,14 +28,14 @@ def summarise(columns: Columns) -> tuple[dict[str, Any], list[str]]:
   Args:
     columns: `count`, and sums over the counted positions. Those named
       `accuracy_n` and `collision_n`, n = 1 … 4, make up the Brier scores; those
-      that end in `_permuted` are the control of those that do not.
+      that end in `_permuted` or `_last_chunk` are controls of those that do
+      not.
 
   Returns:
-    For each score s: `s`, `s_stderr`, and with a control `s_permuted`,
-    `s_permuted_stderr`, `s_minus_permuted` and `s_minus_permuted_stderr`
-    (paired: both see the same windows). `brier_lm` is "not resolved", and its
-    error None, where some Brier-n is not positive. And what the reader should
-    be warned of.
+    For each score s: `s`, `s_stderr`, and with a control c `s_c`, `s_c_stderr`,
+    `s_minus_c` and `s_minus_c_stderr` (paired: both see the same windows).
+    `brier_lm` is "not resolved", and its error None, where some Brier-n is not
+    positive. And what the reader should be warned of.
 
   Raises:
     ValueError: if nothing is counted.
@@ -64,32 +66,34 @@ def summarise(columns: Columns) -> tuple[dict[str, Any], list[str]]:
   ):
     result[name] = float(value)
     result[f"{name}_stderr"] = None if np.isnan(stderr) else float(stderr)
-  for suffix in ("", PERMUTED):
+  for suffix in ("", *CONTROLS):
     _mark_unresolved(result, suffix)
   warning = cluster_warning(len(table))
   return result, [warning] if warning else []
 
 
 def _scores(sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-  """Means, Brier scores and differences from the control, scores first."""
+  """Means, Brier scores and differences from the controls, scores first."""
   means = {
     name: total / sums[COUNT] for name, total in sums.items() if name != COUNT
   }
   scores = {}
-  for suffix in ("", PERMUTED):
+  for suffix in ("", *CONTROLS):
     if f"accuracy_1{suffix}" not in means:
       continue
     brier = []
     for n in range(1, NUM_ORDERS + 1):
       # Permuting contexts moves predictions from window to window; how much
       # they agree with each other stays what it was.
-      collision = means[f"collision_{n}"]
+      own = "" if suffix == PERMUTED else suffix
+      collision = means[f"collision_{n}{own}"]
       brier.append(2 * means[f"accuracy_{n}{suffix}"] - collision)
       scores[f"brier_{n}{suffix}"] = brier[-1]
     scores[f"brier_lm{suffix}"] = brier_lm(np.stack(brier, axis=-1))
   scores |= means
-  for name in [name for name in scores if name + PERMUTED in scores]:
-    scores[f"{name}_minus_permuted"] = scores[name] - scores[name + PERMUTED]
+  for control in CONTROLS:
+    for name in [name for name in scores if name + control in scores]:
+      scores[f"{name}_minus{control}"] = scores[name] - scores[name + control]
   return scores
 
 
@@ -100,6 +104,7 @@ def _mark_unresolved(result: dict[str, Any], suffix: str) -> None:
   if min(scores) <= 0:
     result[f"brier_lm{suffix}"] = "not resolved"
     result[f"brier_lm{suffix}_stderr"] = None
-    if not suffix and f"brier_lm{PERMUTED}" in result:
-      result["brier_lm_minus_permuted"] = None
-      result["brier_lm_minus_permuted_stderr"] = None
+    for control in () if suffix else CONTROLS:
+      if f"brier_lm{control}" in result:
+        result[f"brier_lm_minus{control}"] = None
+        result[f"brier_lm_minus{control}_stderr"] = None

@@ -1,5 +1,6 @@
 """Tests evaluation/prediction.py on tiny models, position by position."""
 
+import dataclasses
 import functools
 
 import jax
@@ -206,6 +207,38 @@ def test_energy_loss_is_that_of_the_sampled_latents():
   np.testing.assert_allclose(found["energy_loss"], losses(latents), rtol=1e-4)
   permuted = losses(jnp.roll(latents, 1, axis=0))
   np.testing.assert_allclose(found["energy_loss_permuted"], permuted, rtol=1e-4)
+
+
+def test_last_chunk_is_read_alone():
+  run, sampler_fn, params = _bound(calm_run)
+  batch = _batch(run)
+  settings = PredictionSettings(num_samples=3, last_chunk=True)
+  model = dataclasses.replace(run.config.model, use_segment_mask=True)
+  segment_fn = make_sampler_fn(dataclasses.replace(run.config, model=model))
+  draw = functools.partial(_compiled_draw, sampler_fn, params)
+  tokens = batch.tokens
+  for row, i in ((0, 0), (0, 1), (1, 1)):  # text that comes up in the draws
+    hidden = _read(calm_run, tokens[row : row + 1, i : i + 1])[0, 0]
+    key = _keys("evaluation_noise", row, i)
+    tokens[row, i + 1] = draw(hidden, key)[i]
+  found = prediction_columns(sampler_fn, params, [batch], settings, segment_fn)
+  plain = _columns(calm_run, [batch], PredictionSettings(num_samples=3))
+  for name, values in plain.items():
+    np.testing.assert_array_equal(found[name], values)
+  expected = {n: np.zeros((2, 3)) for n in range(1, 5)}
+  for row, i in ((0, 0), (0, 1), (1, 0), (1, 1), (2, 0)):
+    hidden = _read(calm_run, tokens[row : row + 1, i : i + 1])[0, 0]
+    drawn = np.asarray(draw(hidden, _keys("evaluation_noise", row, i)))
+    for n in range(1, 5):
+      right = (drawn[:, :n] == tokens[row, i + 1, :n]).all(axis=-1)
+      same = (drawn[:, None, :n] == drawn[:, :n]).all(axis=-1)
+      expected[n][:, row] += right.mean(), (same.sum() - 3) / 6
+  assert expected[4][0].sum() > 0
+  for n, (accuracy, collision) in expected.items():
+    found_accuracy = found[f"accuracy_{n}_last_chunk"]
+    np.testing.assert_allclose(found_accuracy, accuracy, rtol=1e-5)
+    found_collision = found[f"collision_{n}_last_chunk"]
+    np.testing.assert_allclose(found_collision, collision, rtol=1e-5)
 
 
 @pytest.mark.parametrize("run_fn", [calm_run, token_run])

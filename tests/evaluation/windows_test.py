@@ -53,6 +53,21 @@ def test_errors_are_those_of_the_windows():
   assert found["brier_lm_stderr"] > 0
 
 
+def test_a_cut_context_has_collisions_of_its_own():
+  columns = _columns()
+  for n in range(1, 5):
+    columns[f"accuracy_{n}_last_chunk"] = 0.5 * columns[f"accuracy_{n}"]
+    columns[f"collision_{n}_last_chunk"] = 0.25 * columns[f"collision_{n}"]
+  found, _ = summarise(columns)
+  total = {name: values.sum() for name, values in columns.items()}
+  expected = (total["accuracy_2"] - total["collision_2"] / 4) / total["count"]
+  assert found["brier_2_last_chunk"] == pytest.approx(expected)
+  difference = found["brier_lm"] - found["brier_lm_last_chunk"]
+  assert found["brier_lm_minus_last_chunk"] == pytest.approx(difference)
+  assert found["brier_lm_minus_last_chunk_stderr"] > 0
+  assert "last chunk" in format_table(found).splitlines()[0]
+
+
 def test_windows_without_positions_are_no_clusters():
   columns = {name: np.append(v, 0.0) for name, v in _columns().items()}
   assert summarise(columns) == summarise(_columns())
@@ -86,7 +101,7 @@ def test_table_shows_score_control_and_difference():
   columns["accuracy_4_permuted"] = np.zeros(40)
   found, _ = summarise(columns)
   lines = format_table(found).splitlines()
-  assert lines[0].split()[-3:] == ["score", "permuted", "difference"]
+  assert lines[0].split()[-4:] == ["score", "permuted", "−", "permuted"]
   line = next(line for line in lines if line.startswith("brier_1 "))
   assert f"{found['brier_1']:.4f} ± {found['brier_1_stderr']:.4f}" in line
   assert f"{found['brier_1_minus_permuted']:.4f}" in line

@@ -14,7 +14,11 @@ from tests.integration import damage, runs
 # A traceback, a line of absl's or XLA's log, a warning of Python.
 _NOISE = re.compile(r"Traceback|^[IWEF]\d{4} |\w+Warning:", re.MULTILINE)
 
-_BINARIES = ("prepare", "train", "evaluate", "generate", "convert")
+_BINARIES = sorted(
+  path.stem
+  for path in (runs.ROOT / "launch").glob("*.py")
+  if "entry.run(main)" in path.read_text()
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -783,7 +787,51 @@ _CONVERT = [
   ),
 ]
 
-CASES = [*_PREPARE, *_TRAIN, *_EVALUATE, *_GENERATE, *_CONVERT]
+_NGRAM = [
+  Case(name="ngram-nothing", command=["ngram"], words=["--data", "missing"]),
+  Case(
+    name="ngram-missing",
+    command=["ngram", "--data=none"],
+    words=["no prepared data at none", "launch.prepare"],
+  ),
+  Case(
+    name="ngram-context",
+    command=["ngram", "--data=data", "--contexts=1,two"],
+    needs=["data"],
+    words=["'two'", "0,1,2,3"],
+  ),
+  Case(
+    name="ngram-long-context",
+    command=["ngram", "--data=data", "--contexts=9"],
+    needs=["data"],
+    words=["9 tokens", "between 0 and"],
+  ),
+  Case(
+    name="ngram-one-sample",
+    command=["ngram", "--data=data", "--num_samples=1"],
+    needs=["data"],
+    words=["num_samples is 1", "at least 2"],
+  ),
+]
+
+_TYPOS = [
+  Case(
+    name=f"{name}-any-typo",
+    command=[name, "--outptu=x"],
+    words=["outptu"],
+  )
+  for name in _BINARIES
+]
+
+CASES = [
+  *_PREPARE,
+  *_TRAIN,
+  *_EVALUATE,
+  *_GENERATE,
+  *_CONVERT,
+  *_NGRAM,
+  *_TYPOS,
+]
 
 
 def check_message(stderr: str, words: Sequence[str]) -> None:
