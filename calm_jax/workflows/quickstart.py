@@ -122,9 +122,11 @@ def _train(
 def _score(run: LoadedRun, data: epath.Path) -> dict[str, Any]:
   settings = PredictionSettings(num_samples=8, permuted=True)
   with tqdm.tqdm(desc="evaluation", unit="row", total=_NUM_ROWS) as bar:
-    return evaluate_run(
+    scores = evaluate_run(
       run, str(data), settings, num_rows=_NUM_ROWS, rows_fn=bar.update
     )
+    bar.total = bar.n  # of longer rows there may be fewer
+  return scores
 
 
 def _continue(run: LoadedRun, store: TokenStore) -> list[dict[str, str]]:

@@ -1,7 +1,5 @@
 """Tests calm_jax/workflows/initial.py: training goes on from converted runs."""
 
-import shutil
-
 import jax
 import numpy as np
 import pytest
@@ -18,8 +16,11 @@ from tests.interop import checkpoints
 @pytest.fixture(scope="module")
 def converted(tmp_path_factory):
   """A converted CALM, and data of its token ids."""
-  path = tmp_path_factory.mktemp("converted")
-  convert(checkpoints.FIXTURES / "energy", path / "run")
+  return _convert("energy", tmp_path_factory.mktemp("converted"))
+
+
+def _convert(name, path):
+  convert(checkpoints.FIXTURES / name, path / "run")
   rng = np.random.default_rng(0)
   documents = [" ".join(map(str, rng.integers(3, 37, 50))) for _ in range(30)]
   tokenizer = load_tokenizer(path / "run" / "tokenizer")
@@ -37,9 +38,9 @@ def _experiment(path):
   return experiment
 
 
-def test_training_goes_on_from_a_converted_run(converted, tmp_path):
-  shutil.copytree(converted / "run", tmp_path / "run")
-  shutil.copytree(converted / "store", tmp_path / "store")
+@pytest.mark.parametrize("name", ["ae", "ar", "diffusion", "energy", "flow"])
+def test_training_goes_on_from_a_converted_run(name, tmp_path):
+  _convert(name, tmp_path)
   experiment = _experiment(tmp_path)
   before = load_run(tmp_path / "run")
   result = run_training(
