@@ -201,12 +201,15 @@ class Program:
     with jax.set_mesh(self.mesh):
       return self._validate(params, frozen, batch)
 
-  def lower(
+  def trace(
     self, state: TrainState, frozen: Any, batch: Batch
-  ) -> jax.stages.Lowered:
-    """The step before compilation, of arrays or of shapes with shardings."""
+  ) -> jax.stages.Traced:
+    """The step of arrays, or of shapes with shardings, before any compiler.
+
+    Lower it under `jax.set_mesh(self.mesh)`.
+    """
     with jax.set_mesh(self.mesh):
-      return self._step.lower(state, frozen, batch)
+      return self._step.trace(state, frozen, batch)
 
 
 def _split_rows(num_parts: int, x: jax.Array) -> jax.Array:

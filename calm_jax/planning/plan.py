@@ -1,0 +1,139 @@
+"""Does a run fit on a slice, and how fast can it be at best."""
+
+import dataclasses
+from typing import Any
+
+from calm_jax.config import BackboneConfig, ExperimentConfig
+from calm_jax.planning.collectives import Collective
+from calm_jax.planning.compilation import CompiledStep, compile_step
+from calm_jax.planning.topology import Topology, available_bytes
+from calm_jax.training import sharding
+
+_DAY = 24 * 3600  # seconds
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan:
+  """One run on one slice. Times are bounds: no step is faster than these."""
+
+  topology: str
+  num_chips: int
+  mesh: dict[str, int]
+  remat: str
+  batch_size: int  # rows
+  num_microbatches: int
+  parameters: int  # trained; a frozen autoencoder is not among them
+  flops_per_step: float  # by the paper's accounting
+  executed_flops_per_step: float  # of all matrix products, repeated ones too
+  bytes_per_chip: int
+  bytes_by_kind: dict[str, int]
+  bytes_available: int
+  fits: bool
+  compiled: bool  # False: refused for want of memory
+  collectives: list[Collective]  # none if refused
+  compute_seconds: float
+  memory_seconds: float
+  network_seconds: float | None  # None if refused
+  tokens_per_step: int
+  num_steps: int
+  notes: list[str]
+
+  @property
+  def step_seconds(self) -> float:
+    """The largest of the three bounds."""
+    bounds = (self.compute_seconds, self.memory_seconds, self.network_seconds)
+    return max(bound for bound in bounds if bound is not None)
+
+  @property
+  def tokens_per_second(self) -> float:
+    return self.tokens_per_step / self.step_seconds
+
+  @property
+  def days(self) -> float:
+    return self.num_steps * self.step_seconds / _DAY
+
+  @property
+  def chip_hours(self) -> float:
+    return 24 * self.days * self.num_chips
+
+  def to_dict(self) -> dict[str, Any]:
+    """For JSON."""
+    values = dataclasses.asdict(self)
+    values["collectives"] = [item._asdict() for item in self.collectives]
+    for name in ("step_seconds", "tokens_per_second", "days", "chip_hours"):
+      values[name] = getattr(self, name)
+    return values
+
+
+def make_plan(
+  config: ExperimentConfig, topology: Topology, *, flops_per_step: float
+) -> Plan:
+  """Compiles the training step for a slice and reads the result.
+
+  Args:
+    config: from `assumptions.complete`, with the mesh to plan for.
+    topology: from `find_topology`.
+    flops_per_step: by the accounting that is reported.
+
+  Returns:
+    The plan.
+
+  Raises:
+    ValueError: if the config does not fit the mesh, or the mesh the slice.
+    JaxRuntimeError: if the step cannot be compiled for another reason than
+      memory.
+  """
+  mesh = sharding.make_mesh(config.mesh, topology.devices)
+  step = compile_step(config, mesh)
+  chip, num_chips = topology.chip, len(topology.devices)
+  network = None
+  if step.is_compiled:
+    received = sum(item.received_bytes for item in step.collectives)
+    network = received / chip.network_bytes_per_second
+  traffic = _memory_traffic(config, step, mesh.shape["tensor"])
+  data = config.data
+  return Plan(
+    topology=topology.name,
+    num_chips=num_chips,
+    mesh=dict(mesh.shape),
+    remat=getattr(config.model, "remat", "none"),
+    batch_size=data.batch_size,
+    num_microbatches=config.num_microbatches,
+    parameters=step.num_parameters,
+    flops_per_step=flops_per_step,
+    executed_flops_per_step=step.executed_flops,
+    bytes_per_chip=step.total_bytes,
+    bytes_by_kind={
+      "state": step.state_bytes,
+      "activations": step.activation_bytes,
+      "temporaries": step.temporary_bytes,
+    },
+    bytes_available=available_bytes(topology),
+    fits=step.is_compiled,
+    compiled=step.is_compiled,
+    collectives=step.collectives,
+    compute_seconds=step.executed_flops / num_chips / chip.flops_per_second,
+    memory_seconds=traffic / chip.memory_bytes_per_second,
+    network_seconds=network,
+    tokens_per_step=data.batch_size * data.row_length,
+    num_steps=config.num_steps,
+    notes=step.notes,
+  )
+
+
+def _memory_traffic(
+  config: ExperimentConfig, step: CompiledStep, tensor: int
+) -> float:
+  """Bytes that a chip reads and writes in a step at least.
+
+  The state is read and written once; of every microbatch, the activations are
+  written and read, and the weights are read forward, backward and, where the
+  forward pass is repeated, once more.
+  """
+  num_passes = 2
+  if isinstance(config.model, BackboneConfig) and config.model.remat != "none":
+    num_passes = 3
+  item = 2 if config.model.dtype == "bfloat16" else 4
+  weights = num_passes * item * step.num_parameters / tensor
+  each = weights + 2 * step.activation_bytes
+  return 2 * step.state_bytes + config.num_microbatches * each

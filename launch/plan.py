@@ -1,0 +1,93 @@
+"""Says whether a run fits on a TPU slice, and how long it takes at least.
+
+  python -m launch.plan --config=experiments/calm.py:xl --topology=v5p:4x4x4 \\
+      [--mesh=data=4,fsdp=16] [--output=plan.json]
+  python -m launch.plan --config=experiments/calm.py:xl --topology=v5p:4x4x4 \\
+      --search
+
+Compiles the training step itself for that slice; no TPU, no data and no trained
+autoencoder is needed, only the extra [aot]. Exit code 0: it fits; 2: it does
+not; 1: anything else. Without --mesh rows go side by side on as many chips as
+there are rows, and `tensor` takes the chips left.
+"""
+
+import os
+
+# Read when JAX is imported: no TPU of this machine is to be looked for.
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
+# Programs for absent devices can be written to a cache, but not read back.
+os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
+
+import dataclasses
+import sys
+
+from absl import flags
+from ml_collections import config_flags
+
+from calm_jax.config_file import check_types
+from calm_jax.evaluation.result_file import check_output, write_result
+from calm_jax.planning.assumptions import complete, default_mesh, parse_mesh
+from calm_jax.planning.description import describe, describe_all
+from calm_jax.planning.plan import make_plan
+from calm_jax.planning.search import search
+from calm_jax.planning.topology import find_topology
+from calm_jax.scaling.flops import training_flops
+from launch import entry, flag_errors
+
+_CONFIG = config_flags.DEFINE_config_file(
+  "config", help_string="Experiment file, with its argument after a colon."
+)
+_TOPOLOGY = flags.DEFINE_string("topology", None, "Slice, as v5p:4x4x4.")
+_MESH = flags.DEFINE_string("mesh", None, "Sizes of axes, as data=4,fsdp=16.")
+_OUTPUT = flags.DEFINE_string("output", None, "JSON file to write.")
+_VOCAB_SIZE = flags.DEFINE_integer(
+  "vocab_size", 128256, "Where the config names no vocabulary."
+)
+_SEARCH = flags.DEFINE_bool("search", False, "Try meshes, remat, microbatches.")
+_MAX_COMPILATIONS = flags.DEFINE_integer(
+  "max_compilations", 12, "After so many --search ends.", lower_bound=1
+)
+flags.mark_flags_as_required(["config", "topology"])
+
+
+def main(arguments: list[str]) -> None:
+  del arguments
+  flag_errors.check_config(_CONFIG.value, sys.argv)
+  check_output(_OUTPUT.value)
+  if _SEARCH.value and _MESH.value:
+    raise ValueError("give --mesh or --search, not both.")
+  config = complete(check_types(_CONFIG.value), _VOCAB_SIZE.value)
+  topology = find_topology(_TOPOLOGY.value)
+  num_chips = len(topology.devices)
+  flops = training_flops(config) / config.num_steps
+
+  def plan_fn(config):
+    return make_plan(config, topology, flops_per_step=flops)
+
+  if _SEARCH.value:
+    plans = search(
+      config,
+      num_chips,
+      plan_fn=plan_fn,
+      max_compilations=_MAX_COMPILATIONS.value,
+    )
+    print(describe_all(plans) if plans else "nothing that was tried fits.")
+    result = {"plans": [plan.to_dict() for plan in plans]}
+    fits = bool(plans)
+  else:
+    mesh = parse_mesh(_MESH.value) if _MESH.value else None
+    mesh = mesh or default_mesh(config, num_chips)
+    plan = plan_fn(dataclasses.replace(config, mesh=mesh))
+    print(describe(plan))
+    result, fits = plan.to_dict(), plan.fits
+  if _OUTPUT.value:
+    write_result(_OUTPUT.value, result)
+  sys.exit(0 if fits else 2)
+
+
+if __name__ == "__main__":
+  entry.run(main)

@@ -1,0 +1,57 @@
+"""Tests calm_jax/planning/assumptions.py."""
+
+import math
+
+import jax
+import pytest
+
+from calm_jax.planning.assumptions import complete, default_mesh, parse_mesh
+from calm_jax.scaling.flops import training_flops
+from calm_jax.training.state import build_model, param_shapes
+from experiments import autoencoder, calm, token
+
+
+def test_a_config_needs_no_data_and_no_autoencoder():
+  config = complete(calm.get_config("xl"), 128256)
+  leaves = jax.tree.leaves(param_shapes(build_model(config.model)))
+  assert sum(leaf.size for leaf in leaves) == pytest.approx(1.83e9, rel=2e-3)
+  assert config.autoencoder.latent_size == config.model.latent_size == 128
+  # The paper's 500 billion tokens, and its FLOPs.
+  tokens = config.num_steps * config.data.batch_size * config.data.row_length
+  assert tokens == pytest.approx(500e9, rel=0.05)
+  flops = training_flops(config) * 500e9 / tokens
+  assert flops == pytest.approx(19.5e20, rel=0.07)
+
+
+def test_other_models_get_a_vocabulary():
+  for experiment in (autoencoder.get_config("tiny"), token.get_config("tiny")):
+    config = complete(experiment, 1000)
+    assert config.model.vocabulary.size == 1000
+    assert config.autoencoder is None
+  with pytest.raises(ValueError, match="give 3 or more"):
+    complete(token.get_config("tiny"), 2)
+
+
+@pytest.mark.parametrize(
+  ("argument", "num_chips", "sizes"),
+  [
+    ("xl", 64, (4, 16, 1, 1)),
+    ("xl", 256, (16, 16, 1, 1)),
+    ("xl", 1, (1, 1, 1, 1)),
+    ("l,chunk_size=8", 256, (8, 16, 2, 1)),  # 128 rows
+    ("l,chunk_size=8", 4096, (8, 16, 16, 2)),
+  ],
+)
+def test_tensor_takes_the_chips_that_rows_leave(argument, num_chips, sizes):
+  mesh = default_mesh(calm.get_config(argument), num_chips)
+  assert (mesh.data, mesh.fsdp, mesh.tensor, mesh.sequence) == sizes
+  assert math.prod(sizes) == num_chips
+
+
+def test_a_mesh_is_read_or_refused():
+  mesh = parse_mesh("data=4,fsdp=16")
+  assert (mesh.data, mesh.fsdp, mesh.tensor, mesh.sequence) == (4, 16, 1, 1)
+  assert parse_mesh("tensor=2").data == -1
+  for text in ("rows=4", "fsdp", "fsdp=x", ""):
+    with pytest.raises(ValueError, match="data, fsdp, tensor, sequence"):
+      parse_mesh(text)

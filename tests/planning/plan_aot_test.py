@@ -1,0 +1,105 @@
+"""Compiles tiny plans for absent TPUs through the binary."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = pytest.mark.aot
+
+_ROOT = pathlib.Path(__file__).parents[2]
+_CONFIG = (
+  "--config=experiments/calm.py:tiny",
+  "--config.model.num_layers=2",
+  "--config.model.dtype=bfloat16",
+  "--config.data.row_length=512",
+  "--topology=v5e:2x2",
+)
+
+
+def _plan(path, *arguments):
+  """Exit code, stdout, stderr and what was written."""
+  pytest.importorskip("libtpu", reason="the extra [aot] brings libtpu")
+  output = path / "plan.json"
+  command = [sys.executable, "-m", "launch.plan", *_CONFIG, *arguments]
+  finished = subprocess.run(
+    [*command, f"--output={output}"],
+    cwd=_ROOT,
+    env={
+      name: value
+      for name, value in os.environ.items()
+      if name not in ("XLA_FLAGS", "JAX_COMPILATION_CACHE_DIR")
+    },
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  plan = json.loads(output.read_text()) if output.exists() else None
+  return finished, plan
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory):
+  finished, plan = _plan(tmp_path_factory.mktemp("plan"), "--vocab_size=1000")
+  assert finished.returncode == 0, finished.stderr
+  assert "tokens/s" in finished.stdout and "chip-hours" in finished.stdout
+  return plan
+
+
+def test_the_step_fits_and_says_what_it_takes(plan):
+  assert plan["fits"] and plan["compiled"]
+  assert plan["mesh"] == {"data": 1, "fsdp": 4, "tensor": 1, "sequence": 1}
+  assert plan["bytes_available"] == round(15.75 * 2**30)
+  assert sum(plan["bytes_by_kind"].values()) == plan["bytes_per_chip"]
+  # Parameters and two moments in float32 are split over the four chips.
+  state = 12 * plan["parameters"] / 4
+  frozen = 4 * 3e6
+  assert state < plan["bytes_by_kind"]["state"] < state + 2 * frozen
+  model = plan["flops_per_step"]
+  assert 0.5 * model < plan["executed_flops_per_step"] < 3 * model
+
+
+def test_parameters_are_gathered_and_samples_are_not(plan):
+  kinds = {item["kind"] for item in plan["collectives"]}
+  assert {"all-gather", "reduce-scatter"} & kinds
+  backbone = [
+    item["count"]
+    for item in plan["collectives"]
+    if item["kind"] == "all-gather" and "backbone, forward" in item["where"]
+  ]
+  assert sum(backbone) in range(2 * 4, 2 * 7 + 1)  # 7 matrices, 2 layers
+  # Once forward, once backward, and the float32 gradient; the samples of the
+  # head alone would be 8 × 128 × 8 × 192 numbers at each of its Linears.
+  moved = sum(item["bytes"] for item in plan["collectives"])
+  assert moved < 2 * 8 * plan["parameters"]
+
+
+def test_memory_depends_on_mesh_and_remat(plan, tmp_path):
+  vocabulary = "--vocab_size=1000"
+  _, copies = _plan(tmp_path, vocabulary, "--mesh=data=4")
+  state = [p["bytes_by_kind"]["state"] for p in (plan, copies)]
+  split = 12 * plan["parameters"]
+  assert state[1] - state[0] == pytest.approx(split * 3 / 4, rel=0.1)
+  _, full = _plan(tmp_path, vocabulary, "--config.model.remat=full")
+  kept = [p["bytes_by_kind"]["activations"] for p in (plan, full)]
+  assert kept[1] < kept[0]
+  assert full["bytes_per_chip"] != plan["bytes_per_chip"]
+  assert full["executed_flops_per_step"] > plan["executed_flops_per_step"]
+
+
+def test_what_does_not_fit_ends_with_code_2(tmp_path):
+  finished, plan = _plan(tmp_path, "--vocab_size=60000000")
+  assert finished.returncode == 2, finished.stderr
+  assert "does not fit" in finished.stdout
+  assert not plan["fits"] and not plan["compiled"]
+  assert plan["bytes_per_chip"] > plan["bytes_available"]
+
+
+def test_a_mistake_is_one_line(tmp_path):
+  finished, plan = _plan(tmp_path, "--mesh=data=3")
+  assert (finished.returncode, plan) == (1, None)
+  assert finished.stderr.count("\n") == 1
+  assert "nearest meshes that do are" in finished.stderr
