@@ -5,20 +5,29 @@
 
 tiny: two CPU cores, a vocabulary of about 1000 tokens, a few minutes. About
   99.9 % of held-out tokens come back from a sampled latent.
-paper: 30 k steps of 512 k tokens on 16 TPU v5e chips or more, vocabulary
-  128256. More than 99.9 % of held-out tokens come back from a sampled latent.
+k1, k2, k4, k8: the paper's, with K tokens a chunk and latents of 32·K; 30 k
+  steps of 512 k tokens, vocabulary 128256 of Llama 3, on 16 TPU v5e chips or
+  more. More than 99.9 % of held-out tokens come back from a sampled latent.
 """
 
 from calm_jax import config
 
 
 def get_config(argument: str | None = None) -> config.ExperimentConfig:
-  """Settings for `size,chunk_size=K`."""
+  """Settings for `size`; of tiny, `tiny,chunk_size=K`."""
   options = config.parse_argument(
-    argument, size=("tiny", "paper"), chunk_size=4
+    argument, size=("tiny", "k1", "k2", "k4", "k8"), chunk_size=4
   )
-  sizes = {"tiny": _tiny, "paper": _paper}
-  return sizes[options["size"]](options["chunk_size"])
+  size = options["size"]
+  if size == "tiny":
+    return _tiny(options["chunk_size"])
+  chunk_size = int(size[1:])
+  if "chunk_size=" in argument and options["chunk_size"] != chunk_size:
+    raise ValueError(
+      f"config argument {argument!r}: {size} has chunk_size {chunk_size};"
+      f" leave chunk_size out, or give k{options['chunk_size']}."
+    )
+  return _paper(chunk_size)
 
 
 def _tiny(chunk_size: int) -> config.ExperimentConfig:

@@ -24,7 +24,7 @@ def test_a_config_needs_no_data_and_no_autoencoder():
 
 
 def test_other_models_get_a_vocabulary():
-  for experiment in (autoencoder.get_config("tiny"), token.get_config("tiny")):
+  for experiment in (autoencoder.get_config("k1"), token.get_config("tiny")):
     config = complete(experiment, 1000)
     assert config.model.vocabulary.size == 1000
     assert config.autoencoder is None

@@ -76,5 +76,5 @@ def test_it_ends_after_so_many():
 
 def test_an_autoencoder_has_no_remat():
   planner = _Planner(lambda config: config.num_microbatches == 2)
-  plans = _search(autoencoder.get_config("paper"), planner)
+  plans = _search(autoencoder.get_config("k4"), planner)
   assert {plan.config.mesh.tensor for plan in plans} == {1}
