@@ -25,15 +25,22 @@ _WORKDIR = flags.DEFINE_string(
 _INITIAL_RUN = flags.DEFINE_string(
   "initial_run", None, "Run whose parameters a new run starts from."
 )
+_PROFILE = flags.DEFINE_string(
+  "profile", None, "Steps to trace for XProf, as start:stop, such as 20:25."
+)
 flags.mark_flags_as_required(["config", "workdir"])
 
 
 def main(arguments: list[str]) -> None:
   del arguments
   flag_errors.check_config(_CONFIG.value, sys.argv)
+  profile = _parse_steps(_PROFILE.value) if _PROFILE.value else None
   distributed.initialize()
   result = run_training(
-    _CONFIG.value, _WORKDIR.value, initial_run=_INITIAL_RUN.value
+    _CONFIG.value,
+    _WORKDIR.value,
+    initial_run=_INITIAL_RUN.value,
+    profile=profile,
   )
   if jax.process_index() == 0:
     words = {
@@ -45,6 +52,16 @@ def main(arguments: list[str]) -> None:
       f"{words[result.reason]} step {result.step}: {_WORKDIR.value}",
       file=sys.stderr,
     )
+
+
+def _parse_steps(text: str) -> range:
+  start, _, stop = text.partition(":")
+  if not (start.isdecimal() and stop.isdecimal() and int(start) < int(stop)):
+    raise ValueError(
+      f"--profile={text} should be start:stop with start below stop, such as"
+      " --profile=20:25."
+    )
+  return range(int(start), int(stop))
 
 
 if __name__ == "__main__":

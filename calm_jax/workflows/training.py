@@ -32,6 +32,7 @@ from calm_jax.training.loop import Evaluator, Result, train
 from calm_jax.training.metrics import MetricsWriter, Sum, compute, merge
 from calm_jax.training.progress import Stopwatch
 from calm_jax.training.step import Program
+from calm_jax.training.trace import TracedSteps
 from calm_jax.workflows import initial
 
 EvaluatorsFn = Callable[
@@ -44,6 +45,7 @@ def run_training(
   workdir: epath.PathLike,
   *,
   initial_run: epath.PathLike | None = None,
+  profile: range | None = None,
   evaluators_fn: EvaluatorsFn | None = None,
   name: str = "training",
 ) -> Result:
@@ -54,6 +56,7 @@ def run_training(
     workdir: the run directory.
     initial_run: a run whose parameters, and whose autoencoder if the config
       names none, a new run starts from; its optimizer state is not read.
+    profile: steps to record a trace of, in the directory `profile` of the run.
     evaluators_fn: makes the inline evaluators that go beside the loss on
       held-out rows, from the resolved config, the stores and the frozen
       parameters.
@@ -67,6 +70,11 @@ def run_training(
   """
   stopwatch = Stopwatch()
   config = config_file.check_types(config)
+  if profile and profile.start >= config.num_steps:
+    raise ValueError(
+      f"the steps to profile start at {profile.start} and the run has"
+      f" {config.num_steps}; give a start from 0 to {config.num_steps - 1}."
+    )
   run = RunDirectory(workdir)
   # Asked once, before any process may have written it.
   is_new = _agreed(not run.exists())
@@ -134,12 +142,15 @@ def run_training(
   evaluators = {"valid": _validation(config, program, stores, frozen)}
   if evaluators_fn is not None:
     evaluators |= evaluators_fn(config, stores, frozen)
+  step_fn = TracedSteps(
+    program.step, run.path / "profile", profile or range(0), first_step=start
+  )
   try:
     return train(
       config,
       state,
       frozen,
-      step_fn=program.step,
+      step_fn=step_fn,
       batches_fn=batches,
       checkpointer=checkpointer,
       evaluators=evaluators,
@@ -149,6 +160,7 @@ def run_training(
       name=name,
     )
   finally:
+    step_fn.close()
     writer.close()
     checkpointer.close()
 
