@@ -1,0 +1,59 @@
+"""A directory of plans as one Markdown table."""
+
+import json
+import pathlib
+from typing import Any
+
+from etils import epath
+
+_HEADER = """# Plans
+
+Made by `launch/scripts/plan_all.sh`, without a TPU: the compiler's memory, and
+bounds that no step can be faster than. Mesh axes of size 1 are left out.
+
+| run | slice | mesh | remat | GiB a chip | FLOPs a step | compute, memory, \
+network ms | tokens/s at most | days at least | chip-hours at least |
+|---|---|---|---|---|---|---|---|---|---|
+"""
+
+
+def write_table(directory: epath.PathLike) -> pathlib.Path:
+  """Writes README.md about the plans, NAME.json, in a directory."""
+  directory = pathlib.Path(directory)
+  path = directory / "README.md"
+  rows = [
+    _row(file.stem, json.loads(file.read_text()))
+    for file in sorted(directory.glob("*.json"))
+  ]
+  path.write_text(_HEADER + "".join(rows))
+  return path
+
+
+def _row(name: str, plan: dict[str, Any]) -> str:
+  mesh = [f"{axis} {size}" for axis, size in plan["mesh"].items() if size > 1]
+  memory = "{:.1f} of {:.1f}".format(
+    *(plan[key] / 1024**3 for key in ("bytes_per_chip", "bytes_available"))
+  )
+  if plan["fits"]:
+    milliseconds = [
+      f"{1000 * plan[f'{bound}_seconds']:.0f}"
+      for bound in ("compute", "memory", "network")
+    ]
+    times = [
+      ", ".join(milliseconds),
+      f"{plan['tokens_per_second']:,.0f}",
+      f"{plan['days']:.1f}",
+      f"{plan['chip_hours']:,.0f}",
+    ]
+  else:
+    times = ["does not fit", "", "", ""]
+  cells = [
+    name.removesuffix("-" + plan["topology"].replace(":", "-")),
+    plan["topology"],
+    " × ".join(mesh),
+    plan["remat"],
+    memory,
+    f"{plan['flops_per_step']:.2e}",
+    *times,
+  ]
+  return f"| {' | '.join(cells)} |\n"

@@ -1,0 +1,55 @@
+#!/usr/bin/env bash
+# A run on the GPUs of a SLURM cluster, one process a GPU.
+#
+#   NAME=calm HOST=login.cluster.org DIRECTORY=/scratch/me/calm_jax \
+#     launch/scripts/slurm.sh [--dry_run] ACTION [FLAGS OF launch.train]
+#
+# create    makes the directory and a virtual environment in it
+# sync      copies this repository there and installs it
+# run       submits launch.train with the flags that follow
+# tail      follows the job's log
+# stop      lets the run save and stop
+# teardown  cancels the job and deletes the directory
+#
+# PYTHON (python3): 3.11 or newer, on the cluster.
+# NODES (1) and GPUS a node (8); PARTITION, ACCOUNT and TIME (1-00:00:00) as
+# sbatch takes them. Two minutes before the time is up the run saves.
+# shellcheck source=launch/scripts/common.sh
+. "$(dirname "$0")/common.sh" "$@"
+# shellcheck source=launch/scripts/xla_flags.sh
+. "$repository/launch/scripts/xla_flags.sh"
+need NAME HOST DIRECTORY
+log=$DIRECTORY/$NAME.log
+
+case $action in
+  create)
+    run ssh "$HOST" "mkdir -p $DIRECTORY &&\
+ ${PYTHON:-python3} -m venv $DIRECTORY/.venv"
+    ;;
+  sync)
+    run rsync --archive --delete --exclude=.git --exclude=.venv \
+      --exclude=runs --exclude='*.log' "$repository/" "$HOST:$DIRECTORY/"
+    run ssh "$HOST" "cd $DIRECTORY &&\
+ .venv/bin/pip install -q -c constraints.txt -e '.[cuda]'"
+    ;;
+  run)
+    need_train_flags
+    gpus=${GPUS:-8}
+    options=(
+      --job-name="$NAME" --output="$log" --open-mode=append --requeue
+      --nodes="${NODES:-1}" --ntasks-per-node="$gpus" --gpus-per-node="$gpus"
+      --time="${TIME:-1-00:00:00}" --signal=TERM@120
+    )
+    [[ -z ${PARTITION-} ]] || options+=(--partition="$PARTITION")
+    [[ -z ${ACCOUNT-} ]] || options+=(--account="$ACCOUNT")
+    command="srun .venv/bin/python -m launch.train --distributed $(
+      quoted "${train_flags[@]}"
+    )"
+    run ssh "$HOST" "cd $DIRECTORY && XLA_FLAGS='${gpu_flags[*]}'\
+ sbatch $(quoted "${options[@]}") --wrap=$(quoted "$command")"
+    ;;
+  tail) run ssh "$HOST" "tail -n 100 -F $log" ;;
+  stop) run ssh "$HOST" "scancel --signal=TERM --name=$NAME" ;;
+  teardown) run ssh "$HOST" "scancel --name=$NAME; rm -rf $DIRECTORY" ;;
+  *) unknown_action ;;
+esac
