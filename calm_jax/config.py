@@ -16,6 +16,7 @@ types.
 
 import dataclasses
 import math
+import typing
 from typing import Any, ClassVar
 
 FORMAT_VERSION = 1  # of config.json; a run of another version is refused
@@ -368,6 +369,11 @@ class ExperimentConfig:
       "max_checkpoints",
     )
     _check_not_negative(self, "eval_interval", "keep_interval")
+    if not isinstance(self.model, ModelConfig):
+      choices = [kind.__name__ for kind in typing.get_args(ModelConfig)]
+      raise ValueError(
+        f"model is {self.model!r}; it should be of {', '.join(choices)}."
+      )
     chunk_size, row_length = self.model.chunk_size, self.data.row_length
     if row_length % chunk_size:
       low = row_length - row_length % chunk_size

@@ -160,3 +160,9 @@ def test_arguments_take_the_type_of_their_default():
   ):
     with pytest.raises(ValueError, match=message):
       parse(text)
+
+
+def test_an_experiment_has_a_model():
+  for model in (None, config.OptimizerConfig()):
+    with pytest.raises(ValueError, match="NextVectorConfig, TokenModelConfig"):
+      config.ExperimentConfig(model=model)
