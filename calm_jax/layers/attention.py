@@ -1,5 +1,6 @@
 """Causal self-attention with rotary positions and grouped heads."""
 
+import functools
 from typing import NamedTuple
 
 import chex
@@ -7,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from calm_jax.kernels import splash_attention
 from calm_jax.layers.linear import Initializer, linear
 from calm_jax.layers.rope import rope
 
@@ -104,18 +106,75 @@ def causal_attention(
     key: [B, L, G, d].
     value: [B, L, G, d].
     segment_ids: [B, L]; positions see only their own segment. None: all.
-    implementation: reference, or xla for `jax.nn.dot_product_attention`.
+    implementation: reference, or xla for `jax.nn.dot_product_attention`, or
+      pallas for splash attention, which other platforms than TPU emulate. auto
+      is splash attention on TPU, cuDNN where a GPU is at hand and the shape
+      fits it (16 bits a number, an even length, a head of up to 128 numbers
+      that is a multiple of 8), and the reference elsewhere.
 
   Returns:
     [B, L, H, d] in the dtype of query.
+
+  Raises:
+    ValueError: for pallas on a GPU, for which there is none.
   """
+  has_gpu = jax.default_backend() == "gpu"
+  if implementation == "pallas" and has_gpu:
+    raise ValueError(
+      "attention_implementation is pallas, which is for TPU; on a GPU take auto"
+      " (cuDNN where it can), xla or reference."
+    )
+  reference = functools.partial(_causal, masked_attention)
+  splash = splash_attention.causal_attention
+  versions = {"default": reference, "tpu": splash}
+  if has_gpu and _fits_cudnn(query):
+    versions["cuda"] = _cudnn
+  call = {
+    "auto": functools.partial(jax.lax.platform_dependent, **versions),
+    "reference": reference,
+    "xla": functools.partial(_causal, _xla),
+    "pallas": functools.partial(
+      jax.lax.platform_dependent,
+      tpu=splash,
+      default=functools.partial(splash, interpret=True),
+    ),
+  }[implementation]
+  return call(query, key, value, segment_ids)
+
+
+def _causal(attend, query, key, value, segment_ids):
+  """Attention by a version that takes what each position sees, [B, L, L]."""
   length = query.shape[1]
   mask = jnp.tril(jnp.ones((length, length), bool))[None]
   if segment_ids is not None:
-    mask = mask & (segment_ids[:, :, None] == segment_ids[:, None, :])
-  if implementation in ("auto", "reference"):
-    return masked_attention(query, key, value, mask)
-  return jax.nn.dot_product_attention(query, key, value, mask=mask[:, None])
+    mask = mask & _same_segment(segment_ids)
+  return attend(query, key, value, mask)
+
+
+def _xla(query, key, value, mask):
+  return jax.nn.dot_product_attention(
+    query, key, value, mask=mask[:, None], implementation="xla"
+  )
+
+
+def _fits_cudnn(query: jax.Array) -> bool:
+  _, length, _, size = query.shape
+  is_short = query.dtype in (jnp.bfloat16, jnp.float16)
+  return is_short and length % 2 == 0 and size % 8 == 0 and size <= 128
+
+
+def _cudnn(query, key, value, segment_ids):
+  # Only where the process has a GPU: JAX looks for cuDNN while it traces.
+  mask = None
+  if segment_ids is not None:
+    mask = _same_segment(segment_ids)[:, None]
+  return jax.nn.dot_product_attention(
+    query, key, value, mask=mask, is_causal=True, implementation="cudnn"
+  )
+
+
+def _same_segment(segment_ids: jax.Array) -> jax.Array:
+  return segment_ids[:, :, None] == segment_ids[:, None, :]
 
 
 def masked_attention(

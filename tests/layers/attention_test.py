@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType
 
 from calm_jax.layers.attention import causal_attention
 
@@ -52,3 +53,112 @@ def test_softmax_of_large_scores_is_finite():
     lambda q: causal_attention(q, key, value).sum()
   )(query)
   assert jnp.isfinite(out) and jnp.isfinite(grad).all()
+
+
+def _error(actual, expected):
+  return jnp.max(jnp.abs(actual - expected)) / jnp.max(jnp.abs(expected))
+
+
+def _value_and_slopes(inputs, segments, implementation):
+  def total(*inputs):
+    out = causal_attention(*inputs, segments, implementation=implementation)
+    return jnp.sum(jnp.sin(out)), out
+
+  slopes, out = jax.grad(total, (0, 1, 2), has_aux=True)(*inputs)
+  return (out, *slopes)
+
+
+@pytest.mark.parametrize(("groups", "has_segments"), [(1, False), (2, True)])
+def test_splash_agrees_with_the_definition(groups, has_segments):
+  """Emulated; 6 positions and heads of 8 are far from whole tiles."""
+  inputs = [jnp.asarray(x) for x in _inputs(groups=groups)]
+  segments = None
+  if has_segments:
+    segments = jnp.array([[0, 0, 1, 1, 1, 2], [0, 1, 1, 1, 1, 1]])
+  found = _value_and_slopes(inputs, segments, "pallas")
+  expected = _value_and_slopes(inputs, segments, "reference")
+  for actual, wanted in zip(found, expected, strict=True):
+    assert actual.shape == wanted.shape and actual.dtype == wanted.dtype
+    assert _error(actual, wanted) < 2e-5
+
+
+@pytest.mark.parametrize(
+  ("sizes", "groups"),
+  [((1, 2, 4, 1), 2), ((2, 1, 2, 2), 4)],
+)
+def test_splash_on_a_mesh_agrees_with_one_device(sizes, groups):
+  """Rows, heads and chunks split; also where an axis does not divide."""
+  inputs = [jnp.asarray(x) for x in _inputs(rows=4, groups=groups)]
+  segments = jnp.array([[0, 0, 1, 1, 1, 2]] * 3 + [[0, 1, 1, 1, 1, 1]])
+  expected = _value_and_slopes(inputs, segments, "reference")
+  mesh = jax.make_mesh(
+    sizes,
+    ("data", "fsdp", "tensor", "sequence"),
+    axis_types=(AxisType.Auto,) * 4,
+  )
+  with jax.set_mesh(mesh):
+    function = jax.jit(_value_and_slopes, static_argnums=2)
+    found = function(inputs, segments, "pallas")
+  for actual, wanted in zip(found, expected, strict=True):
+    assert _error(actual, wanted) < 2e-5
+
+
+def test_other_platforms_are_not_paid_for():
+  """What only a TPU keeps for its backward pass costs nothing here."""
+  inputs = [jnp.ones((3, *x.shape)) for x in _inputs(length=64)]
+
+  def temporaries(implementation):
+    def total(inputs):
+      def layer(carry, inputs):
+        out = causal_attention(*inputs, implementation=implementation)
+        return carry + jnp.sum(out), None
+
+      return jax.lax.scan(layer, 0.0, inputs)[0]
+
+    compiled = jax.jit(jax.grad(total)).lower(inputs).compile()
+    return compiled.memory_analysis().temp_size_in_bytes
+
+  assert temporaries("auto") < 1.1 * temporaries("reference")
+
+
+def test_a_gpu_has_cudnn_or_is_told(monkeypatch):
+  monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+  inputs = [jnp.asarray(x) for x in _inputs()]
+  with pytest.raises(ValueError, match="auto"):
+    causal_attention(*inputs, implementation="pallas")
+
+
+def _exported(dtype, implementation):
+  shape = jax.ShapeDtypeStruct((2, 6, 4, 8), dtype)
+  segments = jax.ShapeDtypeStruct((2, 6), jnp.int32)
+
+  def total(query, key, value, segments):
+    out = causal_attention(
+      query, key, value, segments, implementation=implementation
+    )
+    return jnp.sum(out.astype(jnp.float32))
+
+  exported = jax.export.export(
+    jax.jit(jax.grad(total, (0, 1, 2))),
+    platforms=["cuda"],
+    disabled_checks=[
+      jax.export.DisabledSafetyCheck.custom_call(f"__cudnn${name}")
+      for name in ("fmhaScaleBiasSoftmax", "fmhaScaleBiasSoftmaxBackward")
+    ],
+  )
+  return exported(shape, shape, shape, segments).mlir_module()
+
+
+@pytest.mark.parametrize("implementation", ["auto", "xla", "reference"])
+def test_lowers_for_gpu(implementation):
+  assert "__cudnn" not in _exported(jnp.bfloat16, implementation)
+
+
+def test_a_gpu_calls_cudnn(monkeypatch):
+  """As far as that can be seen without one: the call is in the program."""
+  fused = pytest.importorskip("jax._src.cudnn.fused_attention_stablehlo")
+  monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+  monkeypatch.setattr(fused, "check_cudnn_version", lambda: 91000)
+  text = _exported(jnp.bfloat16, "auto")
+  assert "fmhaScaleBiasSoftmaxBackward" in text
+  assert "__cudnn" not in _exported(jnp.float32, "auto")

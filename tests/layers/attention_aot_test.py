@@ -1,0 +1,89 @@
+"""Compiles attention for real TPU topologies, with no TPU at hand."""
+
+import os
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from calm_jax.layers.attention import causal_attention
+
+pytestmark = pytest.mark.aot
+
+
+@pytest.fixture(scope="module")
+def devices():
+  pytest.importorskip("libtpu", reason="the extra [aot] brings libtpu")
+  # Read when libtpu is loaded, which the next line does.
+  os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+  topologies = pytest.importorskip("jax.experimental.topologies")
+  topology = topologies.get_topology_desc(
+    platform="tpu", topology_name="v5e:2x4"
+  )
+  # Programs for absent devices can be written to a cache, but not read back.
+  is_cached = jax.config.jax_enable_compilation_cache
+  jax.config.update("jax_enable_compilation_cache", False)
+  compilation_cache.reset_cache()
+  yield np.array(topology.devices)
+  jax.config.update("jax_enable_compilation_cache", is_cached)
+  compilation_cache.reset_cache()
+
+
+@pytest.mark.parametrize(
+  ("sizes", "num_chunks", "groups", "size", "has_segments"),
+  [
+    ((1, 1, 1, 1), 2048, 16, 48, False),  # the widths of sizes s, m, l and xl
+    ((1, 1, 1, 1), 1024, 4, 64, True),
+    ((1, 1, 1, 1), 1024, 4, 96, False),
+    ((1, 1, 1, 1), 1024, 4, 160, False),
+    ((1, 1, 1, 1), 100, 16, 32, True),
+    ((2, 2, 2, 1), 1024, 4, 64, True),
+    ((1, 2, 4, 1), 1024, 2, 64, False),
+    ((1, 2, 2, 2), 1024, 4, 64, True),
+  ],
+)
+def test_no_scores_are_held(
+  devices, sizes, num_chunks, groups, size, has_segments
+):
+  mesh = Mesh(
+    devices[: np.prod(sizes)].reshape(sizes),
+    ("data", "fsdp", "tensor", "sequence"),
+    axis_types=(AxisType.Auto,) * 4,
+  )
+  num_rows, num_heads = 4, 16
+  rows = ("data", "fsdp")
+
+  def shape(*rest, dtype, spec):
+    sharding = NamedSharding(mesh, PartitionSpec(rows, "sequence", *spec))
+    return jax.ShapeDtypeStruct(
+      (num_rows, num_chunks, *rest), dtype, sharding=sharding
+    )
+
+  def total(query, key, value, segments):
+    segments = segments if has_segments else None
+    out = causal_attention(query, key, value, segments)
+    return jnp.sum(out.astype(jnp.float32))
+
+  heads = [
+    shape(
+      n,
+      size,
+      dtype=jnp.bfloat16,
+      spec=["tensor"] if n % mesh.shape["tensor"] == 0 else [],
+    )
+    for n in (num_heads, groups, groups)
+  ]
+  segments = shape(dtype=jnp.int32, spec=[])
+  with jax.set_mesh(mesh):
+    lowered = jax.jit(jax.value_and_grad(total, (0, 1, 2))).lower(
+      *heads, segments
+    )
+    compiled = lowered.compile()
+  assert compiled.as_text().count('"tpu_custom_call"') >= 3
+  num_scores = num_rows * num_heads * num_chunks**2 / np.prod(sizes)
+  if num_chunks > 1000:
+    temporaries = compiled.memory_analysis().temp_size_in_bytes
+    assert temporaries < 4 * num_scores / 2
