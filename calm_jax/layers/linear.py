@@ -47,6 +47,18 @@ def linear(
   )
 
 
+class Embedding(nn.Embed):
+  """A table whose gradient adds up in float32, whatever its dtype.
+
+  A frequent id adds thousands of gradients to its row. In bfloat16 a sum stops
+  growing at 256 times what is added; so rows are cast after the look-up, not
+  before.
+  """
+
+  def __call__(self, ids: jax.Array) -> jax.Array:
+    return jnp.take(self.embedding, ids, axis=0).astype(self.dtype)
+
+
 def embedding(
   num_ids: int,
   size: int,
@@ -54,9 +66,9 @@ def embedding(
   dtype: jnp.dtype,
   init: Initializer,
   name: str | None = None,
-) -> nn.Embed:
+) -> Embedding:
   """A table [num_ids, size]; call it on ids [...] to get [..., size]."""
-  return nn.Embed(
+  return Embedding(
     num_ids,
     size,
     dtype=dtype,
