@@ -6,9 +6,8 @@ from typing import NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
-from calm_jax.sampling import batch
+from calm_jax.sampling import agreement, batch
 from calm_jax.sampling.exact import sample_exact
-from calm_jax.sampling.hybrid import sample_hybrid
 from calm_jax.sampling.temperature import split_temperature
 
 METHODS = ("batch", "exact", "hybrid")
@@ -93,17 +92,8 @@ def draw_next(
     tokens = sampler.draw(hidden, keys, jnp.zeros(1, jnp.uint32))[:, 0]
     return NextChunk(tokens, jnp.ones(num_rows, jnp.int32), never, never)
   exponent = split_temperature(settings.temperature)
-  if settings.method == "hybrid" and exponent.fraction == 0:
-    found = sample_hybrid(
-      lambda sample_ids: sampler.draw(hidden, keys, sample_ids),
-      choice_keys,
-      jnp.asarray(
-        batch.log_weights(settings.temperature, settings.num_candidates)
-      ),
-      whole=exponent.whole,
-      num_candidates=settings.num_candidates,
-    )
-    return NextChunk(found.tokens, found.num_draws, never, found.is_fallback)
+  if settings.method != "exact" and exponent.fraction == 0:
+    return _agree(sampler, hidden, keys, choice_keys, settings)
   # With a fraction, cutting the exact method off would favour quick chunks.
   if settings.method != "exact":
     chosen = _choose(sampler, hidden, keys, choice_keys, settings, 0)
@@ -133,6 +123,36 @@ def draw_next(
     )
 
   return jax.lax.cond(jnp.any(exact.is_spent), replace, lambda: exact)
+
+
+def _agree(
+  sampler: Draws,
+  hidden: jax.Array,
+  keys: jax.Array,
+  choice_keys: jax.Array,
+  settings: Temperature,
+) -> NextChunk:
+  """The batch or hybrid method at T = 1/n."""
+  whole = split_temperature(settings.temperature).whole
+  num_candidates = settings.num_candidates
+  if settings.method == "hybrid":
+    tries = agreement.consecutive_tries(len(keys), num_candidates, whole)
+  else:
+    try_keys = jax.vmap(lambda key: jax.random.fold_in(key, 1))(choice_keys)
+    tries = agreement.random_tries(try_keys, num_candidates, whole)
+
+  def draw_fn(rows: jax.Array, sample_ids: jax.Array) -> jax.Array:
+    draw = lambda hidden, key, ids: sampler.draw(hidden[None], key[None], ids)
+    return jax.vmap(draw)(hidden[rows], keys[rows], sample_ids)[:, 0]
+
+  found = agreement.sample_agreement(
+    draw_fn,
+    tries,
+    choice_keys,
+    jnp.asarray(batch.log_weights(settings.temperature, num_candidates)),
+  )
+  never = jnp.zeros(len(keys), bool)
+  return NextChunk(found.tokens, found.num_draws, never, found.is_fallback)
 
 
 def _choose(
