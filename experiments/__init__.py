@@ -1,1 +1,1 @@
-"""Experiments as data: each file has `get_config(argument)`."""
+"""Experiments as data: a file has `get_config(argument)` or `get_sweep`."""

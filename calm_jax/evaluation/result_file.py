@@ -28,6 +28,28 @@ def write_result(path: str, result: dict[str, Any]) -> None:
   _unfinished(target).replace(target)
 
 
+def read_result(path: epath.PathLike) -> dict[str, Any]:
+  """Reads what `write_result` wrote.
+
+  Raises:
+    OSError: if it cannot be read.
+    ValueError: if it is no JSON object of finite numbers.
+  """
+
+  def refuse(constant: str) -> None:
+    raise ValueError(f"it holds {constant}")
+
+  try:
+    result = json.loads(epath.Path(path).read_text(), parse_constant=refuse)
+    if not isinstance(result, dict):
+      raise ValueError("it is no JSON object")
+  except ValueError as error:
+    raise ValueError(
+      f"the result {path} is damaged ({error}); remove it and score again."
+    ) from None
+  return result
+
+
 def _write_beside(target: epath.Path, text: str) -> None:
   try:
     _unfinished(target).write_text(text)

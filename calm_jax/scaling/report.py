@@ -128,13 +128,13 @@ def _add_runs(page: Page, runs: list[Run]) -> None:
   for run in runs:
     by_kind[run.kind].append(run)
   for kind, mine in sorted(by_kind.items()):
-    page.section(f"Learning curves: {kind.replace('_', ' ')}")
+    page.section(f"Learning curves: {kind}")
     names = {name for run in mine for row in run.rows for name in row}
     names = sorted(
       names - {*_UNPLOTTED}, key=lambda name: (name != "loss", name)
     )
-    if len(mine) > _MAX_RUNS:
-      page.text(f"{len(mine)} runs; of so many only the loss is drawn.")
+    if len(runs) > _MAX_RUNS:
+      page.text(f"Of {len(runs)} runs only the losses are drawn.")
       names = [name for name in names if name == "loss"]
     for metric in names:
       curves = {run.name: run.series(metric) for run in mine}

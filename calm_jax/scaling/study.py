@@ -33,9 +33,14 @@ class Run:
 
   @property
   def kind(self) -> str:
-    """autoencoder, next_vector or token, as far as it can be told."""
+    """What it can be compared with: "autoencoder", "next vector, K = 4", …"""
     model = self.config.get("config", self.config).get("model", {})
-    return str(model.get("kind", "model"))
+    kind = str(model.get("kind", "model"))
+    words = kind.replace("_", " ")
+    # Distances, and with them the energy loss, grow with the latent.
+    if kind == "next_vector" and "chunk_size" in model:
+      words += f", K = {model['chunk_size']}"
+    return words
 
   def series(self, name: str) -> tuple[list[float], list[float]]:
     """Steps and values of one number, where it was logged."""

@@ -14,7 +14,7 @@ def test_quickstart_and_its_runs_are_found(tmp_path):
   found = study.read_study(tmp_path)
   assert found.results["calm"]["brier_1"] == 0.1234
   assert [run.name for run in found.runs] == ["autoencoder", "calm"]
-  assert [run.kind for run in found.runs] == ["autoencoder", "next_vector"]
+  assert [run.kind for run in found.runs] == ["autoencoder", "next vector"]
   assert found.points == []
 
 

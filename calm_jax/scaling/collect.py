@@ -1,0 +1,85 @@
+"""The result files of a sweep in one table, and what a page shows beside it."""
+
+import json
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from calm_jax.scaling.points import Point, write_points
+from calm_jax.scaling.scored_run import read_point
+from calm_jax.scaling.study import read_json
+
+_SAME = ("commit", "device", "versions", "hashes", "settings")
+
+
+def collect(
+  results: Mapping[str, str | os.PathLike], directory: str | os.PathLike
+) -> list[Point]:
+  """Writes table.csv, table.parquet and results.json.
+
+  Args:
+    results: the result file of each finished point, by its name. Those of
+      autoencoders give no point, and stand in results.json.
+    directory: gets the files.
+
+  Returns:
+    The points of the table.
+
+  Raises:
+    ValueError: if a file is damaged or foreign, or none gives a point.
+    OSError: if a file cannot be read or written.
+  """
+  if "://" in str(directory):
+    raise ValueError(
+      f"{directory} is remote; copy it to a local disk and collect there."
+    )
+  directory = pathlib.Path(directory)
+  found = {name: read_json(pathlib.Path(it)) for name, it in results.items()}
+  scored = [name for name in found if found[name].get("kind") != "autoencoder"]
+  if not scored:
+    raise ValueError(
+      f"{directory} has no finished next-vector or token point; run them"
+      " first, or look for error.txt in their directories."
+    )
+  points = [read_point(results[name], name) for name in scored]
+  summary: dict[str, Any] = {}
+  for name, result in found.items():
+    if name not in scored:
+      summary[name] = {
+        key: result[key]
+        for score in result
+        if f"{score}_stderr" in result
+        for key in (score, f"{score}_stderr")
+      }
+  summary["samples"] = [
+    {"name": name, **sample}
+    for name in scored
+    for sample in found[name].get("samples", [])
+  ]
+  summary["trade_off"] = {
+    name: found[name]["trade_off"]
+    for name in scored
+    if "trade_off" in found[name]
+  }
+  for key in _SAME:
+    values = [result.get(key) for result in found.values()]
+    summary[key] = _agreed([value for value in values if value])
+  text = json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False)
+  unfinished = directory / ".results.json.unfinished"
+  unfinished.write_text(text + "\n")
+  unfinished.replace(directory / "results.json")
+  write_points(points, directory / "table")
+  return points
+
+
+def _agreed(values: list[Any]) -> Any:
+  """One value of all results; where they differ, all of them in words."""
+  if values and isinstance(values[0], dict):
+    names = dict.fromkeys(name for value in values for name in value)
+    return {
+      name: _agreed([value[name] for value in values if name in value])
+      for name in names
+    }
+  texts = dict.fromkeys(str(value) for value in values)
+  return values[0] if len(texts) == 1 else ", ".join(texts)

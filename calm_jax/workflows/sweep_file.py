@@ -1,0 +1,108 @@
+"""The points that a sweep file names, and what is wrong with them."""
+
+import os
+import re
+import runpy
+
+from calm_jax.config import (
+  AutoencoderConfig,
+  ExperimentConfig,
+  NextVectorConfig,
+)
+
+Points = dict[str, ExperimentConfig]
+
+_NAME = re.compile(r"[A-Za-z0-9][\w.=-]*")
+
+
+def read_sweep_file(sweep: str) -> Points:
+  """The points of `FILE:ARGUMENT`, from the `get_sweep(ARGUMENT)` of the file.
+
+  Args:
+    sweep: the file, and after a colon the argument of its function, which
+      yields (name, config). The `autoencoder_run` of a next-vector config is
+      the name of an autoencoder of the same sweep.
+
+  Returns:
+    Configs by name, in the order of the file but autoencoders first.
+
+  Raises:
+    OSError: if there is no such file.
+    ValueError: if it yields something else, a name twice or unfit for a
+      directory, or a next-vector model without its autoencoder.
+  """
+  path, _, argument = sweep.partition(":")
+  if not os.path.isfile(path):
+    raise FileNotFoundError(
+      f"there is no sweep file {path!r}; name one, such as"
+      " --sweep=experiments/sweep_k.py:tiny."
+    )
+  items = _items(path, argument or None)
+  points: Points = {}
+  for item in items:
+    name, config = _checked(item, path)
+    if name in points:
+      raise ValueError(
+        f"{path} names two points {name!r}; every point has its own name."
+      )
+    points[name] = config
+  if not any(_is_scored(config) for config in points.values()):
+    raise ValueError(
+      f"{path} names {len(points)} points and none with a next-vector or token"
+      " model; a sweep compares such."
+    )
+  for name, config in points.items():
+    _check_autoencoder(name, config, points)
+  return dict(sorted(points.items(), key=lambda item: _is_scored(item[1])))
+
+
+def _items(path: str, argument: str | None) -> list:
+  try:
+    get_sweep = runpy.run_path(path).get("get_sweep")
+    if get_sweep is None:
+      raise ValueError("it has no get_sweep(argument)")
+    return list(get_sweep(argument))
+  except ValueError as error:
+    raise ValueError(f"{path}: {error}") from error
+  except Exception as error:  # a sweep file may raise anything
+    raise ValueError(
+      f"the sweep file {path} cannot be read ({type(error).__name__}: {error})."
+    ) from error
+
+
+def _checked(item: object, path: str) -> tuple[str, ExperimentConfig]:
+  match item:
+    case (str(name), ExperimentConfig() as config):
+      if not _NAME.fullmatch(name) or len(name) > 100:
+        raise ValueError(
+          f"{path} names a point {name!r}; its name is that of its directory:"
+          " up to 100 letters, digits and any of . = _ - inside."
+        )
+      return name, config
+  raise ValueError(
+    f"{path} yields {str(item)[:60]!r}; a point is a pair (name,"
+    " ExperimentConfig)."
+  )
+
+
+def _is_scored(config: ExperimentConfig) -> bool:
+  return not isinstance(config.model, AutoencoderConfig)
+
+
+def _check_autoencoder(
+  name: str, config: ExperimentConfig, points: Points
+) -> None:
+  if not isinstance(config.model, NextVectorConfig):
+    return
+  wanted, chunk_size = config.autoencoder_run, config.model.chunk_size
+  found = points.get(wanted)
+  if found is None or _is_scored(found):
+    raise ValueError(
+      f"point {name!r} has autoencoder_run {wanted!r}, which is no autoencoder"
+      " of this sweep; name one of its points."
+    )
+  if found.model.chunk_size != chunk_size:
+    raise ValueError(
+      f"point {name!r} has chunks of {chunk_size} tokens and its autoencoder"
+      f" {wanted!r} of {found.model.chunk_size}; train one for each."
+    )

@@ -1,0 +1,176 @@
+"""One point of a sweep: its training, its scores, and what is shown of it."""
+
+import dataclasses
+from typing import Any
+
+import tqdm
+from etils import epath
+
+from calm_jax.checkpoint.run_directory import (
+  LoadedRun,
+  RunDirectory,
+  load_run,
+)
+from calm_jax.config import ExperimentConfig, NextVectorConfig
+from calm_jax.data.pipeline import eval_batches
+from calm_jax.data.store import TokenStore
+from calm_jax.evaluation.prediction import (
+  PredictionSettings,
+  prediction_columns,
+)
+from calm_jax.evaluation.runner import evaluate_run
+from calm_jax.evaluation.temperature_curve import batch_method_columns
+from calm_jax.evaluation.windows import COUNT
+from calm_jax.sampling.bound import bind_params, make_sampler_fn
+from calm_jax.sampling.continuation import SamplingSettings, TextGenerator
+from calm_jax.workflows.training import run_training
+
+_NUM_CANDIDATES = 100  # N_b, for what is shown
+_TEMPERATURE = 0.5  # of the continuations
+_TEMPERATURES = (1.0, 0.75, 0.5)  # of the trade-off
+_NUM_ROWS = 16  # of the trade-off
+_MAX_LENGTH = 128  # tokens of a prompt, and of what follows it
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Scoring:
+  """How every point of a sweep is scored."""
+
+  positions: str = "grid:8"  # one grid for all K and the token model
+  num_samples: int = 16  # S, draws a position
+  num_rows: int = 256  # held-out windows
+  seed: int = 0
+
+  def __post_init__(self):
+    if self.num_rows < 2:
+      raise ValueError(
+        f"num_rows is {self.num_rows}; an error needs at least 2 windows."
+      )
+    self.settings()
+
+  def settings(self) -> PredictionSettings:
+    return PredictionSettings(
+      num_samples=self.num_samples, positions=self.positions, seed=self.seed
+    )
+
+
+def train_point(
+  config: ExperimentConfig, directory: epath.Path, name: str
+) -> bool:
+  """Trains to the end, going on where an earlier process stopped.
+
+  Returns:
+    Whether it came to the end; False: a signal stopped it.
+
+  Raises:
+    ValueError, OSError: as training does, and if the directory holds a run
+      that was begun for another number of steps: its learning rate is not
+      that of the point.
+  """
+  run = RunDirectory(directory)
+  if run.exists():
+    begun = run.read_config().num_steps
+    if begun != config.num_steps:
+      raise ValueError(
+        f"{directory} holds a run that was begun for {begun} steps, and point"
+        f" {name!r} has {config.num_steps}; move it away, or give another"
+        " --workdir."
+      )
+  return run_training(config, directory, name=name).reason != "stopped"
+
+
+def score_point(
+  directory: epath.Path, data: str, scoring: Scoring, is_shown: bool
+) -> dict[str, Any]:
+  """Scores the last step of a finished run.
+
+  Args:
+    directory: of the run.
+    data: prepared.
+    scoring: what is measured.
+    is_shown: whether a page shows continuations and trade-off of this point.
+
+  Returns:
+    What `evaluate_run` gives, and `samples` and `trade_off` where shown.
+  """
+  run = load_run(directory)
+  with tqdm.tqdm(desc="scoring", unit="row", mininterval=30, delay=1) as bar:
+    result = evaluate_run(
+      run,
+      data,
+      scoring.settings(),
+      num_rows=scoring.num_rows,
+      rows_fn=bar.update,
+    )
+  if is_shown:
+    store = TokenStore(data)
+    result["samples"] = _samples(run, store)
+    result["trade_off"] = _trade_off(run, store, scoring)
+  return result
+
+
+def _samples(run: LoadedRun, store: TokenStore) -> list[dict[str, str]]:
+  """Continues the beginnings of three held-out stretches of text."""
+  length = min(_MAX_LENGTH, run.config.data.row_length // 4)
+  starts = [store.num_tokens("valid") * part // 7 for part in (1, 3, 5)]
+  prompts = [
+    run.tokenizer.decode(store.read("valid", start, start + length))
+    for start in starts
+  ]
+  settings = SamplingSettings(
+    temperature=_TEMPERATURE, num_candidates=_NUM_CANDIDATES
+  )
+  found = TextGenerator(run, settings).continue_prompts(
+    prompts, num_tokens=length
+  )
+  return [
+    {"prompt": prompt, "text": it[0].text}
+    for prompt, it in zip(prompts, found, strict=True)
+  ]
+
+
+def _trade_off(
+  run: LoadedRun, store: TokenStore, scoring: Scoring
+) -> list[dict[str, Any]]:
+  """Accuracy and collision of the next token at each temperature."""
+  config = run.config
+  sampler_fn = make_sampler_fn(config)
+  batches = list(
+    eval_batches(
+      store,
+      "valid",
+      row_length=config.data.row_length,
+      chunk_size=config.model.chunk_size,
+      batch_size=4,
+      num_rows=_NUM_ROWS,
+    )
+  )
+  if isinstance(config.model, NextVectorConfig):
+    found = batch_method_columns(
+      sampler_fn,
+      bind_params(config, run.params, run.autoencoder),
+      batches,
+      temperatures=_TEMPERATURES,
+      candidate_counts=(_NUM_CANDIDATES,),
+      positions=scoring.positions,
+      seed=scoring.seed,
+    )
+    columns = [found[t, _NUM_CANDIDATES] for t in _TEMPERATURES]
+  else:
+    columns = [
+      prediction_columns(
+        sampler_fn,
+        bind_params(config, run.params, None, temperature=temperature),
+        batches,
+        scoring.settings(),
+      )
+      for temperature in _TEMPERATURES
+    ]
+  return [
+    {
+      "label": f"T = {temperature:g}",
+      "accuracy": float(sums["accuracy_1"].sum() / sums[COUNT].sum()),
+      "collision": float(sums["collision_1"].sum() / sums[COUNT].sum()),
+    }
+    for temperature, sums in zip(_TEMPERATURES, columns, strict=True)
+  ]

@@ -1,0 +1,141 @@
+"""Runs the points of a sweep one after another; it can end at any time."""
+
+import contextlib
+import dataclasses
+import enum
+import fcntl
+import sys
+import time
+import traceback
+from collections.abc import Iterator, Mapping
+
+import jax
+from etils import epath
+
+from calm_jax.evaluation.result_file import write_result
+from calm_jax.workflows.sweep import Sweep
+from calm_jax.workflows.sweep_point import score_point, train_point
+
+
+class Status(enum.Enum):
+  """How an attempt at a point ended."""
+
+  FINISHED = "finished"
+  FAILED = "failed"
+  BUSY = "another process is at work on it"
+  WAITING = "its autoencoder is not finished"
+  STOPPED = "stopped by a signal"
+
+
+def run_point(sweep: Sweep, name: str) -> Status:
+  """Trains and scores a point, or goes on with it; its failure is no error."""
+  try:
+    return _attempt(sweep, name)
+  except Exception as error:  # whatever it is, the other points can go on
+    message = " ".join(str(error).split()) or type(error).__name__
+    _say(f"point {name} failed: {message}")
+    with contextlib.suppress(OSError):  # a full disk
+      (sweep.directory(name) / "error.txt").write_text(traceback.format_exc())
+    return Status.FAILED
+  finally:
+    jax.clear_caches()  # no other point runs these programs
+
+
+def run_all(sweep: Sweep) -> dict[str, Status]:
+  """Runs every point that is not finished.
+
+  Several processes may do so in one workdir: each takes what is free.
+
+  Returns:
+    How it ended for every point that was not finished before; the points after
+    a stop are missing.
+
+  Raises:
+    ValueError: if a result file is damaged or foreign, before any work.
+  """
+  start = time.monotonic()
+  count, todo = len(sweep.points), sweep.unfinished()
+  num_before = count - len(todo)
+  statuses: dict[str, Status] = {}
+  _say(f"{num_before} of {count} points are finished.")
+  while todo:
+    for name in todo:
+      statuses[name] = run_point(sweep, name)
+      done = list(statuses.values()).count(Status.FINISHED)
+      _say(
+        f"[{num_before + done} of {count} points,"
+        f" {(time.monotonic() - start) / 60:.0f} min] {name}:"
+        f" {statuses[name].value}"
+      )
+      if statuses[name] is Status.STOPPED:
+        return statuses
+    is_open = (Status.BUSY, Status.WAITING)
+    again = [name for name in todo if statuses[name] in is_open]
+    if len(again) == len(todo):
+      break  # nobody here can do more
+    todo = again
+  return statuses
+
+
+def check_finished(statuses: Mapping[str, Status]) -> None:
+  """Raises ValueError if a point is not finished, naming all such."""
+  left = [
+    f"{name} ({status.value})"
+    for name, status in statuses.items()
+    if status is not Status.FINISHED
+  ]
+  if left:
+    raise ValueError(
+      f"not finished: {', '.join(left)}; the same command goes on with"
+      " what is left."
+    )
+
+
+def _attempt(sweep: Sweep, name: str) -> Status:
+  config, directory = sweep.points[name], sweep.directory(name)
+  if sweep.result(name) is not None:
+    return Status.FINISHED
+  if needed := config.autoencoder_run:
+    if sweep.result(needed) is None:
+      return Status.WAITING
+    config = dataclasses.replace(
+      config, autoencoder_run=str(sweep.directory(needed))
+    )
+  with _claimed(directory) as is_ours:
+    if not is_ours:
+      return Status.BUSY
+    if sweep.result(name) is not None:  # another process was faster
+      return Status.FINISHED
+    if not train_point(config, directory, name):
+      return Status.STOPPED
+    if jax.process_index() == 0:
+      result = score_point(
+        directory, config.data.path, sweep.scoring, name in sweep.shown
+      )
+      result["fingerprint"] = sweep.fingerprint(name)
+      write_result(str(sweep.result_file(name)), result)
+      (directory / "error.txt").unlink(missing_ok=True)
+  return Status.FINISHED
+
+
+@contextlib.contextmanager
+def _claimed(directory: epath.Path) -> Iterator[bool]:
+  """Holds a point for this process; whatever ends the process lets it go."""
+  if jax.process_index() or "://" in str(directory):
+    yield True
+    return
+  directory.mkdir(parents=True, exist_ok=True)
+  with open(directory / "lock", "w") as file:
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      yield False
+      return
+    except OSError:  # a file system without locks
+      pass
+    yield True
+
+
+def _say(message: str) -> None:
+  if jax.process_index() == 0:
+    print(message, file=sys.stderr, flush=True)

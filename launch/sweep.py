@@ -1,0 +1,88 @@
+"""Trains and scores many named points, and collects them into one table.
+
+    python -m launch.sweep --sweep=experiments/sweep_k.py:tiny --data=DATA \\
+      --workdir=RUNS --all
+    python -m launch.report --workdir=RUNS
+
+The same command again goes on where it stopped, and in a second terminal it
+takes other points. --index runs one point; --slurm and --xpk print the commands
+that run each as a job of its own.
+"""
+
+from absl import flags
+
+from calm_jax.scaling.collect import collect
+from calm_jax.workflows import sweep_run
+from calm_jax.workflows.sweep import Sweep
+from calm_jax.workflows.sweep_file import read_sweep_file
+from calm_jax.workflows.sweep_jobs import slurm_commands, xpk_commands
+from calm_jax.workflows.sweep_point import Scoring
+from launch import distributed, entry
+
+_SWEEP = flags.DEFINE_string(
+  "sweep", None, "Sweep file, with its argument after a colon."
+)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Gets a directory a point.")
+_DATA = flags.DEFINE_string(
+  "data", None, "Prepared directory; WORKDIR/data if absent."
+)
+_ALL = flags.DEFINE_bool("all", False, "Run all points here, then collect.")
+_INDEX = flags.DEFINE_integer("index", None, "Run the point of this number.")
+_COLLECT = flags.DEFINE_bool("collect", False, "Write the table of all points.")
+_SLURM = flags.DEFINE_bool("slurm", False, "Print commands for SLURM.")
+_XPK = flags.DEFINE_bool("xpk", False, "Print commands for XPK.")
+_JOB_OPTIONS = flags.DEFINE_string(
+  "job_options", "", "Further options of sbatch or xpk in what is printed."
+)
+_POSITIONS = flags.DEFINE_string(
+  "positions", "grid:8", "Where to score; one grid for all K."
+)
+_NUM_SAMPLES = flags.DEFINE_integer(
+  "num_samples", 16, "Independent samples of each position, at least 2."
+)
+_NUM_ROWS = flags.DEFINE_integer("num_rows", 256, "Held-out windows to score.")
+flags.mark_flags_as_required(["sweep", "workdir"])
+
+
+def main(arguments: list[str]) -> None:
+  del arguments
+  is_one = _INDEX.value is not None
+  switches = (_ALL, _COLLECT, _SLURM, _XPK)
+  if is_one + sum(switch.value for switch in switches) != 1:
+    raise ValueError("give one of --all, --index, --collect, --slurm, --xpk.")
+  if is_one:
+    distributed.initialize()
+  data = _DATA.value or f"{_WORKDIR.value}/data"
+  sweep = Sweep(
+    read_sweep_file(_SWEEP.value),
+    _WORKDIR.value,
+    data,
+    Scoring(
+      positions=_POSITIONS.value,
+      num_samples=_NUM_SAMPLES.value,
+      num_rows=_NUM_ROWS.value,
+    ),
+  )
+  print_fn = slurm_commands if _SLURM.value else xpk_commands
+  if _SLURM.value or _XPK.value:
+    shared = (_SWEEP, _WORKDIR, _POSITIONS, _NUM_SAMPLES, _NUM_ROWS)
+    command = [f"--{flag.name}={flag.value}" for flag in shared]
+    command = ["python", "-m", "launch.sweep", *command, f"--data={data}"]
+    print(print_fn(sweep, command, _JOB_OPTIONS.value))
+    return
+  statuses = {}
+  if is_one:
+    name = sweep.name(_INDEX.value)
+    statuses = {name: sweep_run.run_point(sweep, name)}
+  elif _ALL.value:
+    statuses = sweep_run.run_all(sweep)
+  if not is_one and sweep_run.Status.STOPPED not in statuses.values():
+    files = sweep.result_files()
+    table = collect(files, _WORKDIR.value)
+    left = len(sweep.points) - len(files)
+    print(f"{len(table)} points in {_WORKDIR.value}/table.csv; {left} to do")
+  sweep_run.check_finished(statuses)
+
+
+if __name__ == "__main__":
+  entry.run(main)

@@ -1,0 +1,316 @@
+"""Tests workflows/sweep*.py, scaling/collect.py and launch/sweep.py."""
+
+import collections
+import functools
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+
+import jax
+import pytest
+
+from calm_jax.scaling.collect import collect
+from calm_jax.scaling.points import read_points
+from calm_jax.scaling.report import build_page, read_study
+from calm_jax.training import sharding
+from calm_jax.training.metrics import MetricsWriter
+from calm_jax.workflows import sweep_jobs, sweep_run
+from calm_jax.workflows.sweep import Sweep
+from calm_jax.workflows.sweep_file import read_sweep_file
+from calm_jax.workflows.sweep_point import Scoring
+from calm_jax.workflows.sweep_run import Status
+from tests.data.prepared import prepare
+
+_SCORING = Scoring(num_samples=2, num_rows=4)
+_SWEEP = """
+from calm_jax import config
+
+def get_sweep(argument):
+  yield "token", make(config.TokenModelConfig(**sizes(16)))
+  yield "ae", make(config.AutoencoderConfig(
+    chunk_size=2, latent_size=8, hidden_size=16, ffn_size=16))
+  for name in ("calm",):
+    head = config.EnergyHeadConfig(num_mlp_layers=1, num_targets=4)
+    model = config.NextVectorConfig(chunk_size=2, head=head, **sizes(32))
+    yield name, make(model, autoencoder_run="ae")
+
+def sizes(size):
+  return dict(hidden_size=size, ffn_size=16, num_layers=1, num_heads=2)
+
+def make(model, **others):
+  data = config.DataConfig(row_length=32)
+  optimizer = config.OptimizerConfig(learning_rate=0.01, num_warmup_steps=1)
+  return config.ExperimentConfig(
+    model=model, data=data, optimizer=optimizer, num_steps=4,
+    log_interval=1, save_interval=2, **others)
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def little_compiling():
+  """Compiling for eight takes longer, and so does compiling twice."""
+  devices = jax.devices()[:1]
+  with pytest.MonkeyPatch.context() as patch:
+    make_mesh = functools.partial(sharding.make_mesh, devices=devices)
+    patch.setattr(sharding, "make_mesh", make_mesh)
+    patch.setattr(jax, "clear_caches", lambda: None)
+    yield
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+  """A directory with the sweep file and its data."""
+  directory = tmp_path_factory.mktemp("sweep")
+  (directory / "sweep.py").write_text(_SWEEP)
+  text = "the quick brown fox jumps over the lazy dog. "
+  prepare(directory, [text * 20] * 8, [text * 9] * 3)
+  return directory
+
+
+def _open(place, workdir, scoring=_SCORING):
+  points = read_sweep_file(f"{place}/sweep.py")
+  return Sweep(points, workdir, place / "store", scoring)
+
+
+@pytest.fixture(scope="module")
+def finished(place):
+  """A sweep that nothing interrupted, and its table."""
+  sweep = _open(place, place / "whole")
+  assert list(sweep_run.run_all(sweep)) == ["ae", "token", "calm"]
+  collect(sweep.result_files(), sweep.workdir)
+  return sweep
+
+
+def test_table_and_page_have_all_points(finished):
+  for suffix in ("csv", "parquet"):
+    points = read_points(finished.workdir / f"table.{suffix}")
+    assert [point.name for point in points] == ["token", "calm"]
+    assert all(
+      point.tokens == 4 * 8 * 32
+      and {"brier_1", "brier_4"}
+      <= point.scores.keys()
+      <= point.errors.keys() | {"brier_lm"}
+      for point in points
+    )
+    study = read_study(finished.workdir)
+  assert {sample["name"] for sample in study.results["samples"]} == {
+    "token",
+    "calm",
+  }
+  assert len(study.results["trade_off"]["calm"]) == 3
+  assert study.results["settings"]["positions"] == "grid:8"
+  page = build_page(study).html()
+  for words in (
+    "Results: ae",
+    "Samples",
+    "Accuracy and collision",
+    "No law: ",
+    "Health of the autoencoder",
+    "Learning curves: next vector, K = 2",
+    "config of calm",
+  ):
+    assert words in page
+
+
+def test_one_failure_leaves_the_rest(place, tmp_path, monkeypatch):
+  sweep = _open(place, tmp_path)
+
+  def train(config, directory, name):
+    if name == "ae":
+      raise RuntimeError("out of\nluck")
+    return True
+
+  monkeypatch.setattr(sweep_run, "train_point", train)
+  monkeypatch.setattr(sweep_run, "score_point", lambda *args: {})
+  statuses = sweep_run.run_all(sweep)
+  assert statuses == {
+    "ae": Status.FAILED,
+    "token": Status.FINISHED,
+    "calm": Status.WAITING,
+  }
+  assert "RuntimeError: out of" in (tmp_path / "ae/error.txt").read_text()
+  with pytest.raises(ValueError, match=r"not finished: ae \(failed\), calm"):
+    sweep_run.check_finished(statuses)
+  monkeypatch.setattr(sweep_run, "train_point", lambda *args: True)
+  assert set(sweep_run.run_all(sweep).values()) == {Status.FINISHED}
+  assert not (tmp_path / "ae/error.txt").exists()
+
+
+def test_a_point_belongs_to_one_process(place, tmp_path, monkeypatch):
+  sweep, twin = _open(place, tmp_path), _open(place, tmp_path)
+
+  def train(config, directory, name):
+    assert sweep_run.run_point(twin, name) is Status.BUSY
+    return True
+
+  monkeypatch.setattr(sweep_run, "train_point", train)
+  monkeypatch.setattr(sweep_run, "score_point", lambda *args: {})
+  assert sweep_run.run_point(sweep, "ae") is Status.FINISHED
+  assert sweep_run.run_point(twin, "ae") is Status.FINISHED
+
+
+def test_a_signal_stops_the_whole(place, tmp_path):
+  sweep = _open(place, tmp_path)
+  for config in sweep.points.values():
+    config.num_steps = 10**6
+  original = MetricsWriter.write
+
+  def write(*args):
+    os.kill(os.getpid(), signal.SIGTERM)
+    return original(*args)
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(MetricsWriter, "write", write)
+    assert sweep_run.run_all(sweep) == {"ae": Status.STOPPED}
+
+
+@pytest.mark.parametrize(
+  ("change", "message"),
+  [
+    ({"fingerprint": None}, "of another config and data and scoring"),
+    ({"fingerprint": {"config": "0"}}, "foreign"),
+    ("{", "is damaged"),
+    ('{"brier_1": NaN}', "it holds NaN"),
+    ("[]", "no JSON object"),
+  ],
+)
+def test_foreign_and_damaged_results_are_refused(
+  place, finished, tmp_path, change, message
+):
+  sweep = _open(place, tmp_path)
+  path = tmp_path / "token/result.json"
+  path.parent.mkdir()
+  if isinstance(change, dict):
+    result = json.loads(finished.result_file("token").read_text())
+    change = json.dumps(result | change)
+  path.write_text(change)
+  with pytest.raises(ValueError, match=message) as error:
+    sweep_run.run_all(sweep)
+  assert str(path) in str(error.value) and "\n" not in str(error.value)
+  assert list(tmp_path.iterdir()) == [path.parent]  # no work was begun
+
+
+def test_another_scoring_asks_for_new_scores_only(place, finished):
+  sweep = _open(place, finished.workdir, Scoring(num_samples=3, num_rows=4))
+  with pytest.raises(ValueError, match="remove the file to score"):
+    sweep.unfinished()
+
+
+def test_a_run_of_other_length_is_refused(place, finished):
+  sweep = _open(place, finished.workdir)
+  sweep.points["token"].num_steps = 5
+  directory = sweep.directory("token")
+  with pytest.raises(ValueError, match="was begun for 4 steps"):
+    sweep_run.train_point(sweep.points["token"], directory, "token")
+
+
+@pytest.mark.parametrize(
+  ("old", "new", "message"),
+  [
+    ('("calm",)', '("calm", "calm")', "two points 'calm'"),
+    ('"token"', '"../token"', "is that of its directory"),
+    ('"token"', "3", "is a pair"),
+    ('run="ae"', 'run="token"', "no autoencoder of this sweep"),
+    ("(\n    chunk_size=2", "(\n    chunk_size=4", "train one for each"),
+    ("def get_sweep", "def sweep", "no get_sweep"),
+    ("num_steps=4", "num_steps=0", "num_steps is 0"),
+    ("num_steps=4", "num_stops=4", "cannot be read"),
+  ],
+)
+def test_bad_sweep_files_are_refused(tmp_path, old, new, message):
+  assert old in _SWEEP
+  path = tmp_path / "sweep.py"
+  path.write_text(_SWEEP.replace(old, new))
+  with pytest.raises(ValueError, match=message) as error:
+    read_sweep_file(str(path))
+  assert "\n" not in str(error.value)
+
+
+def test_empty_sweeps_are_refused(place, tmp_path):
+  path = tmp_path / "sweep.py"
+  path.write_text("get_sweep = lambda argument: []")
+  with pytest.raises(ValueError, match="names 0 points"):
+    read_sweep_file(str(path))
+  with pytest.raises(ValueError, match="one of tiny, small"):
+    read_sweep_file("experiments/sweep_k.py:huge")
+  with pytest.raises(OSError, match="no sweep file"):
+    read_sweep_file(f"{tmp_path}/none.py:tiny")
+  sweep = _open(place, tmp_path)
+  with pytest.raises(ValueError, match="no finished next-vector or token"):
+    collect(sweep.result_files(), tmp_path)
+  with pytest.raises(ValueError, match="is remote"):
+    collect(sweep.result_files(), "gs://bucket/sweep")
+  with pytest.raises(ValueError, match="numbered 0 to 2"):
+    sweep.name(4)
+
+
+@pytest.mark.parametrize("positions", ["grid:9", "paper:2"])
+def test_positions_fit_all_points_or_none_is_run(place, tmp_path, positions):
+  with pytest.raises(ValueError, match=f"point '.*': .*{positions}"):
+    _open(place, tmp_path, Scoring(positions=positions))
+
+
+def test_jobs_are_shell_commands_of_what_is_left(place, tmp_path):
+  sweep = _open(place, tmp_path / "a b")
+  command = ["python", "-m", "launch.sweep", "--workdir=a b"]
+  first, rest, table = sweep_jobs.slurm_commands(
+    sweep, command, "--gpus=1"
+  ).splitlines()
+  words = shlex.split(first[len("first=$(") : -1])
+  assert words[-2:] == [
+    "--array=0",
+    "--wrap=python -m launch.sweep '--workdir=a b'"
+    " --index=$SLURM_ARRAY_TASK_ID",
+  ]
+  assert "--gpus=1 --dependency=afterany:$first --array=1,2 " in rest
+  assert "afterany:$rest" in table and "--collect" in table
+  lines = sweep_jobs.xpk_commands(sweep, command).splitlines()
+  assert [line for line in lines if line.startswith("#")] == [
+    "# autoencoders",
+    "# when those have finished",
+    "# at the end, on a local copy of the workdir",
+  ]
+  assert shlex.split(lines[1])[-1] == (
+    "--command=python -m launch.sweep '--workdir=a b' --index=0 --distributed"
+  )
+
+
+def test_binary_says_mistakes_in_one_line(tmp_path):
+  sweep = "--sweep=experiments/sweep_k.py:tiny"
+  for flags, words in (
+    ([sweep], "give one of --all"),
+    ([sweep, "--all"], "data"),
+  ):
+    result = subprocess.run(
+      [sys.executable, "-m", "launch.sweep", f"--workdir={tmp_path}", *flags],
+      capture_output=True,
+      text=True,
+      check=False,
+    )
+    assert result.returncode == 1
+    assert re.fullmatch(r"error: .*\n", result.stderr), result.stderr
+    assert words in result.stderr
+  assert list(tmp_path.iterdir()) == []
+
+
+def test_ladders_are_whole():
+  """Enough sizes, budgets and K for the laws of both families."""
+  for size in ("tiny", "small"):
+    points = read_sweep_file(f"experiments/sweep_k.py:{size}")
+    assert len(points) == len(set(points))
+    by_kind = collections.defaultdict(set)
+    for config in points.values():
+      model = config.model
+      by_kind[model.kind].add(
+        (model.hidden_size, config.num_steps, model.chunk_size)
+      )
+    for kind, number in (("token", 1), ("next_vector", 3)):
+      hidden, steps, chunk_sizes = map(set, zip(*by_kind[kind], strict=True))
+      assert len(hidden) >= 3 and len(steps) >= 3
+      assert len(chunk_sizes) >= number
+      total = len(hidden) * len(steps) * len(chunk_sizes)
+      assert len(by_kind[kind]) == total
