@@ -64,7 +64,7 @@ def xpk_commands(
       parts.append(f"--command={shlex.quote(job)}")
       lines.append(" ".join(filter(None, parts)))
   table = shlex.join([*command, "--collect"])
-  return "\n".join([*lines, "# at the end, on a local copy of the workdir", table])
+  return "\n".join([*lines, "# at the end, on a local copy", table])
 
 
 def _stages(sweep: Sweep) -> tuple[list[int], list[int]]:

@@ -272,7 +272,7 @@ def test_jobs_are_shell_commands_of_what_is_left(place, tmp_path):
   assert [line for line in lines if line.startswith("#")] == [
     "# autoencoders",
     "# when those have finished",
-    "# at the end, on a local copy of the workdir",
+    "# at the end, on a local copy",
   ]
   assert shlex.split(lines[1])[-1] == (
     "--command=python -m launch.sweep '--workdir=a b' --index=0 --distributed"
