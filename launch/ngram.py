@@ -44,11 +44,11 @@ def main(arguments: list[str]) -> None:
   lengths = [_context_length(text) for text in _CONTEXTS.value]
   store = TokenStore(_DATA.value)
   tokens = store.read("train", 0, store.num_tokens("train"))
-  num_ids = store.vocabulary.padded_size
+  model = NgramModel(tokens, max(lengths), store.vocabulary.padded_size)
   models = {}
   for length in tqdm.tqdm(lengths, desc="n-gram models", unit="model", delay=1):
     columns = ngram_columns(
-      NgramModel(tokens, length, num_ids),
+      model,
       eval_batches(
         store,
         _SPLIT.value,
@@ -57,6 +57,7 @@ def main(arguments: list[str]) -> None:
         batch_size=8,
         num_rows=_NUM_ROWS.value,
       ),
+      context_length=length,
       num_samples=_NUM_SAMPLES.value,
       seed=_SEED.value,
       positions=_POSITIONS.value,

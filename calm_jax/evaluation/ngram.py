@@ -16,33 +16,28 @@ from calm_jax.evaluation.windows import COUNT, Columns
 
 
 class NgramModel:
-  """Where every context of up to c tokens occurred in a text.
+  """Where every context of up to c tokens occurred in a text."""
 
-  Attributes:
-    context_length: c.
-  """
-
-  def __init__(self, tokens: np.ndarray, context_length: int, num_ids: int):
+  def __init__(self, tokens: np.ndarray, longest: int, num_ids: int):
     """Sorts the contexts; keeps 12 bytes a token for each length.
 
     Args:
       tokens: [n] int32, the training text.
-      context_length: c ≥ 0.
+      longest: c ≥ 0, of the longest context.
       num_ids: ids are below it.
 
     Raises:
       ValueError: if contexts of that length have no 63-bit number.
     """
-    longest = int(63 / np.log2(num_ids))
-    if not 0 <= context_length <= longest:
+    limit = int(63 / np.log2(num_ids))
+    if not 0 <= longest <= limit:
       raise ValueError(
-        f"the n-gram context is {context_length} tokens; with {num_ids} ids it"
-        f" is between 0 and {longest}."
+        f"the n-gram context is {longest} tokens; with {num_ids} ids it is"
+        f" between 0 and {limit}."
       )
-    self.context_length = context_length
     self._tokens, self._num_ids = tokens, num_ids
     self._occurrences = [
-      self._sort_contexts(length) for length in range(1, context_length + 1)
+      self._sort_contexts(length) for length in range(1, longest + 1)
     ]
 
   def sample(
@@ -51,25 +46,27 @@ class NgramModel:
     """Draws continuations.
 
     Args:
-      context: [Q, ≥ c] ids, the last stands next to what is drawn.
+      context: [Q, c] ids; its c, at most `longest`, makes the model.
       length: tokens to draw.
       generator: of the draws.
 
     Returns:
       [Q, length] int32.
     """
-    text = context
-    for _ in range(length):
-      text = np.column_stack([text, self._draw(text, generator)])
-    return text[:, context.shape[1] :].astype(np.int32)
+    text, size = context, context.shape[1]
+    for step in range(length):
+      drawn = self._draw(text[:, step : step + size], generator)
+      text = np.column_stack([text, drawn])
+    return text[:, size:].astype(np.int32)
 
   def _draw(
-    self, text: np.ndarray, generator: np.random.Generator
+    self, context: np.ndarray, generator: np.random.Generator
   ) -> np.ndarray:
-    uniform = generator.random(len(text))
+    uniform = generator.random(len(context))
     place = (uniform * len(self._tokens)).astype(np.int64)
-    for length, (codes, places) in enumerate(self._occurrences, 1):
-      code = _codes(text[:, -length:], self._num_ids)
+    for length in range(1, context.shape[1] + 1):
+      codes, places = self._occurrences[length - 1]
+      code = _codes(context[:, -length:], self._num_ids)
       first = np.searchsorted(codes, code, "left")
       count = np.searchsorted(codes, code, "right") - first
       seen = count > 0
@@ -89,6 +86,7 @@ def ngram_columns(
   model: NgramModel,
   batches: Iterable[Batch],
   *,
+  context_length: int,
   num_samples: int,
   seed: int,
   positions: str = "paper",
@@ -98,6 +96,7 @@ def ngram_columns(
   Args:
     model: of the training text.
     batches: rows [B, L, K].
+    context_length: c, at most the model's longest.
     num_samples: S ≥ 2, draws a position.
     seed: of the draws.
     positions: as of `select_positions`.
@@ -118,10 +117,10 @@ def ngram_columns(
     first = (where.chunk_ids[column] + 1) * chunk_size
     text = batch.tokens.reshape(rows, -1)
     # The first places of a row have less context than c: zeros stand before.
-    text = np.pad(text, ((0, 0), (model.context_length, NUM_ORDERS)))
-    ahead = np.arange(model.context_length + NUM_ORDERS)
+    text = np.pad(text, ((0, 0), (context_length, NUM_ORDERS)))
+    ahead = np.arange(context_length + NUM_ORDERS)
     stretch = text[row[:, None], first[:, None] + ahead]
-    context, labels = np.split(stretch, [model.context_length], axis=1)
+    context, labels = np.split(stretch, [context_length], axis=1)
     drawn = model.sample(
       np.repeat(context, num_samples, axis=0), NUM_ORDERS, generator
     ).reshape(len(row), num_samples, NUM_ORDERS)

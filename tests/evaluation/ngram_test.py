@@ -10,7 +10,7 @@ from calm_jax.evaluation.ngram import NgramModel, ngram_columns
 _VOCABULARY = VocabularyConfig(size=6, begin_id=3, end_id=4)
 
 
-def _scores(model, tokens, num_samples=4, length=64):
+def _scores(model, tokens, context_length, num_samples=4, length=64):
   batch = make_batch(
     [Row(tokens[i : i + length], 0, i) for i in range(0, len(tokens), length)],
     _VOCABULARY,
@@ -18,7 +18,13 @@ def _scores(model, tokens, num_samples=4, length=64):
     chunk_size=4,
     batch_size=len(tokens) // length,
   )
-  columns = ngram_columns(model, [batch], num_samples=num_samples, seed=0)
+  columns = ngram_columns(
+    model,
+    [batch],
+    context_length=context_length,
+    num_samples=num_samples,
+    seed=0,
+  )
   total = {name: values.sum() for name, values in columns.items()}
   return {name: total[name] / total["count"] for name in total}
 
@@ -42,7 +48,7 @@ def test_draws_follow_the_counts():
 
 def test_a_periodic_text_is_known_from_one_token_of_context():
   text = np.tile(np.arange(3, dtype=np.int32), 200)
-  scores = _scores(NgramModel(text, 1, 6), text[:256])
+  scores = _scores(NgramModel(text, 2, 6), text[:256], 1)
   for n in range(1, 5):
     assert scores[f"accuracy_{n}"] == 1
     assert scores[f"collision_{n}"] == 1
@@ -52,7 +58,7 @@ def test_no_context_is_the_unigram_model():
   """p = (1/2, 1/3, 1/6): E[P(y)] = Σp² = 7/18, and so is the collision."""
   generator = np.random.default_rng(1)
   text = generator.choice(3, p=[1 / 2, 1 / 3, 1 / 6], size=64 * 300)
-  scores = _scores(NgramModel(text.astype(np.int32), 0, 6), text, 8)
+  scores = _scores(NgramModel(text.astype(np.int32), 1, 6), text, 0, 8)
   for n in range(1, 5):
     assert abs(scores[f"accuracy_{n}"] - (7 / 18) ** n) < 0.02
     assert abs(scores[f"collision_{n}"] - (7 / 18) ** n) < 0.02
