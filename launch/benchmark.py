@@ -2,8 +2,11 @@
 
   python -m launch.benchmark --suite=kernels --output=result.json
 
-Median time, spread, temporary memory and the share of what this device reached
-in matrix products, vector arithmetic and copying, measured in the same run.
+Suites: kernels; train, both stages and their parts; generate, against a loop
+that counts candidates on the host; evaluate, against one that scores position
+by position; data, preparing text and reading batches. Median time, spread,
+temporary memory, tokens a second, and for kernels the share of what this device
+reached in matrix products, vector arithmetic and copying in the same run.
 """
 
 from absl import flags

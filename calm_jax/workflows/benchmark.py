@@ -7,7 +7,13 @@ import jax
 import jax.numpy as jnp
 
 from calm_jax.evaluation import provenance
-from calm_jax.workflows import benchmark_kernels
+from calm_jax.workflows import (
+  benchmark_data,
+  benchmark_evaluate,
+  benchmark_generate,
+  benchmark_kernels,
+  benchmark_train,
+)
 from calm_jax.workflows.benchmark_timing import (
   Roofline,
   Row,
@@ -17,7 +23,13 @@ from calm_jax.workflows.benchmark_timing import (
 # Each yields the rows of one task after another.
 Suite = Callable[[str, int, Roofline, float], Iterator[Row]]
 
-SUITES: Mapping[str, Suite] = {"kernels": benchmark_kernels.run}
+SUITES: Mapping[str, Suite] = {
+  "kernels": benchmark_kernels.run,
+  "train": benchmark_train.run,
+  "generate": benchmark_generate.run,
+  "evaluate": benchmark_evaluate.run,
+  "data": benchmark_data.run,
+}
 
 
 class _Size(NamedTuple):
@@ -94,20 +106,27 @@ def run_suite(
 def format_row(row: Row | None = None) -> str:
   """One line of the table; without a row, its head."""
   cells = ("task", "implementation", "median", "±", "n", "temporaries")
-  cells = (*cells, "speed-up", "of limit")
+  cells = (*cells, "speed-up", "share", "of limit", "tokens/s")
   if row is not None:
+    temporaries = row.temporary_bytes
     cells = (
       row.task,
       row.implementation,
       f"{1e3 * row.seconds:.1f} ms",
       f"{1e3 * row.seconds_spread:.1f} ms",
       str(row.num_repeats),
-      f"{row.temporary_bytes / 2**20:.1f} MiB",
+      _format("{:.1f} MiB", temporaries and temporaries / 2**20),
       f"{row.speedup:.2f}×",
-      f"{100 * row.roofline_share:.0f} %",
+      f"{100 / row.speedup:.0f} %",
+      _format("{:.0%}", row.roofline_share),
+      _format("{:,.0f}", row.tokens_per_second),
     )
-  widths = (28, 24, -12, -11, -4, -13, -9, -9)
+  widths = (32, 28, -12, -11, -4, -13, -10, -8, -9, -12)
   return "".join(
     f"{cell:<{width}}" if width > 0 else f"{cell:>{-width}}"
     for cell, width in zip(cells, widths, strict=True)
   )
+
+
+def _format(pattern: str, value: float | None) -> str:
+  return "-" if value is None else pattern.format(value)

@@ -32,16 +32,26 @@ class Roofline(NamedTuple):
 
 
 class Row(NamedTuple):
-  """One implementation of one task."""
+  """One implementation of one task, or one part of it."""
 
   task: str
   implementation: str
   seconds: float  # the median
   seconds_spread: float  # between the quartiles
   num_repeats: int
-  temporary_bytes: int  # that the compiled program allocates beside its results
-  speedup: float  # over the task's first implementation, median to median
-  roofline_share: float  # least time over median; 1 is the device's limit
+  temporary_bytes: int | None  # that the largest compiled program of it
+  # allocates beside its results; None: there is none to ask
+  speedup: float  # over the task's first implementation, of equal work
+  roofline_share: float | None  # least time over median; 1: the device's limit
+  tokens_per_second: float | None
+
+
+class Version(NamedTuple):
+  """One implementation, ready to be called."""
+
+  call: Callable[[], Any]
+  temporary_bytes: int | None = None
+  num_tokens: int = 0  # that one call handles; 0: not counted in tokens
 
 
 def compare(
@@ -52,7 +62,7 @@ def compare(
   roofline: Roofline,
   seconds: float,
 ) -> list[Row]:
-  """Times versions of the same work in turns, so that all see the same load.
+  """Compiles versions of the same work and times them.
 
   Args:
     task: its name.
@@ -66,25 +76,61 @@ def compare(
     A row for each version.
   """
   compiled = {
-    name: jax.jit(function).lower(*arguments).compile()
+    name: compile_version(function, *arguments)
     for name, function in versions.items()
   }
-  times = _time_in_turns(compiled, arguments, seconds)
-  medians = {name: float(np.median(it)) for name, it in times.items()}
-  first = next(iter(medians.values()))
-  rows = []
-  for name, it in times.items():
-    low, high = np.quantile(it, (0.25, 0.75))
+  return compare_calls(task, compiled, seconds, roofline.seconds(work))
+
+
+def compile_version(
+  function: Callable[..., Any], *arguments: Any, num_tokens: int = 0
+) -> Version:
+  """A pure function compiled for its arguments."""
+  compiled = jax.jit(function).lower(*arguments).compile()
+  return Version(
+    lambda: compiled(*arguments),
+    compiled.memory_analysis().temp_size_in_bytes,
+    num_tokens,
+  )
+
+
+def compare_calls(
+  task: str,
+  versions: Mapping[str, Version],
+  seconds: float,
+  least_seconds: float | None = None,
+) -> list[Row]:
+  """Times versions of the same work in turns, so that all see the same load.
+
+  Args:
+    task: its name.
+    versions: by name; the first is what the others are compared to, token by
+      token where they are counted.
+    seconds: how long each version is repeated, at least three times.
+    least_seconds: in which no version can do the work on this device.
+
+  Returns:
+    A row for each version.
+  """
+  times = _time_in_turns(
+    {name: version.call for name, version in versions.items()}, seconds
+  )
+  rows, first_cost = [], None
+  for name, version in versions.items():
+    low, median, high = np.quantile(times[name], (0.25, 0.5, 0.75)).tolist()
+    cost = median / (version.num_tokens or 1)
+    first_cost = first_cost or cost
     rows.append(
       Row(
         task=task,
         implementation=name,
-        seconds=medians[name],
-        seconds_spread=float(high - low),
-        num_repeats=len(it),
-        temporary_bytes=compiled[name].memory_analysis().temp_size_in_bytes,
-        speedup=first / medians[name],
-        roofline_share=roofline.seconds(work) / medians[name],
+        seconds=median,
+        seconds_spread=high - low,
+        num_repeats=len(times[name]),
+        temporary_bytes=version.temporary_bytes,
+        speedup=first_cost / cost,
+        roofline_share=least_seconds and least_seconds / median,
+        tokens_per_second=1 / cost if version.num_tokens else None,
       )
     )
   return rows
@@ -128,26 +174,26 @@ def measure_roofline(dtype: jnp.dtype, size: int) -> Roofline:
   )
 
 
-def _time_in_turns(compiled, arguments, seconds):
-  for function in compiled.values():
-    jax.block_until_ready(function(*arguments))
-  times = {name: [] for name in compiled}
+def _time_in_turns(calls, seconds):
+  for call in calls.values():
+    jax.block_until_ready(call())
+  times = {name: [] for name in calls}
   start = time.perf_counter()
   while True:
-    for name, function in compiled.items():
-      times[name].append(_seconds(function, arguments))
+    for name, call in calls.items():
+      times[name].append(_seconds(call))
     num_repeats = len(times[name])
-    is_late = time.perf_counter() - start > seconds * len(compiled)
+    is_late = time.perf_counter() - start > seconds * len(calls)
     if num_repeats >= _MAX_REPEATS or (is_late and num_repeats >= 3):
       return times
 
 
 def _best_seconds(function, argument):
-  compiled = {"": jax.jit(function).lower(argument).compile()}
-  return min(_time_in_turns(compiled, (argument,), 1.0)[""])
+  call = compile_version(function, argument).call
+  return min(_time_in_turns({"": call}, 1.0)[""])
 
 
-def _seconds(function, arguments):
+def _seconds(call):
   start = time.perf_counter()
-  jax.block_until_ready(function(*arguments))
+  jax.block_until_ready(call())
   return time.perf_counter() - start

@@ -8,7 +8,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from calm_jax.evaluation.prediction import (
+  PredictionSettings,
+  prediction_columns,
+)
+from calm_jax.sampling.next_chunk import Temperature
+from calm_jax.sampling.prompt import Prompts
 from calm_jax.workflows import benchmark
+from calm_jax.workflows.benchmark_evaluate import random_batch, score_in_turn
+from calm_jax.workflows.benchmark_generate import count_on_host, generate
+from calm_jax.workflows.benchmark_models import (
+  MODEL_SIZES,
+  make_config,
+  random_model,
+)
 from calm_jax.workflows.benchmark_timing import (
   Roofline,
   Work,
@@ -88,6 +101,85 @@ def test_every_task_compares_with_its_definition():
   json.dumps(result, allow_nan=False)
   lines = [benchmark.format_row(), *map(benchmark.format_row, seen)]
   assert len({len(line) for line in lines}) == 1
+
+
+@pytest.mark.parametrize(
+  ("name", "first"),
+  [
+    ("train", "step"),
+    ("generate", "counted on the host"),
+    ("evaluate", "position by position"),
+    ("data", "bytes as tokens"),
+  ],
+)
+def test_every_suite_counts_tokens(name, first):
+  seen = []
+  result = benchmark.run_suite(
+    name, size="tiny", seconds=0.01, row_fn=seen.append
+  )
+  assert seen[0].implementation == first and seen[0].speedup == 1.0
+  assert len(seen) > 2
+  costs = {}
+  for row in seen:
+    assert row.tokens_per_second > 0
+    cost = costs.setdefault(row.task, row.tokens_per_second)
+    assert row.speedup == pytest.approx(row.tokens_per_second / cost)
+  json.dumps(result, allow_nan=False)
+  lines = [benchmark.format_row(), *map(benchmark.format_row, seen)]
+  assert len({len(line) for line in lines}) == 1
+
+
+@pytest.fixture(scope="module")
+def model():
+  return _model(4, 6)
+
+
+def _model(chunk_size, num_chunks):
+  config = make_config(
+    MODEL_SIZES["tiny"],
+    chunk_size=chunk_size,
+    num_chunks=num_chunks,
+    num_rows=2,
+  )
+  return random_model(config, jax.random.key(0), 0.3)
+
+
+def test_the_model_draws_equal_chunks_as_often_as_asked(model):
+  ids = jnp.arange(100, dtype=jnp.uint32)
+  hidden = jax.random.normal(jax.random.key(1), (8, 64))
+  draw = jax.jit(lambda params, *rest: model.sampler_fn(params).draw(*rest))
+  chunks = draw(
+    model.params, hidden, jax.random.split(jax.random.key(2), 8), ids
+  )
+  is_same = (chunks[:, :, None] == chunks[:, None]).all(axis=-1)
+  share = (is_same.sum() - 800) / (8 * 100 * 99)
+  assert abs(share - 0.3) < 0.1
+
+
+def test_the_host_counts_what_the_compiled_loop_counts(model):
+  """Where all candidates agree, both give the only chunk there is."""
+  model = model._replace(params={**model.params, "noise_scale": 0.0})
+  prompts = Prompts(np.full((2, 2, 4), 7, np.int32), np.full(2, 2, np.int32))
+  settings = {"num_chunks": 3, "seed": 0}
+  expected = count_on_host(model, prompts, num_candidates=8, **settings)
+  for method in ("batch", "hybrid"):
+    temperature = Temperature(temperature=0.5, method=method, num_candidates=8)
+    found = generate(model, prompts, temperature, **settings)
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_position_by_position_gives_the_same_sums():
+  model = _model(2, 8)
+  batch = random_batch(jax.random.key(1), 2, 8, model.config)
+  settings = PredictionSettings(num_samples=5)
+  hidden = np.arange(6)  # of 8 chunks, the last two have no four tokens after
+  expected = prediction_columns(
+    model.sampler_fn, model.params, [batch], settings
+  )
+  found = score_in_turn(model, batch, settings, hidden)
+  assert found["collision_4"].sum() > 0
+  for name, sums in found.items():
+    np.testing.assert_allclose(sums, expected[name], rtol=1e-5, err_msg=name)
 
 
 @pytest.mark.parametrize(
