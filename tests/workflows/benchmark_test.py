@@ -118,7 +118,7 @@ def test_every_suite_counts_tokens(name, first):
     name, size="tiny", seconds=0.01, row_fn=seen.append
   )
   assert seen[0].implementation == first and seen[0].speedup == 1.0
-  assert len(seen) > 2
+  assert len(seen) >= 2
   costs = {}
   for row in seen:
     assert row.tokens_per_second > 0
