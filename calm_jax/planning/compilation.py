@@ -70,17 +70,18 @@ def compile_step(config: ExperimentConfig, mesh: Mesh) -> CompiledStep:
   activations //= mesh.size // mesh.shape["tensor"]
   with jax.set_mesh(mesh):
     lowered = traced.lower()
+  # The program takes only what it reads, but a chip holds all of it.
+  state = sum(map(_bytes_of_a_shard, jax.tree.leaves(arguments)))
   try:
     compiled = lowered.compile()
   except jax.errors.JaxRuntimeError as error:
     if "RESOURCE_EXHAUSTED" not in str(error):
       raise
-    state = sum(map(_bytes_of_a_shard, jax.tree.leaves(arguments)))
     rest = max(refused_bytes(str(error))[0] - state, 0)
     compiled, collectives = None, []
   else:
     memory = compiled.memory_analysis()
-    state = memory.argument_size_in_bytes
+    state = max(state, memory.argument_size_in_bytes)
     rest = memory.temp_size_in_bytes + memory.generated_code_size_in_bytes
     rest += memory.output_size_in_bytes - memory.alias_size_in_bytes
     collectives = find_collectives(compiled.as_text(), mesh.size)
