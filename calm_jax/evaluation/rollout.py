@@ -211,7 +211,10 @@ def _follow(
     place, sample = index // num_samples, index % num_samples  # [B, Q]
     hidden = model.branch(paths[rows, place, sample], chunk_ids[place], context)
     members = is_member[rows, place, sample] & is_live[..., None]  # [B, Q, S]
-    new = model.draw(hidden, keys[rows, place], sample_ids)  # [B, Q, S, K]
+    if model.probabilities is None:
+      new = _draw_members(model, hidden, keys[rows, place], members)
+    else:  # one distribution, from which all samples cost little more than one
+      new = model.draw(hidden, keys[rows, place], sample_ids)  # [B, Q, S, K]
     # Each sample is on one path, so adding to zero is setting.
     drawn = drawn.at[rows, place].add(jnp.where(members[..., None], new, 0))
     if model.probabilities is not None:
@@ -234,3 +237,48 @@ def _follow(
     ),
   )
   return drawn, squares
+
+
+def _draw_members(
+  model: Scored, hidden: jax.Array, keys: jax.Array, members: jax.Array
+) -> jax.Array:
+  """The next chunks of the samples that are on a path, and of no others.
+
+  Args:
+    model: without likelihoods.
+    hidden: [B, Q, D], after each path.
+    keys: [B, Q].
+    members: [B, Q, S] bool.
+
+  Returns:
+    [B, Q, S, K] int32, zero for samples elsewhere.
+  """
+  num_rows, num_paths, num_samples = members.shape
+  # Paths have two members or more. Those to draw come first, row by row.
+  size = 2 * num_paths
+  flat = members.reshape(num_rows, -1)
+  order = jnp.argsort(~flat, axis=-1, stable=True)
+  order = jnp.pad(order, ((0, 0), (0, -order.shape[1] % size)))
+  num_members = jnp.sum(flat, axis=-1)  # [B]
+  rows = jnp.arange(num_rows)[:, None]
+  draw = lambda hidden, key, i: model.draw(hidden[None], key[None], i[None])
+  draw = jax.vmap(jax.vmap(draw))
+
+  def take_block(carry):
+    start, drawn = carry
+    index = jax.lax.dynamic_slice_in_dim(order, start, size, axis=1)
+    is_live = start + jnp.arange(size)[None] < num_members[:, None]
+    path, sample = index // num_samples, index % num_samples  # [B, 2Q]
+    new = draw(hidden[rows, path], keys[rows, path], sample.astype(jnp.uint32))
+    new = jnp.where(is_live[..., None], new[:, :, 0, 0], 0)
+    return start + size, drawn.at[rows, path, sample].add(new)
+
+  first = jnp.zeros(1, jnp.uint32)
+  chunk = jax.eval_shape(model.draw, hidden[:, 0], keys[:, 0], first)
+  zeros = jnp.zeros((*members.shape, chunk.shape[-1]), chunk.dtype)
+  _, drawn = jax.lax.while_loop(
+    lambda carry: carry[0] < jnp.max(num_members),
+    take_block,
+    (jnp.int32(0), zeros),
+  )
+  return drawn
