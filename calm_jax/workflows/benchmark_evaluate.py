@@ -67,10 +67,14 @@ def run(
   num_tokens = letters.num_rows * _CHUNK_SIZE
   for agreement in letters.agreements:
     model = random_model(config, key, agreement)
+    in_turn = functools.partial(score_in_turn, model, batch, settings, chosen)
     versions = {
       "position by position": Version(
-        functools.partial(score_in_turn, model, batch, settings, chosen),
+        functools.partial(in_turn, is_cached=False),
         num_tokens=num_tokens * len(chosen),
+      ),
+      "the same with a cache": Version(
+        in_turn, num_tokens=num_tokens * len(chosen)
       ),
       "launch.evaluate": Version(
         functools.partial(
@@ -104,31 +108,38 @@ def score_in_turn(
   batch: Batch,
   settings: PredictionSettings,
   chunk_ids: np.ndarray,
+  *,
+  is_cached: bool = True,
 ) -> dict[str, np.ndarray]:
   """The reference: BrierLM's terms of chunks of two, a position at a time.
 
-  Rows are read once, with a cache. Then, in a Python loop over positions: a
-  compiled function draws the S samples after the true context, and those after
-  the next true chunk; the host finds the samples that drew the same chunk; for
-  each such chunk a compiled function reads it after the context and draws S
-  samples from there; the host compares. No path is followed on which a sample
-  is alone.
+  In a Python loop over positions: a compiled function draws the S samples after
+  the true context, and those after the next true chunk; the host finds the
+  samples that drew the same chunk; for each such chunk a compiled function
+  reads it after the context and draws S samples from there; the host compares.
+  No path is followed on which a sample is alone.
+
+  With a cache, rows are read once, ahead of the loop. Without one, as in the
+  plainest program, every draw reads its row anew, what comes after the position
+  included, so that one compiled function serves all positions.
 
   Args:
     model: with chunks of two tokens.
     batch: rows without masked tokens.
     settings: number of samples and seed.
     chunk_ids: the positions.
+    is_cached: whether rows are read once.
 
   Returns:
     Sums over the positions of each row, `accuracy_n` and `collision_n` [B].
   """
-  fn, params = model.sampler_fn, model.params
-  hidden, context = _read(fn, params, batch.tokens, batch.segment_ids)
+  reader = (_CachedReader if is_cached else _Reader)(model, batch)
+  draw = functools.partial(
+    _draw, model.sampler_fn, model.params, settings.num_samples
+  )
   noise = stream_key(settings.seed, "evaluation_noise")
   path = stream_key(settings.seed, "evaluation_path")
-  num_samples = settings.num_samples
-  others = ~np.eye(num_samples, dtype=bool)
+  others = ~np.eye(settings.num_samples, dtype=bool)
   names = [
     f"{kind}_{n + 1}"
     for kind in ("accuracy", "collision")
@@ -137,22 +148,22 @@ def score_in_turn(
   sums = {name: np.zeros(len(batch.tokens)) for name in names}
   for row in range(len(batch.tokens)):
     for chunk in chunk_ids.tolist():
-      place = np.int32(row), np.int32(chunk), num_samples
-      first = np.asarray(_draw(fn, params, hidden, noise, *place))
-      place = np.int32(row), np.int32(chunk + 1), num_samples
-      second = np.asarray(_draw(fn, params, hidden, noise, *place))
+      first, second = (
+        np.asarray(draw(reader.after(row, place), _key(noise, row, place)))
+        for place in (chunk, chunk + 1)
+      )
       is_right = [
         np.cumprod(drawn == batch.tokens[row, chunk + i], axis=-1)
         for i, drawn in enumerate((first, second), start=1)
       ]
       right = [x.mean(axis=0) for x in is_right]
       accuracy = [*right[0], *(right[0][-1] * right[1])]
+      key = jax.random.fold_in(_key(path, row, chunk), 0)
       ahead = np.zeros_like(first)
       for drawn in np.unique(first, axis=0):
         members = (first == drawn).all(axis=-1)
         if members.sum() > 1:
-          place = np.int32(row), np.int32(chunk), num_samples
-          new = _follow(fn, params, context, drawn, path, *place)
+          new = draw(reader.after(row, chunk, drawn), key)
           ahead[members] = np.asarray(new)[members]
       both = np.concatenate([first, ahead], axis=-1)  # [S, 4]
       is_same = np.cumprod(both[:, None] == both[None], axis=-1)
@@ -163,33 +174,66 @@ def score_in_turn(
   return sums
 
 
+class _Reader:
+  """Reads a row anew for each hidden state."""
+
+  def __init__(self, model: RandomModel, batch: Batch):
+    self._model, self._batch = model, batch
+
+  def after(self, row: int, chunk: int, drawn: np.ndarray | None = None):
+    """[D] after chunks 0 … chunk of a row, and after one drawn chunk more."""
+    tokens, segments = self._batch.tokens[row], self._batch.segment_ids[row]
+    if drawn is not None:
+      chunk += 1
+      tokens = tokens.copy()
+      tokens[chunk] = drawn
+    fn, params = self._model.sampler_fn, self._model.params
+    return _read(fn, params, tokens[None], segments[None])[0][0, chunk]
+
+
+class _CachedReader:
+  """Reads all rows once, and then drawn chunks only."""
+
+  def __init__(self, model: RandomModel, batch: Batch):
+    self._model = model
+    self._hidden, self._context = _read(
+      model.sampler_fn, model.params, batch.tokens, batch.segment_ids
+    )
+
+  def after(self, row: int, chunk: int, drawn: np.ndarray | None = None):
+    """As of `_Reader`."""
+    if drawn is None:
+      return self._hidden[row, chunk]
+    fn, params = self._model.sampler_fn, self._model.params
+    return _branch(
+      fn, params, self._context, drawn, np.int32(row), np.int32(chunk)
+    )
+
+
 @functools.partial(jax.jit, static_argnums=0)
 def _read(sampler_fn, params, tokens, segment_ids):
   return sampler_fn(params).read(tokens, segment_ids)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 6))
-def _draw(sampler_fn, params, hidden, key, row, chunk, num_samples):
-  key = position_keys(key, *_ids(row, chunk))[0]  # [1]
-  ids = jnp.arange(num_samples, dtype=jnp.uint32)
-  return sampler_fn(params).draw(hidden[row, chunk][None], key, ids)[0]
-
-
-@functools.partial(jax.jit, static_argnums=(0, 7))
-def _follow(sampler_fn, params, context, drawn, key, row, chunk, num_samples):
-  sampler = sampler_fn(params)
+@functools.partial(jax.jit, static_argnums=0)
+def _branch(sampler_fn, params, context, drawn, row, chunk):
   own = jax.tree.map(
     lambda x: jax.lax.dynamic_index_in_dim(x, row, axis=1), context.cache
   )
   segments = context.segment_ids[row][None]
   context = context._replace(cache=own, segment_ids=segments)
-  hidden = sampler.branch(drawn[None, None, None], chunk[None, None], context)
-  key = jax.vmap(jax.random.fold_in, (0, None))(
-    position_keys(key, *_ids(row, chunk))[0], 0
+  hidden = sampler_fn(params).branch(
+    drawn[None, None, None], chunk[None, None], context
   )
+  return hidden[0, 0]
+
+
+@functools.partial(jax.jit, static_argnums=(0, 2))
+def _draw(sampler_fn, params, num_samples, hidden, key):
   ids = jnp.arange(num_samples, dtype=jnp.uint32)
-  return sampler.draw(hidden[0], key, ids)[0]
+  return sampler_fn(params).draw(hidden[None], key[None], ids)[0]
 
 
-def _ids(row, chunk):
-  return row.astype(jnp.uint32)[None], chunk.astype(jnp.uint32)[None]
+def _key(stream, row, chunk):
+  ids = np.array([row], np.uint32), np.array([chunk], np.uint32)
+  return position_keys(stream, *ids)[0, 0]

@@ -168,7 +168,8 @@ def test_the_host_counts_what_the_compiled_loop_counts(model):
     np.testing.assert_array_equal(found, expected)
 
 
-def test_position_by_position_gives_the_same_sums():
+@pytest.mark.parametrize("is_cached", [True, False])
+def test_position_by_position_gives_the_same_sums(is_cached):
   model = _model(2, 8)
   batch = random_batch(jax.random.key(1), 2, 8, model.config)
   settings = PredictionSettings(num_samples=5)
@@ -176,7 +177,7 @@ def test_position_by_position_gives_the_same_sums():
   expected = prediction_columns(
     model.sampler_fn, model.params, [batch], settings
   )
-  found = score_in_turn(model, batch, settings, hidden)
+  found = score_in_turn(model, batch, settings, hidden, is_cached=is_cached)
   assert found["collision_4"].sum() > 0
   for name, sums in found.items():
     np.testing.assert_allclose(sums, expected[name], rtol=1e-5, err_msg=name)
