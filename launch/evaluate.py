@@ -6,18 +6,18 @@
 An autoencoder gets the share of tokens and chunks it gives back; a next-vector
 or token model gets Brier-1 … 4 and BrierLM, each with a standard error. With
 --positions=grid:8 models of any chunk size are scored at the same places.
+
+With --follow it waits beside a live run for its checkpoints, and with --steps
+it takes those of a list; the output then has one line of JSON a step, and the
+same command again goes on where it was stopped.
 """
 
-import sys
-
-import tqdm
 from absl import flags
 
 from calm_jax.checkpoint.run_directory import load_run
 from calm_jax.evaluation.prediction import PredictionSettings
 from calm_jax.evaluation.result_file import check_output, write_result
-from calm_jax.evaluation.runner import evaluate_run
-from calm_jax.evaluation.table import format_table
+from calm_jax.workflows import scoring
 from launch import entry
 
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Run directory.")
@@ -28,6 +28,13 @@ _DATA = flags.DEFINE_string(
   "Prepared directory, or text files as launch.prepare takes them.",
 )
 _SPLIT = flags.DEFINE_string("split", "valid", "Of a prepared directory.")
+_FOLLOW = flags.DEFINE_bool(
+  "follow", False, "Score each step as a live run saves it."
+)
+_STEPS = flags.DEFINE_list("steps", None, "Saved steps to score: 100,200.")
+_WAIT_SECONDS = flags.DEFINE_float(
+  "wait_seconds", None, "With --follow: give up after so long without a step."
+)
 _OUTPUT = flags.DEFINE_string("output", None, "JSON file to write.")
 _NUM_ROWS = flags.DEFINE_integer(
   "num_rows", None, "Windows to score, spread over the data; absent: all."
@@ -66,21 +73,26 @@ def main(arguments: list[str]) -> None:
     noise_scale=_NOISE_SCALE.value,
     seed=_SEED.value,
   )
-  run = load_run(_CHECKPOINT.value, _STEP.value)
-  with tqdm.tqdm(desc="evaluating", unit="row", delay=1) as bar:
-    result = evaluate_run(
-      run,
+  others = {
+    "split": _SPLIT.value,
+    "row_length": _ROW_LENGTH.value,
+    "num_rows": _NUM_ROWS.value,
+    "batch_size": _BATCH_SIZE.value,
+  }
+  if _FOLLOW.value or _STEPS.value is not None:
+    scoring.score_steps(
+      _CHECKPOINT.value,
+      _OUTPUT.value,
       _DATA.value,
       settings,
-      split=_SPLIT.value,
-      row_length=_ROW_LENGTH.value,
-      num_rows=_NUM_ROWS.value,
-      batch_size=_BATCH_SIZE.value,
-      rows_fn=bar.update,
+      is_live=_FOLLOW.value,
+      steps=_STEPS.value,
+      wait_seconds=_WAIT_SECONDS.value,
+      **others,
     )
-  print(format_table(result))
-  for warning in result["warnings"]:
-    print(f"warning: {warning}", file=sys.stderr)
+    return
+  run = load_run(_CHECKPOINT.value, _STEP.value)
+  result = scoring.score(run, _DATA.value, settings, **others)
   if _OUTPUT.value:
     write_result(_OUTPUT.value, result)
 

@@ -88,6 +88,7 @@ def evaluate_run(
   num_rows: int | None = None,
   batch_size: int = 8,
   rows_fn: Callable[[int], None] | None = None,
+  scores_fn: ScoresFn | None = None,
 ) -> dict[str, Any]:
   """Scores a run on held-out text.
 
@@ -101,6 +102,7 @@ def evaluate_run(
     num_rows: so many windows, spread evenly over the data; None: all.
     batch_size: windows at once; bounds the memory.
     rows_fn: called with the number of rows of each batch as it is taken.
+    scores_fn: from `make_scores_fn`, where several steps of the run share it.
 
   Returns:
     Scores by name, what was measured, and where it comes from: what a result
@@ -120,9 +122,8 @@ def evaluate_run(
     batch_size=batch_size,
     num_rows=num_rows,
   )
-  scores = make_scores_fn(config, settings)(
-    run.params, run.autoencoder, _counted(batches, rows_fn)
-  )
+  scores_fn = scores_fn or make_scores_fn(config, settings)
+  scores = scores_fn(run.params, run.autoencoder, _counted(batches, rows_fn))
   settings_used = dataclasses.asdict(settings)
   if isinstance(config.model, AutoencoderConfig):
     settings_used = {}

@@ -5,18 +5,21 @@ and forks for each request; the fork then does what `python -m` does, in its own
 directory and with its own limits. JAX starts its backends in the forks, never
 here.
 
-A request is a line of JSON on stdin: `module`, `arguments`, `directory`,
-`limits` (names of `resource` and numbers) and `seconds`. The answer is a line
-with `code`, null if the time was up, `stdout` and `stderr`.
+A request is a line of JSON on stdin, and its answer one on stdout:
+
+    module, arguments, directory, environment (what is added), limits (names
+    of `resource` and numbers)  → pid
+    wait (a pid), seconds       → code, null while it runs, stdout and stderr
+
+Output waits in a pipe, so a process that prints much must be waited for.
 """
 
+import contextlib
 import importlib
 import json
 import os
 import resource
 import runpy
-import selectors
-import signal
 import sys
 import time
 import traceback
@@ -32,43 +35,59 @@ _IMPORTED = (
 )
 
 
+_outputs: dict[int, list[int]] = {}  # ends of pipes, by process
+
+
 def _serve() -> None:
   for name in _IMPORTED:
     importlib.import_module(name)
   for line in sys.stdin:
-    print(json.dumps(_answer(json.loads(line))), flush=True)
+    request = json.loads(line)
+    answer = _wait(**request) if "wait" in request else _start(request)
+    print(json.dumps(answer), flush=True)
 
 
-def _answer(request: dict) -> dict:
+def _start(request: dict) -> dict:
   pipes = [os.pipe(), os.pipe()]
   process = os.fork()
   if not process:
     _run(request, [end for _, end in pipes])
-  chunks = {}
-  with selectors.DefaultSelector() as selector:
-    for name, (start, end) in zip(("stdout", "stderr"), pipes, strict=True):
-      os.close(end)
-      chunks[name] = []
-      selector.register(start, selectors.EVENT_READ, name)
-    deadline = time.monotonic() + request["seconds"]
-    while selector.get_map() and time.monotonic() < deadline:
-      for key, _ in selector.select(timeout=1):
-        data = os.read(key.fd, 1 << 16)
-        chunks[key.data].append(data)
-        if not data:
-          selector.unregister(key.fd)
-    is_late = bool(selector.get_map())
-  if is_late:
-    os.kill(process, signal.SIGKILL)
-  status = os.waitpid(process, 0)[1]
-  for start, _ in pipes:
-    os.close(start)
-  code = None if is_late else os.waitstatus_to_exitcode(status)
-  texts = {
-    name: b"".join(parts).decode(errors="replace")
-    for name, parts in chunks.items()
-  }
-  return {"code": code, **texts}
+  for start, end in pipes:
+    os.close(end)
+    os.set_blocking(start, False)
+  _outputs[process] = [start for start, _ in pipes]
+  return {"pid": process}
+
+
+def _wait(wait: int, seconds: float) -> dict:
+  deadline = time.monotonic() + seconds
+  texts = [b"", b""]
+  code = None
+  while True:
+    process, status = os.waitpid(wait, os.WNOHANG)
+    if process:
+      code = os.waitstatus_to_exitcode(status)
+    for i, start in enumerate(_outputs[wait]):
+      texts[i] += _read(start)
+    if code is not None or time.monotonic() >= deadline:
+      break
+    time.sleep(0.01)
+  if code is not None:
+    for i, start in enumerate(_outputs.pop(wait)):
+      os.set_blocking(start, True)  # what a child of its own still has to say
+      with os.fdopen(start, "rb") as pipe:
+        texts[i] += pipe.read()
+  stdout, stderr = (text.decode(errors="replace") for text in texts)
+  return {"code": code, "stdout": stdout, "stderr": stderr}
+
+
+def _read(start: int) -> bytes:
+  """All that a pipe holds now."""
+  text = b""
+  with contextlib.suppress(BlockingIOError):
+    while chunk := os.read(start, 1 << 16):
+      text += chunk
+  return text
 
 
 def _run(request: dict, outputs: list[int]) -> None:
@@ -80,6 +99,7 @@ def _run(request: dict, outputs: list[int]) -> None:
       os.dup2(end, number)
     os.closerange(3, 1024)
     os.chdir(request["directory"])
+    os.environ.update(request["environment"])
     for name, limit in request["limits"].items():
       resource.setrlimit(getattr(resource, name), (limit, limit))
     sys.argv = [request["module"], *request["arguments"]]

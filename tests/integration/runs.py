@@ -4,9 +4,11 @@ import json
 import os
 import pathlib
 import shutil
+import signal
 import subprocess
 import sys
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 ROOT = pathlib.Path(__file__).parents[2]
 _CACHE = ROOT / ".pytest_cache" / "jax"
@@ -27,6 +29,14 @@ def terminal_lines(text: str) -> list[str]:
   return [line for line in lines if line]
 
 
+def xla_flags(num_devices: int) -> str:
+  """So many CPU devices, and little time spent on compiling for them."""
+  return (
+    f"--xla_force_host_platform_device_count={num_devices}"
+    " --xla_backend_optimization_level=0"
+  )
+
+
 def environment() -> dict[str, str]:
   """What a binary sees: one CPU device, and programs compiled before."""
   return {
@@ -35,9 +45,35 @@ def environment() -> dict[str, str]:
     "PYTHONPATH": str(ROOT),
     "PYTHONDONTWRITEBYTECODE": "1",
     "JAX_PLATFORMS": "cpu",
+    "XLA_FLAGS": xla_flags(1),
     "JAX_COMPILATION_CACHE_DIR": str(_CACHE),
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3",
   }
+
+
+class Running:
+  """A binary that was started."""
+
+  def __init__(self, ask: Callable[[dict], dict], request: dict):
+    self._ask = ask
+    self.pid: int = ask(request)["pid"]
+    self.finished: Finished | None = None  # known once it was waited for
+    self._stdout = self._stderr = ""
+
+  def wait(self, seconds: float) -> Finished | None:
+    """How it ended; None if it still runs after so many seconds."""
+    if self.finished is None:
+      answer = self._ask({"wait": self.pid, "seconds": seconds})
+      self._stdout += answer["stdout"]
+      self._stderr += answer["stderr"]
+      if answer["code"] is not None:
+        self.finished = Finished(answer["code"], self._stdout, self._stderr)
+    return self.finished
+
+  def send(self, number: int) -> None:
+    """Sends a signal, if it still runs."""
+    if self.wait(0) is None:
+      os.kill(self.pid, number)
 
 
 class Binaries:
@@ -53,16 +89,16 @@ class Binaries:
       text=True,
     )
 
-  def __call__(
+  def start(
     self,
     name: str,
     *arguments: str,
     directory: pathlib.Path,
     file_size: int | None = None,
     memory: int | None = None,
-    seconds: float = _SECONDS,
-  ) -> Finished:
-    """Runs a binary to its end.
+    environment: Mapping[str, str] | None = None,
+  ) -> Running:
+    """Starts a binary.
 
     Args:
       name: `train` for `python -m launch.train`.
@@ -70,27 +106,40 @@ class Binaries:
       directory: that it is started in.
       file_size: bytes that a file may have; a full disk, nearly.
       memory: bytes of address space.
-      seconds: after which it is killed.
+      environment: variables beside those of `environment`.
 
     Returns:
-      Exit code and what it printed.
+      The process.
     """
     limits = {"RLIMIT_FSIZE": file_size, "RLIMIT_AS": memory}
     request = {
       "module": f"launch.{name}",
       "arguments": arguments,
       "directory": str(directory),
+      "environment": dict(environment or {}),
       "limits": {name: it for name, it in limits.items() if it is not None},
-      "seconds": seconds,
     }
-    self._server.stdin.write(json.dumps(request) + "\n")
-    self._server.stdin.flush()
-    return Finished(**json.loads(self._server.stdout.readline()))
+    return Running(self._ask, request)
+
+  def __call__(
+    self, name: str, *arguments: str, seconds: float = _SECONDS, **others: Any
+  ) -> Finished:
+    """Runs a binary to its end; see `start`. It is killed after `seconds`."""
+    running = self.start(name, *arguments, **others)
+    if running.wait(seconds) is None:
+      running.send(signal.SIGKILL)
+      return running.wait(seconds)._replace(code=None)
+    return running.finished
 
   def close(self) -> None:
     self._server.stdin.close()
     self._server.wait(timeout=60)
     self._server.stdout.close()
+
+  def _ask(self, request: dict) -> dict:
+    self._server.stdin.write(json.dumps(request) + "\n")
+    self._server.stdin.flush()
+    return json.loads(self._server.stdout.readline())
 
 
 class Workspace:
@@ -106,10 +155,7 @@ class Workspace:
     self.path = path
     self._binaries = binaries
     self.printed: dict[str, str] = {}  # on stderr, by command line
-    documents = [f"Document {i} counts: {list(range(i))}." for i in range(60)]
-    for name, part in (("train", documents), ("valid", documents[::10])):
-      lines = [json.dumps({"text": text}) + "\n" for text in part]
-      (path / f"{name}.jsonl").write_text("".join(lines))
+    write_documents(path)
     self._start("prepare", *prepare_flags("data"), "--bytes")
     self._start("prepare", *prepare_flags("words"), "--vocab_size=300")
     self._start("train", *train_flags("autoencoder"), "--workdir=autoencoder")
@@ -131,6 +177,14 @@ class Workspace:
     finished = self._binaries(name, *arguments, directory=self.path)
     assert finished.code == 0, finished.stderr
     self.printed[" ".join([name, *arguments])] = finished.stderr
+
+
+def write_documents(path: pathlib.Path) -> None:
+  """Writes train.jsonl and valid.jsonl."""
+  documents = [f"Document {i} counts: {list(range(i))}." for i in range(60)]
+  for name, part in (("train", documents), ("valid", documents[::10])):
+    lines = [json.dumps({"text": text}) + "\n" for text in part]
+    (path / f"{name}.jsonl").write_text("".join(lines))
 
 
 def prepare_flags(output: str) -> list[str]:

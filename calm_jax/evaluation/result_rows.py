@@ -1,0 +1,77 @@
+"""A file of results, one line a step, that survives its writer."""
+
+import json
+from typing import Any
+
+from etils import epath
+
+
+class ResultRows:
+  """Lines of JSON, each a result with its `step`; every step once.
+
+  Attributes:
+    steps: those the file has.
+  """
+
+  def __init__(self, path: epath.PathLike):
+    """Opens a file, new or of an earlier process.
+
+    A last line that was cut short, because its writer was killed, is dropped.
+
+    Args:
+      path: the file.
+
+    Raises:
+      OSError: if it cannot be read or written.
+      ValueError: if it holds something else.
+    """
+    self._path = epath.Path(path).expanduser()
+    self._rows: list[dict[str, Any]] = []
+    if self._path.exists():
+      self._rows = self._read()
+      self._write_whole()
+    self.steps = {row["step"] for row in self._rows}
+
+  def append(self, result: dict[str, Any]) -> None:
+    """Adds a row, measured as the others were.
+
+    Raises:
+      OSError: if it cannot be written.
+      ValueError: if its settings are not those of the rows before it.
+    """
+    self._check_settings(json.loads(json.dumps(result["settings"])))
+    line = json.dumps(result, ensure_ascii=False, allow_nan=False) + "\n"
+    with self._path.open("a") as file:
+      file.write(line)
+    self._rows.append(result)
+    self.steps.add(result["step"])
+
+  def _read(self) -> list[dict[str, Any]]:
+    *lines, last = self._path.read_text().split("\n")
+    del last  # empty, or cut short
+    try:
+      rows = [json.loads(line) for line in lines]
+      if all({"step", "settings"} <= {*row} for row in rows):
+        return rows
+    except (ValueError, TypeError):
+      pass
+    raise ValueError(
+      f"--output={self._path} exists and does not hold results by step; give"
+      " another file."
+    )
+
+  def _check_settings(self, settings: dict[str, Any]) -> None:
+    there = self._rows[0]["settings"] if self._rows else settings
+    for name in {*there, *settings}:
+      if there.get(name) != settings.get(name):
+        raise ValueError(
+          f"--output={self._path} holds rows with {name} {there.get(name)!r},"
+          f" and now it is {settings.get(name)!r}; give another file, or the"
+          " same flags."
+        )
+
+  def _write_whole(self) -> None:
+    unfinished = self._path.parent / f".{self._path.name}.unfinished"
+    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in self._rows]
+    unfinished.write_text("".join(lines))
+    unfinished.replace(self._path)

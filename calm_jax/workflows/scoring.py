@@ -1,0 +1,92 @@
+"""One step of a run, a list of them or a live run, scored and shown."""
+
+import functools
+import sys
+from collections.abc import Collection
+from typing import Any
+
+import tqdm
+
+from calm_jax.checkpoint.run_directory import LoadedRun, RunDirectory
+from calm_jax.evaluation.follow import evaluate_steps, follow_run
+from calm_jax.evaluation.prediction import PredictionSettings
+from calm_jax.evaluation.result_rows import ResultRows
+from calm_jax.evaluation.runner import evaluate_run, make_scores_fn
+from calm_jax.evaluation.table import format_table
+
+
+def score(
+  run: LoadedRun, data: str, settings: PredictionSettings, **others: Any
+) -> dict[str, Any]:
+  """Scores a run with a bar and prints a table; see `evaluate_run`."""
+  with tqdm.tqdm(desc="evaluating", unit="row", delay=1) as bar:
+    result = evaluate_run(run, data, settings, rows_fn=bar.update, **others)
+  print(format_table(result), flush=True)
+  for warning in result["warnings"]:
+    _warn(warning)
+  return result
+
+
+def score_steps(
+  checkpoint: str,
+  output: str | None,
+  data: str,
+  settings: PredictionSettings,
+  *,
+  is_live: bool,
+  steps: Collection[str] | None,
+  wait_seconds: float | None,
+  **others: Any,
+) -> None:
+  """Scores several steps of a run into one file, a line each.
+
+  Args:
+    checkpoint: the run directory.
+    output: the file; steps that it has are not scored again.
+    data: as `evaluate_run` takes it.
+    settings: what is measured.
+    is_live: waits for steps instead of refusing those that are missing.
+    steps: the numbers, as written; None: all, with `is_live`.
+    wait_seconds: see `follow_run`.
+    **others: arguments of `evaluate_run`.
+
+  Raises:
+    ValueError, OSError: if anything does not fit, cannot be read or written.
+  """
+  if output is None:
+    raise ValueError(
+      "--follow and --steps need --output, a file that gets one line a step."
+    )
+  numbers = None if steps is None else _whole_numbers(steps)
+  run, rows = RunDirectory(checkpoint), ResultRows(output)
+  compiled = functools.cache(lambda config: make_scores_fn(config, settings))
+
+  def evaluate(loaded: LoadedRun) -> dict[str, Any]:
+    print(f"step {loaded.step}")
+    scores_fn = compiled(loaded.config)
+    return score(loaded, data, settings, scores_fn=scores_fn, **others)
+
+  if is_live:
+    follow_run(
+      run,
+      evaluate,
+      rows,
+      steps=numbers,
+      wait_seconds=wait_seconds,
+      warn_fn=_warn,
+    )
+  else:
+    evaluate_steps(run, numbers, evaluate, rows)
+
+
+def _whole_numbers(texts: Collection[str]) -> list[int]:
+  try:
+    return [int(text) for text in texts]
+  except ValueError:
+    raise ValueError(
+      f"--steps is {','.join(texts)!r}; give whole numbers, as in 100,200."
+    ) from None
+
+
+def _warn(text: str) -> None:
+  print(f"warning: {text}", file=sys.stderr, flush=True)
