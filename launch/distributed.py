@@ -6,10 +6,25 @@ which one it is, by flags or by the variables JAX_COORDINATOR_ADDRESS,
 JAX_NUM_PROCESSES and JAX_PROCESS_ID.
 """
 
+import contextlib
 import os
+import re
+import sys
+import traceback
+from collections.abc import Iterator
 
 import jax
 from absl import flags
+
+from launch import entry, native_errors
+
+# What a collective, a barrier or the coordination service raises when a
+# process of the run has gone.
+_LOST = re.compile(
+  r"gloo|coordination|heartbeat|barrier|UNAVAILABLE|DEADLINE_EXCEEDED|"
+  r"connection (closed|reset)|preempted",
+  re.IGNORECASE,
+)
 
 _DISTRIBUTED = flags.DEFINE_bool(
   "distributed", False, "Find the other processes of the cluster."
@@ -23,20 +38,47 @@ _NUM_PROCESSES = flags.DEFINE_integer(
 _PROCESS_ID = flags.DEFINE_integer(
   "process_id", None, "This process, from 0.", lower_bound=0
 )
+_JOIN_SECONDS = flags.DEFINE_integer(
+  "join_seconds", 300, "Wait so long for all processes to start.", lower_bound=1
+)
 _HEARTBEAT_SECONDS = flags.DEFINE_integer(
   "heartbeat_seconds",
-  100,
-  "After so long without a sign of another process this one ends.",
+  25,
+  "After so long without a sign of another process all end.",
   lower_bound=1,
 )
 
 
-def initialize() -> None:
-  """Joins the other processes, if the flags or the environment name any.
+@contextlib.contextmanager
+def joined() -> Iterator[None]:
+  """Within it this process is one of those that flags or environment name.
+
+  One that fails leaves at once. Left to itself, JAX would wait at exit for the
+  others, which wait for this one. If another one was lost, that is the message,
+  and not what a collective says of it.
 
   Raises:
     ValueError: if only a part of what is needed is given.
   """
+  _initialize()
+  try:
+    yield
+  except Exception as error:
+    if not jax.distributed.is_initialized():
+      raise
+    if isinstance(error, RuntimeError | OSError) and _LOST.search(str(error)):
+      process = f"process {jax.process_index()} of {jax.process_count()}"
+      reason = " ".join(str(error).split())[:200]
+      print(native_errors.lost(process, f" ({reason})"), file=sys.stderr)
+    elif entry.is_expected(error):
+      print(f"error: {entry.message(error)}", file=sys.stderr)
+    else:
+      traceback.print_exc()
+    sys.stderr.flush()
+    os._exit(1)
+
+
+def _initialize() -> None:
   address = _value(_COORDINATOR.value, "JAX_COORDINATOR_ADDRESS", str)
   count = _value(_NUM_PROCESSES.value, "JAX_NUM_PROCESSES", int)
   index = _value(_PROCESS_ID.value, "JAX_PROCESS_ID", int)
@@ -57,11 +99,16 @@ def initialize() -> None:
       f"process_id is {index} of {count} processes; they are numbered 0 to"
       f" {count - 1}."
     )
+  # Without it, Orbax meets in collectives, which some backends give up early.
+  flags.FLAGS["experimental_orbax_use_distributed_barrier"].value = True
+  name = "this process" if missing else f"process {index} of {count}"
+  native_errors.explain(name)
   try:
     jax.distributed.initialize(
       address,
       count,
       index,
+      initialization_timeout=_JOIN_SECONDS.value,
       heartbeat_timeout_seconds=_HEARTBEAT_SECONDS.value,
     )
   except RuntimeError as error:

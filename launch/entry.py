@@ -54,19 +54,21 @@ def _guarded(main: Callable[[list[str]], None]) -> Callable[[list[str]], None]:
       # Whoever read our output has closed it, as `head` does: no mistake.
       _drop_stdout()
     except Exception as error:
-      if _DEBUG.value or not _is_expected(error):
+      if _DEBUG.value or not is_expected(error):
         raise
-      _fail(_message(error))
+      _fail(message(error))
 
   return call
 
 
-def _is_expected(error: Exception) -> bool:
+def is_expected(error: Exception) -> bool:
+  """Whether an error is a user's mistake and needs no traceback."""
   is_memory = "RESOURCE_EXHAUSTED" in str(error)  # of XLA, a RuntimeError
   return is_memory or isinstance(error, ValueError | OSError | MemoryError)
 
 
-def _message(error: Exception) -> str:
+def message(error: Exception) -> str:
+  """An error as one line."""
   text = _one_line(str(error)) or type(error).__name__
   if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in text:
     return f"memory does not suffice ({text[:300]}); work on less at once."
@@ -77,12 +79,12 @@ def _one_line(text: str) -> str:
   return " ".join(text.split())[:2000]
 
 
-def _fail(message: str, code: int = 1) -> None:
+def _fail(text: str, code: int = 1) -> None:
   try:
     sys.stdout.flush()
   except OSError:  # a full disk; the message below says so
     _drop_stdout()
-  print(f"error: {message}", file=sys.stderr, flush=True)
+  print(f"error: {text}", file=sys.stderr, flush=True)
   sys.exit(code)
 
 

@@ -35,13 +35,13 @@ def main(arguments: list[str]) -> None:
   del arguments
   flag_errors.check_config(_CONFIG.value, sys.argv)
   profile = _parse_steps(_PROFILE.value) if _PROFILE.value else None
-  distributed.initialize()
-  result = run_training(
-    _CONFIG.value,
-    _WORKDIR.value,
-    initial_run=_INITIAL_RUN.value,
-    profile=profile,
-  )
+  with distributed.joined():
+    result = run_training(
+      _CONFIG.value,
+      _WORKDIR.value,
+      initial_run=_INITIAL_RUN.value,
+      profile=profile,
+    )
   if jax.process_index() == 0:
     words = {
       "finished": "finished at",

@@ -6,12 +6,12 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from calm_jax.checkpoint import orbax_noise
 from calm_jax.checkpoint import steps as steps_lib
 from calm_jax.checkpoint.run_directory import RunDirectory
+from calm_jax.training import processes
 from calm_jax.training.state import TrainState
 
 
@@ -76,19 +76,14 @@ class Checkpointer:
         restored = self._read(step, shapes)
       except steps_lib.DamagedStepError as error:
         problem = str(error)
-      if not _on_all_processes(restored is not None):
+      if not processes.all_say(restored is not None):
         damaged.append(step)
-        problem = problem or f"step {step} cannot be read by another process."
-        print(f"warning: {problem}", file=sys.stderr, flush=True)
+        _warn(problem or f"step {step} cannot be read by another process.")
         continue
       self._set_aside(damaged)
       self._check_hashes(step, restored[1]["hashes"])
       if damaged:
-        print(
-          f"warning: going on from step {step} instead of {damaged[0]}.",
-          file=sys.stderr,
-          flush=True,
-        )
+        _warn(f"going on from step {step} instead of {damaged[0]}.")
       return restored
     if damaged:
       raise ValueError(
@@ -152,7 +147,7 @@ class Checkpointer:
         if target.exists():
           target.rmtree()
         (self._directory / str(step)).rename(target)
-    multihost_utils.sync_global_devices("damaged steps set aside")
+    processes.meet("damaged steps set aside")
     self._manager.reload()
 
   def _check_hashes(self, step: int, saved: dict[str, str]) -> None:
@@ -175,7 +170,6 @@ class Checkpointer:
       ) from error
 
 
-def _on_all_processes(is_true: bool) -> bool:
-  if jax.process_count() == 1:
-    return is_true
-  return bool(multihost_utils.process_allgather(np.array(is_true)).all())
+def _warn(message: str) -> None:
+  if jax.process_index() == 0:
+    print(f"warning: {message}", file=sys.stderr, flush=True)

@@ -77,7 +77,7 @@ def train(
     OSError: if a checkpoint or a row cannot be written.
   """
   position = position or {"step": 0, "last_evaluation": 0, "window": {}}
-  start = step = saved = position["step"]
+  step = saved = position["step"]
   evaluated = position["last_evaluation"]
   num_steps, reason = config.num_steps, "finished"
   batches = None
@@ -87,7 +87,7 @@ def train(
       config,
       writer,
       stopwatch,
-      start=start,
+      start=step,
       window=position["window"],
       name=name,
     )
@@ -126,10 +126,7 @@ def train(
       if batch is None:
         num_steps, reason = step, "data ended"
         continue
-      with contextlib.ExitStack() as first_step:
-        if step == start:
-          first_step.enter_context(stopwatch.measure("compilation"))
-        state, sums = step_fn(state, frozen, batch)
+      state, sums = step_fn(state, frozen, batch)
       step += 1
       log.read()
       log.put(step, sums)

@@ -1,6 +1,7 @@
 """One optimisation step, compiled for a mesh."""
 
 import functools
+from collections.abc import Collection
 from typing import Any
 
 import jax
@@ -183,23 +184,45 @@ class Program:
       step, donate_argnums=0, out_shardings=(shardings, whole)
     )
     self._validate = jax.jit(validate, out_shardings=whole)
+    self._compiled: dict[str, jax.stages.Compiled] = {}
 
   def init(self) -> TrainState:
     """The state before the first step."""
     with jax.set_mesh(self.mesh):
-      return self._init()
+      return self._compiled.get("init", self._init)()
 
   def step(
     self, state: TrainState, frozen: Any, batch: Batch
   ) -> tuple[TrainState, Sums]:
     """One step; `state` is given up. See `train_step`."""
     with jax.set_mesh(self.mesh):
-      return self._step(state, frozen, batch)
+      return self._compiled.get("step", self._step)(state, frozen, batch)
 
   def validate(self, params: Any, frozen: Any, batch: Batch) -> Sums:
     """The objective's sums, with the same noise at every step."""
     with jax.set_mesh(self.mesh):
-      return self._validate(params, frozen, batch)
+      validate = self._compiled.get("validate", self._validate)
+      return validate(params, frozen, batch)
+
+  def compile(
+    self, frozen: Any, batch: Batch, names: Collection[str] = ("step",)
+  ) -> None:
+    """Compiles programs now rather than when they are first called.
+
+    Args:
+      frozen: parameters that are not trained, or their shapes with shardings.
+      batch: of `sharding.batch_shapes`; the only one that fits from now on.
+      names: of "init", "step" and "validate".
+    """
+    with jax.set_mesh(self.mesh):
+      programs = {
+        "init": (self._init, ()),
+        "step": (self._step, (self.shapes, frozen, batch)),
+        "validate": (self._validate, (self.shapes.params, frozen, batch)),
+      }
+      for name in names:
+        function, arguments = programs[name]
+        self._compiled[name] = function.lower(*arguments).compile()
 
   def trace(
     self, state: TrainState, frozen: Any, batch: Batch

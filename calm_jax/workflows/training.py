@@ -5,9 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
-import numpy as np
 from etils import epath
-from jax.experimental import multihost_utils
 
 from calm_jax import config_file
 from calm_jax.checkpoint.checkpointer import Checkpointer
@@ -27,7 +25,7 @@ from calm_jax.data.pipeline import eval_batches, open_sources, train_batches
 from calm_jax.data.store import TokenStore
 from calm_jax.data.tokenizer import Tokenizer
 from calm_jax.data.tokenizer_base import hash_parts
-from calm_jax.training import sharding
+from calm_jax.training import processes, sharding
 from calm_jax.training.loop import Evaluator, Result, train
 from calm_jax.training.metrics import MetricsWriter, Sum, compute, merge
 from calm_jax.training.progress import Stopwatch
@@ -77,7 +75,7 @@ def run_training(
     )
   run = RunDirectory(workdir)
   # Asked once, before any process may have written it.
-  is_new = _agreed(not run.exists())
+  is_new = processes.first_says(not run.exists())
   stores = open_sources(config.data)
   tokenizer = next(iter(stores.values())).tokenizer
   autoencoder, frozen = _find_autoencoder(
@@ -113,14 +111,25 @@ def run_training(
   )
   with stopwatch.measure("restore"):
     restored = checkpointer.restore(program.shapes)
-    state, position = restored or (program.init(), None)
-    if restored is None and initial_run is not None:
-      state = state._replace(
-        params=initial.read_params(
-          initial_run, program.shapes.params, tokenizer
-        )
-      )
+  position = restored[1] if restored else None
   start = position["step"] if position else 0
+  with stopwatch.measure("compilation"):
+    needed = {
+      "init": restored is None,
+      "step": start < config.num_steps,
+      "validate": config.eval_interval and start < config.num_steps,
+    }
+    program.compile(
+      frozen,
+      sharding.batch_shapes(config, mesh),
+      [name for name, is_needed in needed.items() if is_needed],
+    )
+    processes.meet("compiled")
+    state = restored[0] if restored else program.init()
+  if restored is None and initial_run is not None:
+    state = state._replace(
+      params=initial.read_params(initial_run, program.shapes.params, tokenizer)
+    )
   if position:
     _say(f"going on from step {start} in {run.path}.")
   writer = MetricsWriter(
@@ -210,13 +219,6 @@ def _find_autoencoder(
       " with; give another --workdir, or leave out autoencoder_run."
     )
   return model, loaded.params
-
-
-def _agreed(is_true: bool) -> bool:
-  """What process 0 found, on all processes."""
-  if jax.process_count() == 1:
-    return is_true
-  return bool(multihost_utils.broadcast_one_to_all(np.array(is_true)))
 
 
 def _validation(

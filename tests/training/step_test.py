@@ -100,11 +100,24 @@ def test_every_mesh_and_split_gives_what_one_device_gives(
     assert relative_error(found, wanted) < 1e-5, path
 
 
-def _curve(mesh_config, num_steps=10, **changes):
+@pytest.mark.slow
+@pytest.mark.parametrize("mesh", ["fsdp", "cube"])
+@pytest.mark.parametrize("implementation", ["reference", "xla", "pallas"])
+def test_every_energy_score_gives_what_one_device_gives(implementation, mesh):
+  config, program = _program("next_vector", _MESHES[mesh])
+  config.model.head.implementation = implementation
+  loss, gradients = _gradients(config, program)
+  expected_loss, expected = _expected("next_vector")
+  assert relative_error(loss, expected_loss) < 1e-5
+  for found, wanted in zip(
+    jax.tree.leaves(gradients), jax.tree.leaves(expected), strict=True
+  ):
+    assert relative_error(found, wanted) < 1e-5
+
+
+def _curve(stage, mesh_config, num_steps=10, **changes):
   optimizer = OptimizerConfig(learning_rate=1e-2, num_warmup_steps=5)
-  config, program = _program(
-    "next_vector", mesh_config, optimizer=optimizer, **changes
-  )
+  config, program = _program(stage, mesh_config, optimizer=optimizer, **changes)
   frozen = _frozen(config, program.mesh)
   places = jax.tree.map(lambda x: x.sharding, program.shapes)
   state = program.init()._replace(params=tiny.params(config.model))
@@ -118,12 +131,13 @@ def _curve(mesh_config, num_steps=10, **changes):
 
 
 @pytest.mark.slow
-def test_ten_steps_follow_the_same_curve_on_a_mesh_and_in_parts():
-  expected = _curve(_ONE)
+@pytest.mark.parametrize("stage", tiny.STAGES)
+def test_ten_steps_follow_the_same_curve_on_a_mesh_and_in_parts(stage):
+  expected = _curve(stage, _ONE)
   assert expected[-1]["loss"] < expected[0]["loss"]
-  found = _curve(_MESHES["cube"], num_microbatches=2)
+  found = _curve(stage, _MESHES["cube"], num_microbatches=2)
   for a, b in zip(found, expected, strict=True):
-    for name in ("loss", "gradient_norm", "update_ratio", "energy_diversity"):
+    for name in {*b} - {"learning_rate"}:
       np.testing.assert_allclose(a[name], b[name], rtol=1e-4, err_msg=name)
     assert a["learning_rate"] == b["learning_rate"]
 
@@ -188,6 +202,8 @@ def test_no_device_holds_the_activations_of_the_whole_batch():
   config, program = _program("next_vector", _MESHES["fsdp"], batch_size=16)
   batch = sharding.global_batch(program.mesh, tiny.batch(config), 1)
   frozen = _frozen(config, program.mesh)
-  text = program.lower(program.shapes, frozen, batch).compile().as_text()
+  with jax.set_mesh(program.mesh):
+    traced = program.trace(program.shapes, frozen, batch)
+    text = traced.lower().compile().as_text()
   assert f"f32[2,8,{config.model.hidden_size}]" in text
   assert f"f32[16,8,{config.model.hidden_size}]" not in text

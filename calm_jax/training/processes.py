@@ -1,0 +1,40 @@
+"""What the processes of a run agree on before they compute together."""
+
+import itertools
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
+
+# A lost process is noticed by its missing heartbeats, long before.
+_LIMIT_MS = 3600 * 1000
+
+_meetings = itertools.count()  # a barrier is used once
+
+
+def meet(name: str) -> None:
+  """Waits for all other processes, which call it in the same order.
+
+  Programs compile at different speeds on different hosts, and a collective that
+  waits for its peers gives up after seconds on some backends. This barrier is
+  one of the coordination service: no device takes part in it.
+  """
+  barrier = ocp.multihost.get_barrier_sync_fn()  # does nothing for one process
+  barrier(key=f"{name} {next(_meetings)}", timeout_ms=_LIMIT_MS)
+
+
+def first_says(is_true: bool) -> bool:
+  """What process 0 found, on all processes."""
+  if jax.process_count() == 1:
+    return is_true
+  meet("first_says")
+  return bool(multihost_utils.broadcast_one_to_all(np.array(is_true)))
+
+
+def all_say(is_true: bool) -> bool:
+  """Whether all processes found it."""
+  if jax.process_count() == 1:
+    return is_true
+  meet("all_say")
+  return bool(multihost_utils.process_allgather(np.array(is_true)).all())

@@ -1,0 +1,128 @@
+"""Real processes on one machine: one run by any number of them."""
+
+import re
+import signal
+import time
+
+import pytest
+
+from calm_jax.checkpoint.steps import list_steps
+from calm_jax.training.metrics import read_rows
+from tests.integration import runs
+from tests.integration.scene import (
+  EXIT_SECONDS,
+  cluster_flags,
+  wait_all,
+)
+from tests.perturbation import relative_error
+
+pytestmark = pytest.mark.processes
+
+_NUM_DEVICES = 4  # whatever the number of processes
+_NUM_STEPS = 8
+
+
+@pytest.fixture
+def start(material, binaries):
+  """Starts the processes of a run."""
+  started = []
+
+  def start_all(count, stage, workdir, **changes):
+    settings = {
+      "data__batch_size": 4,
+      "mesh__fsdp": _NUM_DEVICES,
+      "log_interval": 1,
+      "save_interval": 2,
+      "eval_interval": 2,
+      "num_eval_rows": 4,
+      "num_steps": _NUM_STEPS,
+      "optimizer__schedule": "constant",  # the others know the last step
+      "optimizer__num_warmup_steps": 1,
+      **changes,
+    }
+    devices = _NUM_DEVICES // count
+    running = [
+      binaries.start(
+        "train",
+        *runs.train_flags(stage, **settings),
+        f"--workdir={workdir}",
+        *flags,
+        directory=material,
+        environment={"XLA_FLAGS": runs.xla_flags(devices)},
+      )
+      for flags in cluster_flags(count)
+    ]
+    started.extend(running)
+    return running
+
+  yield start_all
+  for process in started:
+    process.send(signal.SIGKILL)
+    process.wait(EXIT_SECONDS)
+
+
+def _finish(processes):
+  """Waits for all; only the first one may have printed anything."""
+  for process in processes:
+    finished = process.wait(300)
+    assert finished is not None and finished.code == 0, finished
+  assert "finished at step" in processes[0].finished.stderr
+  for process in processes[1:]:
+    assert process.finished.stdout + process.finished.stderr == ""
+
+
+def _assert_same_curve(found, expected):
+  """Every row once, with the numbers of the other run but for rounding."""
+  found, expected = read_rows(found), read_rows(expected)
+  assert [row["step"] for row in found] == [row["step"] for row in expected]
+  names = ("loss", "gradient_norm", "valid/loss", "cross_entropy")
+  for a, b in zip(found, expected, strict=True):
+    assert {*a} == {*b}
+    for name in {*names} & {*a}:
+      assert relative_error(a[name], b[name]) < 1e-4, (a, b)
+
+
+@pytest.mark.parametrize(
+  "stage", ["calm", pytest.param("autoencoder", marks=pytest.mark.slow)]
+)
+def test_a_run_goes_on_with_any_number_of_processes(stage, start, material):
+  _finish(start(1, stage, f"{stage}_one"))
+  for i, count in enumerate((2, 1, 2, 4), start=1):
+    _finish(start(count, stage, f"{stage}_many", num_steps=2 * i))
+  _assert_same_curve(
+    material / f"{stage}_many" / "metrics.jsonl",
+    material / f"{stage}_one" / "metrics.jsonl",
+  )
+
+
+def _wait_for_step(path, step):
+  deadline = time.monotonic() + 600
+  while max(list_steps(path / "steps"), default=0) < step:
+    assert time.monotonic() < deadline
+    time.sleep(0.02)
+
+
+def test_a_signal_to_one_process_saves_on_all_and_ends_well(start, material):
+  processes = start(2, "autoencoder", "signalled", num_steps=100_000)
+  _wait_for_step(material / "signalled", 4)
+  processes[1].send(signal.SIGTERM)
+  assert None not in wait_all(processes, EXIT_SECONDS)
+  assert [process.finished.code for process in processes] == [0, 0]
+  said = processes[0].finished.stderr
+  newest = list_steps(material / "signalled" / "steps")[-1]
+  assert "stopped by a signal and saved" in said and f"step {newest}:" in said
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_the_loss_of_one_process_ends_the_other(victim, start, material):
+  workdir = f"bereft_{victim}"
+  processes = start(2, "autoencoder", workdir, num_steps=100_000)
+  _wait_for_step(material / workdir, 4)
+  processes[victim].send(signal.SIGKILL)
+  assert None not in wait_all(processes, EXIT_SECONDS)
+  other = processes[1 - victim].finished
+  assert other.code not in (None, 0)
+  (said,) = [
+    line for line in runs.terminal_lines(other.stderr) if "training" not in line
+  ]
+  assert re.match(r"error: process \d of 2 ends, because another one", said)
