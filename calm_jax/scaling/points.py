@@ -108,17 +108,20 @@ def split_censored(
 
 
 def write_points(points: list[Point], stem: str | os.PathLike) -> None:
-  """Writes one table as `stem`.csv and `stem`.parquet, a row a point."""
+  """Writes `stem`.csv and `stem`.parquet, a row a point, each as a whole."""
   rows = [_to_row(point) for point in check_unique(points)]
   table = pyarrow.table(
     {name: [row[name] for row in rows] for name in _COLUMNS}
   )
   stem = pathlib.Path(stem)
-  pyarrow.parquet.write_table(table, stem.with_suffix(".parquet"))
-  with stem.with_suffix(".csv").open("w", newline="") as file:
+  unfinished = stem.with_name(f".{stem.name}.unfinished")
+  pyarrow.parquet.write_table(table, unfinished)
+  unfinished.replace(stem.with_suffix(".parquet"))
+  with unfinished.open("w", newline="") as file:
     writer = csv.DictWriter(file, _COLUMNS)
     writer.writeheader()
     writer.writerows(rows)
+  unfinished.replace(stem.with_suffix(".csv"))
 
 
 def read_points(path: str | os.PathLike) -> list[Point]:

@@ -85,6 +85,53 @@ def finished(place):
   return sweep
 
 
+class _Killed(BaseException):
+  """Stands for a signal that ends the process at once."""
+
+
+def test_killed_anywhere_gives_the_same_table(place, finished, monkeypatch):
+  sweep = _open(place, place / "killed")
+  written, deaths = collections.Counter(), []
+  num_left = 0  # calls until death
+
+  def make_mortal(owner, name, *, is_after):
+    original = getattr(owner, name)
+
+    def call(*args, **kwargs):
+      nonlocal num_left
+      num_left -= 1
+      is_last = num_left == 0
+      if not is_last or is_after:
+        result = original(*args, **kwargs)
+      if is_last:
+        deaths.append((name, is_after))
+        raise _Killed
+      return result
+
+    monkeypatch.setattr(owner, name, call)
+
+  def write(path, result, original=sweep_run.write_result):
+    original(path, result)
+    written[path] += 1
+
+  monkeypatch.setattr(sweep_run, "write_result", write)
+  make_mortal(MetricsWriter, "write", is_after=True)
+  make_mortal(sweep_run, "score_point", is_after=False)
+  make_mortal(sweep_run, "write_result", is_after=False)
+  make_mortal(sweep_run, "write_result", is_after=True)
+  for num_left in (3, 8, 3, 3, 2, 3):  # noqa: B007
+    with pytest.raises(_Killed):
+      sweep_run.run_all(sweep)
+  assert len(set(deaths)) == 4  # each place, and training three times
+  sweep_run.run_all(sweep)
+  assert set(written.values()) == {1} and len(written) == 3
+  collect(sweep.result_files(), sweep.workdir)
+  for name in ("table.csv", "table.parquet"):
+    whole = (finished.workdir / name).read_bytes()
+    assert (sweep.workdir / name).read_bytes() == whole
+  assert sweep_run.run_all(sweep) == {}  # nothing is left to do
+
+
 def test_table_and_page_have_all_points(finished):
   for suffix in ("csv", "parquet"):
     points = read_points(finished.workdir / f"table.{suffix}")
