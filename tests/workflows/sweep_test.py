@@ -4,11 +4,13 @@ import collections
 import functools
 import json
 import os
+import random
 import re
 import shlex
 import signal
 import subprocess
 import sys
+import time
 
 import jax
 import pytest
@@ -24,6 +26,7 @@ from calm_jax.workflows.sweep_file import read_sweep_file
 from calm_jax.workflows.sweep_point import Scoring
 from calm_jax.workflows.sweep_run import Status
 from tests.data.prepared import prepare
+from tests.integration import runs
 
 _SCORING = Scoring(num_samples=2, num_rows=4)
 _SWEEP = """
@@ -361,3 +364,44 @@ def test_ladders_are_whole():
       assert len(chunk_sizes) >= number
       total = len(hidden) * len(steps) * len(chunk_sizes)
       assert len(by_kind[kind]) == total
+
+
+@pytest.mark.slow
+def test_binary_killed_at_random_gives_the_same_table(place, tmp_path):
+  def start(workdir):
+    return subprocess.Popen(
+      [
+        *(sys.executable, "-m", "launch.sweep", "--all"),
+        *(f"--sweep={place}/sweep.py", f"--data={place}/store"),
+        *(f"--workdir={workdir}", "--num_rows=4", "--num_samples=2"),
+      ],
+      env=runs.environment(),
+      stdout=subprocess.DEVNULL,
+    )
+
+  def written():
+    """Modification times of all metrics and results."""
+    files = [*killed.glob("*/metrics.jsonl"), *killed.glob("*/result.json")]
+    return {path: path.stat().st_mtime_ns for path in files}
+
+  assert start(tmp_path / "whole").wait() == 0
+  killed = tmp_path / "killed"
+  rng, num_kills, finished_at = random.Random(0), 0, {}
+  while not (killed / "table.csv").exists():
+    process, before = start(killed), written()
+    num_left, delay = rng.randint(1, 6), rng.uniform(0, 1)
+    while process.poll() is None and num_left:
+      time.sleep(0.01)
+      num_left -= written() != before
+      before = written()
+    time.sleep(delay)
+    num_kills += process.poll() is None
+    process.kill()
+    process.wait()
+    for path, when in written().items():
+      if path.name == "result.json":
+        assert finished_at.setdefault(path, when) == when
+  assert num_kills >= 2
+  for name in ("table.csv", "table.parquet"):
+    whole = (tmp_path / "whole" / name).read_bytes()
+    assert (killed / name).read_bytes() == whole
