@@ -310,7 +310,7 @@ _TRAIN = [
   _config(
     "argument",
     f"{runs.ROOT}/experiments/autoencoder.py:huge",
-    words=["'huge'", "tiny, paper"],
+    words=["'huge'", "tiny, k1"],
   ),
   _config("missing", "none.py", words=["none.py"]),
   _config(

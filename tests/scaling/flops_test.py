@@ -183,6 +183,8 @@ _TINY_BACKBONE = {
   "ffn_size": 112,
   "num_heads": 4,
   "num_kv_heads": 2,
+  # auto holds one branch a platform, and all would be counted.
+  "attention_implementation": "reference",
 }
 _HEADS = {
   "energy": configs.EnergyHeadConfig(noise_size=20, num_samples=5),
