@@ -1,4 +1,4 @@
-"""Books and textbooks on two CPU cores, about two hours in all.
+"""Books and textbooks on two CPU cores, about an hour in all.
 
     python -m launch.prepare --input=TRAIN --valid_input=VALID \
       --output=prepared/bpe8k --vocab_size=8192
@@ -67,6 +67,6 @@ def _calm_bytes() -> config.ExperimentConfig:
       head=config.EnergyHeadConfig(num_mlp_layers=2),
     ),
     data=dataclasses.replace(tiny.data, row_length=1024, batch_size=4),
-    num_steps=5000,
+    num_steps=3250,
     eval_interval=0,
   )
