@@ -67,9 +67,7 @@ def joined() -> Iterator[None]:
     if not jax.distributed.is_initialized():
       raise
     if isinstance(error, RuntimeError | OSError) and _LOST.search(str(error)):
-      process = f"process {jax.process_index()} of {jax.process_count()}"
-      reason = " ".join(str(error).split())[:200]
-      print(native_errors.lost(process, f" ({reason})"), file=sys.stderr)
+      native_errors.report_loss()
     elif entry.is_expected(error):
       print(f"error: {entry.message(error)}", file=sys.stderr)
     else:

@@ -10,18 +10,15 @@ import re
 import subprocess
 import sys
 
-_LOST = re.compile(rb"JAX distributed service detected fatal errors")
+_LOST = b"JAX distributed service detected fatal errors"
 # What comes before the next one belongs to it.
 _LINE_START = re.compile(rb"[IWEF]\d{4} |\[Gloo\]")
 _SAYS_THE_SAME = re.compile(rb"coordination_service|^\[Gloo\] Rank")
 
 
-def lost(name: str, reason: str = "") -> str:
-  """The message of a process, by its name, that cannot go on alone."""
-  return (
-    f"error: {name} ends, because another one was lost or did not come{reason};"
-    " start all of them again to go on from the last checkpoint."
-  )
+def report_loss() -> None:
+  """Says that a process was lost, unless C++ has said so already."""
+  os.write(2, _LOST + b"\n")
 
 
 def explain(name: str) -> None:
@@ -51,10 +48,15 @@ def _filter(name: str) -> None:
   """Copies stdin to stderr, but for how a lost process is told."""
   is_dropped = has_ended = False
   for line in sys.stdin.buffer:
-    if _LOST.search(line) and not has_ended:
+    if _LOST in line and not has_ended:
       has_ended = True
-      # A progress bar may have left its line open.
-      print(f"\n{lost(name)}", file=sys.stderr, flush=True)
+      print(
+        "\n"  # a progress bar may have left its line open
+        f"error: {name} ends, because another one was lost or did not come;"
+        " start all of them again to go on from the last checkpoint.",
+        file=sys.stderr,
+        flush=True,
+      )
     if _LINE_START.match(line):
       is_dropped = bool(_SAYS_THE_SAME.search(line))
     if not (has_ended or is_dropped):

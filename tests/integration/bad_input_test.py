@@ -248,6 +248,18 @@ _TRAIN = [
   ),
   _train("no-data", "--config.data.path=", words=["data.path", "prepare"]),
   _train(
+    "processes",
+    "--num_processes=2",
+    words=["several processes", "--coordinator_address", "--process_id"],
+  ),
+  _train(
+    "process-id",
+    "--coordinator_address=localhost:1",
+    "--num_processes=2",
+    "--process_id=2",
+    words=["process_id is 2 of 2", "0 to 1"],
+  ),
+  _train(
     "data-unfinished",
     before=damage.remove("data/info.json"),
     words=["data", "info.json", "launch.prepare"],
@@ -510,6 +522,26 @@ _EVALUATE = [
     words=["calm has no checkpoint"],
   ),
   _evaluate("step", "--step=4", words=["step 4", "saved are 3, 6"]),
+  _evaluate(
+    "steps",
+    "--steps=3,4",
+    "--output=rows.jsonl",
+    words=["step 4", "saved are 3, 6"],
+  ),
+  _evaluate(
+    "steps-text",
+    "--steps=3,x",
+    "--output=rows.jsonl",
+    words=["--steps is '3,x'", "whole numbers"],
+  ),
+  _evaluate("follow", "--follow", words=["--output", "one line a step"]),
+  _evaluate(
+    "follow-output",
+    "--follow",
+    "--output=rows.jsonl",
+    before=damage.write("rows.jsonl", '{"loss": 1}\n'),
+    words=["rows.jsonl", "does not hold results by step"],
+  ),
   _evaluate(
     "damaged",
     before=damage.cut_largest("calm/steps/6/params/**/*"),

@@ -23,6 +23,9 @@ import runpy
 import sys
 import time
 import traceback
+from unittest import mock
+
+from jax._src import compiler, distributed
 
 _IMPORTED = (
   "calm_jax.evaluation.runner",
@@ -41,10 +44,26 @@ _outputs: dict[int, list[int]] = {}  # ends of pipes, by process
 def _serve() -> None:
   for name in _IMPORTED:
     importlib.import_module(name)
+  _let_every_process_cache()
   for line in sys.stdin:
     request = json.loads(line)
     answer = _wait(**request) if "wait" in request else _start(request)
     print(json.dumps(answer), flush=True)
+
+
+def _let_every_process_cache() -> None:
+  """Makes JAX store the programs of all processes of a run.
+
+  By itself it stores those of process 0 only, which are not those of the
+  others: they would compile anew at each of many restarts.
+  """
+  write = compiler._cache_write
+
+  def write_as_first(*arguments):
+    with mock.patch.object(distributed.global_state, "process_id", 0):
+      write(*arguments)
+
+  compiler._cache_write = write_as_first
 
 
 def _start(request: dict) -> dict:
