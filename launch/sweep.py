@@ -50,8 +50,6 @@ def main(arguments: list[str]) -> None:
   switches = (_ALL, _COLLECT, _SLURM, _XPK)
   if is_one + sum(switch.value for switch in switches) != 1:
     raise ValueError("give one of --all, --index, --collect, --slurm, --xpk.")
-  if is_one:
-    distributed.initialize()
   data = _DATA.value or f"{_WORKDIR.value}/data"
   sweep = Sweep(
     read_sweep_file(_SWEEP.value),
@@ -70,13 +68,14 @@ def main(arguments: list[str]) -> None:
     command = ["python", "-m", "launch.sweep", *command, f"--data={data}"]
     print(print_fn(sweep, command, _JOB_OPTIONS.value))
     return
-  statuses = {}
   if is_one:
     name = sweep.name(_INDEX.value)
-    statuses = {name: sweep_run.run_point(sweep, name)}
-  elif _ALL.value:
-    statuses = sweep_run.run_all(sweep)
-  if not is_one and sweep_run.Status.STOPPED not in statuses.values():
+    with distributed.joined():
+      status = sweep_run.run_point(sweep, name)
+    sweep_run.check_finished({name: status})
+    return
+  statuses = sweep_run.run_all(sweep) if _ALL.value else {}
+  if sweep_run.Status.STOPPED not in statuses.values():
     files = sweep.result_files()
     table = collect(files, _WORKDIR.value)
     left = len(sweep.points) - len(files)

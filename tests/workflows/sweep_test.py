@@ -347,6 +347,17 @@ def test_binary_says_mistakes_in_one_line(tmp_path):
   assert list(tmp_path.iterdir()) == []
 
 
+def test_binary_runs_the_point_of_a_number(place, tmp_path):
+  command = [
+    *(sys.executable, "-m", "launch.sweep", "--index=1"),
+    *(f"--sweep={place}/sweep.py", f"--data={place}/store"),
+    *(f"--workdir={tmp_path}", "--num_rows=4", "--num_samples=2"),
+  ]
+  subprocess.run(command, env=runs.environment(), check=True)
+  (path,) = tmp_path.glob("*/result.json")
+  assert path.parent.name == _open(place, tmp_path).name(1)
+
+
 def test_ladders_are_whole():
   """Enough sizes, budgets and K for the laws of both families."""
   for size in ("tiny", "small"):

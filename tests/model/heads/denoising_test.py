@@ -79,6 +79,41 @@ def test_reverse_step_matches_float64_through_the_predicted_latent(num_steps):
       assert _error(a, b) < 2e-6, index
 
 
+@pytest.mark.parametrize(("num_steps", "rtol"), [(100, 0.08), (1000, 0.02)])
+def test_reverse_steps_with_the_true_noise_sample_the_data(num_steps, rtol):
+  """For z ~ N(m, s²) the best ε̂ is known: √(1−a)·(x − √a·m)/(a·s² + 1 − a)."""
+  mean, std = np.array([[0.7, -1.2]]), np.array([[0.3, 1.5]])
+  num = 20_000
+  schedule = denoising.noise_schedule(num_steps)
+
+  def step(x, inputs):
+    index, key = inputs
+    a = jnp.asarray(schedule.sqrt_signal)[index] ** 2
+    epsilon = jnp.asarray(schedule.sqrt_noise)[index] * (x - jnp.sqrt(a) * mean)
+    epsilon /= a * std**2 + 1 - a
+    output = jnp.concatenate([epsilon, jnp.full_like(x, -1)], axis=-1)
+    p_mean, log_variance = denoising.p_mean_log_variance(
+      schedule, output, x, jnp.full(num, index)
+    )
+    noise = jnp.exp(0.5 * log_variance) * jax.random.normal(key, x.shape)
+    return p_mean + jnp.where(index > 0, noise, 0), None
+
+  first, rest = jax.random.split(jax.random.key(0))
+  inputs = jnp.arange(num_steps)[::-1], jax.random.split(rest, num_steps)
+  start = jax.random.normal(first, (num, 2))
+  x, _ = jax.jit(lambda: jax.lax.scan(step, start, inputs))()
+  np.testing.assert_allclose(x.mean(axis=0), mean[0], atol=0.045)
+  # With the smaller of both variances, few steps lose some of the spread.
+  np.testing.assert_allclose(x.std(axis=0), std[0], rtol=rtol)
+
+
+def test_an_error_at_the_first_step_of_sampling_grows_by_twenty_thousand():
+  """√(1/a_999): what an inexact ε̂ costs where nothing is clipped."""
+  for num_steps in (100, 1000):
+    growth = 1 / denoising.noise_schedule(num_steps).sqrt_signal[-1]
+    assert 2.0e4 < growth < 2.1e4
+
+
 def test_loss_matches_float64_at_both_ends():
   z, noise, t, out = _inputs()
   schedule = denoising.noise_schedule(1000)
