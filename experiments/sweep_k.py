@@ -39,7 +39,7 @@ class _Ladder:
 _LADDERS = {
   "tiny": _Ladder(
     sizes=((2, 64, 4), (3, 96, 4), (4, 128, 4)),
-    nums_steps=(200, 500, 1400),
+    nums_steps=(200, 450, 1000),
     chunk_sizes=(1, 2, 4),
     autoencoder_size=128,
     num_autoencoder_steps=600,

@@ -90,7 +90,7 @@ def sample_agreement(
   keys: jax.Array,
   log_weights: jax.Array,
   *,
-  block_size: int = 16,
+  block_size: int = 8,
   max_slots: int = 64,
 ) -> AgreementResult:
   """Takes the first try whose candidates agree, else the batch method.
