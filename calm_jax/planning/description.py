@@ -2,18 +2,19 @@
 
 from collections.abc import Iterable
 
-from calm_jax.planning.plan import Plan
+from calm_jax.planning.plan import LEFT_OUT, Plan
 
+_MAX_COLLECTIVES = 12  # lines
 _COLUMNS = (
   "mesh",
   "remat",
-  "micro",
-  "memory",
-  "compute",
-  "memory bound",
-  "network",
-  "tokens/s",
-  "days",
+  "microbatches",
+  "GiB a chip",
+  "compute ms",
+  "memory ms",
+  "network ms",
+  "tokens/s at most",
+  "time at least",
 )
 
 
@@ -24,18 +25,15 @@ def describe(plan: Plan) -> str:
   )
   lines = [
     f"{plan.topology}: {plan.num_chips} chips, mesh {_mesh(plan)}, remat"
-    f" {plan.remat}, {plan.batch_size} rows in {plan.num_microbatches} parts",
+    f" {plan.remat}, {plan.batch_size} rows in {_parts(plan)}",
     f"trained parameters  {plan.parameters / 1e6:,.1f} M",
-    f"FLOPs per step      {plan.flops_per_step:.3e}, with all that is repeated"
-    f" and frozen {plan.executed_flops_per_step:.3e}",
+    f"FLOPs per step      {plan.flops_per_step:.3e} as the paper counts; at"
+    f" least {plan.executed_flops_per_step:.3e} are executed",
     f"memory per chip     {_gib(plan.bytes_per_chip)} of"
     f" {_gib(plan.bytes_available)} ({by_kind})",
   ]
-  for item in plan.collectives:
-    lines.append(
-      f"  {item.count:5d} × {item.kind} over {item.group_size} in"
-      f" {item.where}: {item.bytes / 1e6:,.1f} MB"
-    )
+  if plan.compiled:
+    lines += _collective_lines(plan)
   lines += [f"note: {note}" for note in plan.notes]
   if not plan.fits:
     lines.append(
@@ -45,12 +43,13 @@ def describe(plan: Plan) -> str:
     )
     return "\n".join(lines)
   lines += [
-    f"step at least       {_ms(plan.compute_seconds)} by compute,"
-    f" {_ms(plan.memory_seconds)} by memory,"
-    f" {_ms(plan.network_seconds)} by network",
-    f"at best             {plan.tokens_per_second:,.0f} tokens/s;"
-    f" {plan.num_steps:,} steps in {plan.days:.2f} days,"
-    f" {plan.chip_hours:,.0f} chip-hours",
+    f"a step takes at least {_ms(plan.compute_seconds)} ms by compute,"
+    f" {_ms(plan.memory_seconds)} ms by memory, {_ms(plan.network_seconds)} ms"
+    " by network, which leave out",
+    *(f"  {bound}: {what}" for bound, what in LEFT_OUT.items()),
+    f"so at most {plan.tokens_per_second:,.0f} tokens/s; {plan.num_steps:,}"
+    f" steps take at least {_duration(plan.days)}, {plan.chip_hours:,.0f}"
+    " chip-hours. Nothing ran: a real run takes longer.",
   ]
   return "\n".join(lines)
 
@@ -62,14 +61,14 @@ def describe_all(plans: Iterable[Plan]) -> str:
       _mesh(plan),
       plan.remat,
       str(plan.num_microbatches),
-      _gib(plan.bytes_per_chip),
+      f"{plan.bytes_per_chip / 1024**3:.2f}",
       _ms(plan.compute_seconds),
       _ms(plan.memory_seconds),
       _ms(plan.network_seconds),
       f"{plan.tokens_per_second:,.0f}",
-      f"{plan.days:.2f}",
+      _duration(plan.days),
     )
-    for plan in sorted(plans, key=lambda plan: plan.step_seconds)
+    for plan in sorted(plans, key=lambda plan: plan.rank)
     if plan.fits
   ]
   widths = [
@@ -83,6 +82,31 @@ def describe_all(plans: Iterable[Plan]) -> str:
   )
 
 
+def _collective_lines(plan: Plan) -> list[str]:
+  shown, others = (
+    plan.collectives[:_MAX_COLLECTIVES],
+    plan.collectives[_MAX_COLLECTIVES:],
+  )
+  lines = [
+    f"  {item.count:5d} × {item.kind} over {item.group_size} in"
+    f" {item.where}: {_mb(item.bytes)}"
+    for item in shown
+  ]
+  if others:
+    count = sum(item.count for item in others)
+    size = sum(item.bytes for item in others)
+    lines.append(f"  {count:5d} × others: {_mb(size)}")
+  if not lines:
+    return ["no collectives"]
+  return ["collectives of a step, bytes of the larger side on a chip", *lines]
+
+
+def _parts(plan: Plan) -> str:
+  if plan.num_microbatches == 1:
+    return "one part"
+  return f"{plan.num_microbatches} microbatches"
+
+
 def _mesh(plan: Plan) -> str:
   return (
     ",".join(f"{axis}={size}" for axis, size in plan.mesh.items() if size > 1)
@@ -94,5 +118,13 @@ def _gib(size: float) -> str:
   return f"{size / 1024**3:.2f} GiB"
 
 
+def _mb(size: float) -> str:
+  return f"{size / 1e6:,.1f} MB"
+
+
 def _ms(seconds: float | None) -> str:
-  return "unknown" if seconds is None else f"{1000 * seconds:.1f} ms"
+  return "unknown" if seconds is None else f"{1000 * seconds:.1f}"
+
+
+def _duration(days: float) -> str:
+  return f"{days:.1f} days" if days >= 2 else f"{24 * days:.1f} hours"

@@ -17,7 +17,8 @@ def matrix_flops(jaxpr: Any) -> float:
     jaxpr: of `jax.make_jaxpr`.
 
   Returns:
-    FLOPs; elementwise work and kernels count nothing.
+    FLOPs; elementwise work and kernels count nothing. Where each platform has
+    a branch of its own, that of a TPU counts.
   """
   return sum(map(_equation_flops, _inner(jaxpr).eqns))
 
@@ -31,15 +32,28 @@ def _equation_flops(equation: Any) -> float:
     return 2.0 * size * math.prod(equation.outvars[0].aval.shape)
   if name == "pallas_call":
     return 0.0  # its products, if any, are those of one block
+  if name == "cond":  # one branch runs
+    branches = _possible_branches(params)
+    return max(map(matrix_flops, branches), default=0.0)
   parts = [matrix_flops(inner) for inner in _functions(params)]
-  if name == "cond":  # one branch runs; it may be chosen by platform
-    return max(parts, default=0.0)
   times = 1
   if name == "scan":
     times = params["length"]
   elif name == "shard_map":  # inside, shapes are those of one device
     times = params["mesh"].size
   return times * sum(parts)
+
+
+def _possible_branches(params: dict[str, Any]) -> list[Any]:
+  """Those of a `cond` that a TPU may take."""
+  branches = params["branches"]
+  platforms = params.get("branches_platforms")
+  if not platforms:
+    return list(branches)
+  for branch, names in zip(branches, platforms, strict=True):
+    if names is None or "tpu" in names:  # None, the default, stands last
+      return [branch]
+  return []
 
 
 def _functions(params: dict[str, Any]) -> list[Any]:

@@ -53,7 +53,7 @@ def search(
       if plan.fits or not candidates:
         waiting.remove(candidates)
   bar.close()
-  return sorted(found, key=lambda plan: plan.step_seconds)
+  return sorted(found, key=lambda plan: plan.rank)
 
 
 def _meshes(config: ExperimentConfig, num_chips: int) -> Iterator[MeshConfig]:

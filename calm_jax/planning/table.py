@@ -6,13 +6,24 @@ from typing import Any
 
 from etils import epath
 
-_HEADER = """# Plans
+from calm_jax.planning.plan import LEFT_OUT
 
-Made by `launch/scripts/plan_all.sh`, without a TPU: the compiler's memory, and
-bounds that no step can be faster than. Mesh axes of size 1 are left out.
+_HEADER = f"""# Plans
+
+Made by `launch/scripts/plan_all.sh`, without a TPU: nothing here ran on a chip.
+Memory is the compiler's own number for the training step. FLOPs are counted as
+the paper does. The times are bounds that every step exceeds, from what it has
+to multiply, to read and write, and to receive at the chip's full speed; tokens
+per second are at most, days and chip-hours at least. Left out are
+
+- of compute: {LEFT_OUT["compute"]};
+- of memory: {LEFT_OUT["memory"]};
+- of network: {LEFT_OUT["network"]}.
+
+Each run takes 250 k steps of 2.1 M tokens. Mesh axes of size 1 are left out.
 
 | run | slice | mesh | remat | GiB a chip | FLOPs a step | compute, memory, \
-network ms | tokens/s at most | days at least | chip-hours at least |
+network ms, at least | tokens/s at most | days at least | chip-hours at least |
 |---|---|---|---|---|---|---|---|---|---|
 """
 
@@ -42,7 +53,7 @@ def _row(name: str, plan: dict[str, Any]) -> str:
     times = [
       ", ".join(milliseconds),
       f"{plan['tokens_per_second']:,.0f}",
-      f"{plan['days']:.1f}",
+      f"{plan['days']:.2f}",
       f"{plan['chip_hours']:,.0f}",
     ]
   else:
@@ -50,7 +61,7 @@ def _row(name: str, plan: dict[str, Any]) -> str:
   cells = [
     name.removesuffix("-" + plan["topology"].replace(":", "-")),
     plan["topology"],
-    " × ".join(mesh),
+    " × ".join(mesh) or "one chip",
     plan["remat"],
     memory,
     f"{plan['flops_per_step']:.2e}",

@@ -39,6 +39,12 @@ def test_every_pass_of_a_loop_and_what_is_computed_again():
 def test_one_branch_and_all_devices():
   either = lambda i: jax.lax.cond(i, lambda: jnp.dot(_X, _W), lambda: _X + 0)
   assert _count(either, True) == _ONE
+  on_tpu = lambda x, w: jax.lax.platform_dependent(
+    x, w, tpu=jnp.dot, default=lambda x, w: jnp.dot(jnp.dot(x, w), w)
+  )
+  assert _count(on_tpu, _X, _W) == _ONE
+  total = lambda w: jnp.sum(jnp.sin(on_tpu(_X, w)))
+  assert _count(jax.grad(jax.checkpoint(total)), _W) == 3 * _ONE
   mesh = Mesh(np.array(jax.devices()), "a")
   apart = jax.shard_map(
     lambda x, w: x @ w,

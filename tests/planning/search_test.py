@@ -23,7 +23,7 @@ class _Planner:
     repeated = ("none", "dots", "full").index(remat)
     seconds = config.mesh.tensor + repeated + config.num_microbatches / 100
     return types.SimpleNamespace(
-      config=config, fits=self.fits_fn(config), step_seconds=seconds
+      config=config, fits=self.fits_fn(config), rank=(seconds,)
     )
 
 
@@ -42,7 +42,7 @@ def test_the_fastest_that_fits_comes_first_and_slower_ones_are_not_tried():
   )
   plans = _search(calm.get_config("xl"), planner)
   assert len(plans) > 3
-  seconds = [plan.step_seconds for plan in plans]
+  seconds = [plan.rank for plan in plans]
   assert seconds == sorted(seconds)
   for plan in plans:
     assert planner.fits_fn(plan.config)

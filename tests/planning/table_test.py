@@ -35,7 +35,7 @@ def test_a_row_for_every_plan(tmp_path):
     "| m | v5e:1x1 | data 4 × fsdp 16 | dots | 1.5 of 8.0 | 8.67e+15 |"
     " does not fit |  |  |  |",
     "| xl | v5p:4x4x4 | data 4 × fsdp 16 | dots | 1.5 of 8.0 | 8.67e+15 |"
-    " 12, 500, 250 | 4,194,304 | 1.4 | 2,222 |",
+    " 12, 500, 250 | 4,194,304 | 1.45 | 2,222 |",
   ]
 
 
