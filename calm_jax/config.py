@@ -340,7 +340,7 @@ class MeshConfig:
 class ExperimentConfig:
   """One training run, of whichever model `model` describes."""
 
-  model: ModelConfig
+  model: ModelConfig = None  # has to be given
   autoencoder: AutoencoderConfig | None = None  # filled from autoencoder_run
   autoencoder_run: str = ""  # next_vector: run directory of the autoencoder
   data: DataConfig = dataclasses.field(default_factory=DataConfig)

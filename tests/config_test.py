@@ -166,3 +166,5 @@ def test_an_experiment_has_a_model():
   for model in (None, config.OptimizerConfig()):
     with pytest.raises(ValueError, match="NextVectorConfig, TokenModelConfig"):
       config.ExperimentConfig(model=model)
+  with pytest.raises(ValueError, match="AutoencoderConfig, NextVectorConfig"):
+    config.ExperimentConfig()

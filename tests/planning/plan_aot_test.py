@@ -24,7 +24,7 @@ _CONFIG = (
 )
 
 
-def _plan(path, *arguments):
+def _plan(path, *arguments, libtpu_arguments=""):
   """Exit code, stdout, stderr and what was written."""
   pytest.importorskip("libtpu", reason="the extra [aot] brings libtpu")
   output = path / "plan.json"
@@ -37,7 +37,8 @@ def _plan(path, *arguments):
       name: value
       for name, value in os.environ.items()
       if name not in ("XLA_FLAGS", "JAX_COMPILATION_CACHE_DIR")
-    },
+    }
+    | {"LIBTPU_INIT_ARGS": libtpu_arguments},
     capture_output=True,
     text=True,
     check=False,
@@ -50,7 +51,9 @@ def _plan(path, *arguments):
 def plan(tmp_path_factory):
   finished, plan = _plan(tmp_path_factory.mktemp("plan"), "--vocab_size=1000")
   assert finished.returncode == 0, finished.stderr
-  assert "tokens/s" in finished.stdout and "chip-hours" in finished.stdout
+  for words in ("tokens/s", "chip-hours", "leave out", "Nothing ran"):
+    assert words in finished.stdout
+  assert {*plan["lower_bounds_leave_out"]} == {"compute", "memory", "network"}
   return plan
 
 
@@ -103,6 +106,22 @@ def test_what_does_not_fit_ends_with_code_2(tmp_path):
   assert "does not fit" in finished.stdout
   assert not plan["fits"] and not plan["compiled"]
   assert plan["bytes_per_chip"] > plan["bytes_available"]
+
+
+def test_the_compiler_knows_the_flags_of_the_scripts(plan, tmp_path):
+  script = _ROOT / "launch" / "scripts" / "xla_flags.sh"
+  printed = subprocess.run(
+    ["bash", "-c", f'. {script} && echo "${{tpu_flags[*]}}"'],
+    capture_output=True,
+    text=True,
+    check=True,
+  ).stdout.strip()
+  vocabulary = "--vocab_size=1000"
+  finished, flagged = _plan(tmp_path, vocabulary, libtpu_arguments=printed)
+  assert finished.returncode == 0, finished.stderr
+  assert flagged["executed_flops_per_step"] == plan["executed_flops_per_step"]
+  finished, _ = _plan(tmp_path, vocabulary, libtpu_arguments="--xla_no_flag=1")
+  assert finished.returncode != 0
 
 
 def test_a_mistake_is_one_line(tmp_path):
