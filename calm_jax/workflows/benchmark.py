@@ -121,7 +121,7 @@ def format_row(row: Row | None = None) -> str:
       _format("{:.0%}", row.roofline_share),
       _format("{:,.0f}", row.tokens_per_second),
     )
-  widths = (32, 28, -12, -11, -4, -13, -10, -8, -9, -12)
+  widths = (32, 32, -12, -11, -4, -13, -10, -8, -9, -12)
   return "".join(
     f"{cell:<{width}}" if width > 0 else f"{cell:>{-width}}"
     for cell, width in zip(cells, widths, strict=True)

@@ -8,7 +8,10 @@ import jax.numpy as jnp
 import optax
 
 from calm_jax.config import ExperimentConfig, MeshConfig, OptimizerConfig
+from calm_jax.layers.vocabulary import scored_ids
+from calm_jax.losses import vocabulary
 from calm_jax.losses.energy import energy_loss
+from calm_jax.model.heads import build_head
 from calm_jax.randomness import position_keys, stream_key
 from calm_jax.training.objective import make_objective
 from calm_jax.training.optimizer import make_optimizer
@@ -52,8 +55,8 @@ def run(
     state = program.init()
     versions = {"step": _step(program, frozen, batch)}
     versions |= _parts(config, state, frozen, batch, key)
-    if name == "calm":
-      versions |= _energy_loss(config, key)
+    inner = _calm_parts if name == "calm" else _autoencoder_parts
+    versions |= inner(config, state.params, key)
     yield from compare_calls(f"{name} step", versions, seconds)
     frozen = state.params
 
@@ -100,27 +103,72 @@ def _parts(config, state, frozen, batch, key) -> dict[str, Version]:
   }
 
 
-def _energy_loss(config, key) -> dict[str, Version]:
-  """The energy loss of given samples, with the gradient to them."""
-  head = config.model.head
-  shape = (config.data.batch_size, config.num_chunks - 1)
-  size = config.model.latent_size
-  samples = jax.random.normal(key, (*shape, head.num_samples, size))
-  mean = jnp.zeros((*shape, size))
+def _autoencoder_parts(config, params, key) -> dict[str, Version]:
+  """The cross-entropy of given hidden states over the vocabulary."""
+  data, model = config.data, config.model
+  num_tokens = data.batch_size * data.row_length
+  hidden = jax.random.normal(key, (num_tokens, model.hidden_size))
+  labels = jnp.zeros(num_tokens, jnp.int32)
+
+  def total(hidden, embedding, labels):
+    return vocabulary.cross_entropy_sum(
+      hidden,
+      embedding,
+      labels,
+      scored_ids(model.vocabulary),
+      jnp.ones(len(labels)),
+    )[0]
+
+  version = compile_version(
+    jax.value_and_grad(total, argnums=(0, 1)),
+    hidden.astype(model.dtype),
+    params["embedding"]["embedding"],
+    labels,
+    num_tokens=num_tokens,
+  )
+  return {"of it: cross-entropy, gradient": version}
+
+
+def _calm_parts(config, params, key) -> dict[str, Version]:
+  """The head with its loss, and the energy loss of given samples."""
+  model, data = config.model, config.data
+  shape = (data.batch_size, config.num_chunks - 1)
+  num_tokens = data.batch_size * data.row_length
+  hidden = jax.random.normal(key, (*shape, model.hidden_size))
+  samples = jax.random.normal(
+    key, (*shape, model.head.num_samples, model.latent_size)
+  )
+  mean = jnp.zeros((*shape, model.latent_size))
   ids = (jnp.arange(n, dtype=jnp.uint32) for n in shape)
   keys = position_keys(key, *ids)
+  head = build_head(model)
 
-  def total(samples, mean, keys):
+  def head_total(params, hidden, mean, keys):
+    variables = {"params": params}
+    return head.apply(
+      variables, hidden, mean, mean, keys, method="loss"
+    ).loss.sum()
+
+  def energy_total(samples, mean, keys):
     loss, _ = energy_loss(
-      samples, mean, mean, keys, num_targets=head.num_targets
+      samples, mean, mean, keys, num_targets=model.head.num_targets
     )
     return jnp.sum(loss)
 
-  version = compile_version(
-    jax.value_and_grad(total),
-    samples,
-    mean,
-    keys,
-    num_tokens=config.data.batch_size * config.data.row_length,
-  )
-  return {"of it: energy loss, gradient": version}
+  return {
+    "of it: head and loss, gradient": compile_version(
+      jax.value_and_grad(head_total, argnums=(0, 1)),
+      params["head"],
+      hidden.astype(model.dtype),
+      mean,
+      keys,
+      num_tokens=num_tokens,
+    ),
+    "of it: energy loss, gradient": compile_version(
+      jax.value_and_grad(energy_total),
+      samples,
+      mean,
+      keys,
+      num_tokens=num_tokens,
+    ),
+  }
