@@ -32,9 +32,10 @@ from calm_jax.config_file import check_types
 from calm_jax.evaluation.result_file import check_output, write_result
 from calm_jax.planning.assumptions import complete, default_mesh, parse_mesh
 from calm_jax.planning.description import describe, describe_all
+from calm_jax.planning.memory import LeastMemory
 from calm_jax.planning.plan import make_plan
 from calm_jax.planning.search import search
-from calm_jax.planning.topology import find_topology
+from calm_jax.planning.topology import available_bytes, find_topology
 from calm_jax.scaling.flops import training_flops
 from launch import entry, flag_errors
 
@@ -73,11 +74,13 @@ def main(arguments: list[str]) -> None:
       config,
       num_chips,
       plan_fn=plan_fn,
+      least_bytes_fn=LeastMemory(),
+      num_bytes=available_bytes(topology),
       max_compilations=_MAX_COMPILATIONS.value,
     )
-    print(describe_all(plans) if plans else "nothing that was tried fits.")
+    print(describe_all(plans))
     result = {"plans": [plan.to_dict() for plan in plans]}
-    fits = bool(plans)
+    fits = any(plan.fits for plan in plans)
   else:
     mesh = parse_mesh(_MESH.value) if _MESH.value else None
     mesh = mesh or default_mesh(config, num_chips)

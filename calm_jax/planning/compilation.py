@@ -1,14 +1,11 @@
 """Asks the compiler for the very training step, on devices that are absent."""
 
-import dataclasses
 import functools
-import math
 from typing import Any, NamedTuple
 
 import jax
 from jax.sharding import Mesh
 
-from calm_jax.autoencoder import Autoencoder
 from calm_jax.config import (
   AutoencoderConfig,
   BackboneConfig,
@@ -16,10 +13,14 @@ from calm_jax.config import (
 )
 from calm_jax.planning.collectives import Collective, find_collectives
 from calm_jax.planning.matrix_flops import matrix_flops
+from calm_jax.planning.memory import (
+  activation_bytes_per_row,
+  bytes_of_shards,
+  frozen_shapes,
+  size_of,
+)
 from calm_jax.planning.topology import refused_bytes
 from calm_jax.training import sharding
-from calm_jax.training.objective import make_objective
-from calm_jax.training.state import param_shapes
 from calm_jax.training.step import Program
 
 
@@ -57,30 +58,28 @@ def compile_step(config: ExperimentConfig, mesh: Mesh) -> CompiledStep:
     JaxRuntimeError: if it cannot be compiled for another reason than memory.
   """
   program = Program(config, mesh)
-  frozen = None
-  if config.autoencoder is not None:
-    frozen = jax.tree.map(
-      functools.partial(_replicated, mesh),
-      param_shapes(Autoencoder(config.autoencoder)),
-    )
+  frozen = jax.tree.map(
+    functools.partial(_replicated, mesh), frozen_shapes(config)
+  )
   batch = sharding.batch_shapes(config, mesh)
   arguments = (program.shapes, frozen, batch)
   traced = program.trace(*arguments)
   params = program.shapes.params
-  num_parameters = _size(params)
+  num_parameters = size_of(params)
   known = {
     "num_parameters": num_parameters,
     "num_multiplied": num_parameters - _looked_up(config, params),
     "executed_flops": matrix_flops(traced.jaxpr) + _attention_flops(config),
     "notes": program.notes,
   }
-  activations = _activation_bytes(config, params, frozen, batch)
+  num_rows = config.data.batch_size // config.num_microbatches
+  activations = activation_bytes_per_row(config) * num_rows
   activations //= mesh.size // mesh.shape["tensor"]
   with jax.set_mesh(mesh):
     lowered = traced.lower()
   # The program takes only what it reads, but a chip holds all of it.
-  state = _bytes_of_shards(arguments)
-  known["trained_state_bytes"] = _bytes_of_shards(program.shapes)
+  state = bytes_of_shards(arguments)
+  known["trained_state_bytes"] = bytes_of_shards(program.shapes)
   try:
     compiled = lowered.compile()
   except jax.errors.JaxRuntimeError as error:
@@ -133,63 +132,6 @@ def _attention_flops(config: ExperimentConfig) -> float:
   return config.data.batch_size * per_row
 
 
-def _activation_bytes(
-  config: ExperimentConfig, params: Any, frozen: Any, batch: Any
-) -> int:
-  """What the forward pass of a microbatch keeps, on all devices together.
-
-  A scan over the layers keeps what JAX decides. Elsewhere the compiler decides;
-  it keeps no more than the results of products, and computes again what is
-  elementwise. Twice the rows keep twice the activations and the same
-  parameters, so the difference of the two is the activations.
-  """
-  num_layers = getattr(config.model, "num_layers", 0)
-  if num_layers:  # as on a TPU, where attention never keeps its scores
-    model = dataclasses.replace(config.model, attention_implementation="pallas")
-    config = dataclasses.replace(config, model=model)
-  objective = make_objective(config)
-
-  def kept(num_rows: int, only_products: bool) -> tuple[int, int]:
-    """Bytes that layers keep, and the others."""
-
-    def forward(params: Any, frozen: Any, batch: Any, key: jax.Array) -> Any:
-      loss = lambda params: objective(params, frozen, batch, key)
-      if only_products:
-        policy = jax.checkpoint_policies.dots_saveable
-        loss = jax.checkpoint(loss, policy=policy)
-      return jax.vjp(loss, params, has_aux=True)[1]
-
-    rows = jax.tree.map(
-      lambda x: jax.ShapeDtypeStruct((num_rows, *x.shape[1:]), x.dtype), batch
-    )
-    shapes = jax.eval_shape(forward, params, frozen, rows, jax.random.key(0))
-    sizes = [0, 0]
-    for x in jax.tree.leaves(shapes):
-      is_of_layers = x.shape[:2] == (num_layers, num_rows)
-      sizes[not is_of_layers] += x.size * x.dtype.itemsize
-    return tuple(sizes)
-
-  num_rows = config.data.batch_size // config.num_microbatches
-  of_layers = kept(num_rows, False)[0]
-  others = min(
-    kept(2 * num_rows, only_products)[1] - kept(num_rows, only_products)[1]
-    for only_products in (False, True)
-  )
-  return of_layers + others
-
-
 def _replicated(mesh: Mesh, x: Any) -> jax.ShapeDtypeStruct:
   place = sharding.replicated(mesh)
   return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place)
-
-
-def _size(tree: Any) -> int:
-  return sum(leaf.size for leaf in jax.tree.leaves(tree))
-
-
-def _bytes_of_shards(tree: Any) -> int:
-  """What one device holds of arrays."""
-  return sum(
-    math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
-    for x in jax.tree.leaves(tree)
-  )

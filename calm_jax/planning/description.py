@@ -1,10 +1,11 @@
 """Plans as text for a terminal."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from calm_jax.planning.plan import LEFT_OUT, Plan
 
 _MAX_COLLECTIVES = 12  # lines
+_LEFT_OUT_LINES = [f"  {bound}: {what}" for bound, what in LEFT_OUT.items()]
 _COLUMNS = (
   "mesh",
   "remat",
@@ -24,7 +25,7 @@ def describe(plan: Plan) -> str:
     f"{name} {_gib(size)}" for name, size in plan.bytes_by_kind.items()
   )
   lines = [
-    f"{plan.topology}: {plan.num_chips} chips, mesh {_mesh(plan)}, remat"
+    f"{plan.topology}: chips {plan.num_chips}, mesh {_mesh(plan)}, remat"
     f" {plan.remat}, {plan.batch_size} rows in {_parts(plan)}",
     f"trained parameters  {plan.parameters / 1e6:,.1f} M",
     f"FLOPs per step      {plan.flops_per_step:.3e} as the paper counts; at"
@@ -46,7 +47,7 @@ def describe(plan: Plan) -> str:
     f"a step takes at least {_ms(plan.compute_seconds)} ms by compute,"
     f" {_ms(plan.memory_seconds)} ms by memory, {_ms(plan.network_seconds)} ms"
     " by network, which leave out",
-    *(f"  {bound}: {what}" for bound, what in LEFT_OUT.items()),
+    *_LEFT_OUT_LINES,
     f"so at most {plan.tokens_per_second:,.0f} tokens/s; {plan.num_steps:,}"
     f" steps take at least {_duration(plan.days)}, {plan.chip_hours:,.0f}"
     " chip-hours. Nothing ran: a real run takes longer.",
@@ -54,8 +55,28 @@ def describe(plan: Plan) -> str:
   return "\n".join(lines)
 
 
-def describe_all(plans: Iterable[Plan]) -> str:
-  """A line for each plan that fits, the fastest first."""
+def describe_all(plans: Sequence[Plan]) -> str:
+  """A line for each plan that fits, the fastest first; or the nearest.
+
+  Args:
+    plans: of `search.search`, in its order.
+
+  Returns:
+    Lines.
+  """
+  if not plans:
+    return (
+      "nothing fits: with every mesh, remat policy and number of microbatches,"
+      " state and kept activations alone are more than a chip has."
+    )
+  if not plans[0].fits:
+    nearest = plans[0]
+    return (
+      f"none of {len(plans)} that were tried fits; the nearest, mesh"
+      f" {_mesh(nearest)}, remat {nearest.remat}, {_parts(nearest)}, takes"
+      f" {_gib(nearest.bytes_per_chip)} of {_gib(nearest.bytes_available)}. Try"
+      " more --max_compilations, or a larger slice."
+    )
   rows = [
     (
       _mesh(plan),
@@ -68,18 +89,24 @@ def describe_all(plans: Iterable[Plan]) -> str:
       f"{plan.tokens_per_second:,.0f}",
       _duration(plan.days),
     )
-    for plan in sorted(plans, key=lambda plan: plan.rank)
+    for plan in plans
     if plan.fits
   ]
   widths = [
     max(map(len, column)) for column in zip(_COLUMNS, *rows, strict=True)
   ]
-  return "\n".join(
+  lines = [
     "  ".join(
       cell.ljust(width) for cell, width in zip(row, widths, strict=True)
     ).rstrip()
     for row in (_COLUMNS, *rows)
-  )
+  ]
+  lines += [
+    f"{len(rows)} of {len(plans)} that were tried fit, the fastest first by"
+    " bounds that leave out",
+    *_LEFT_OUT_LINES,
+  ]
+  return "\n".join(lines)
 
 
 def _collective_lines(plan: Plan) -> list[str]:
@@ -110,7 +137,7 @@ def _parts(plan: Plan) -> str:
 def _mesh(plan: Plan) -> str:
   return (
     ",".join(f"{axis}={size}" for axis, size in plan.mesh.items() if size > 1)
-    or "1"
+    or "of one chip"
   )
 
 

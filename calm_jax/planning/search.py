@@ -8,7 +8,9 @@ from calm_jax.config import BackboneConfig, ExperimentConfig, MeshConfig
 from calm_jax.planning.plan import Plan
 from calm_jax.training.progress import ProgressBar
 
-_REMAT = ("none", "dots", "full")  # more and more is computed again
+# More and more is computed again: about as bad as so many doublings of the
+# microbatches.
+_REMAT = {"none": 0, "dots": 1, "full": 3}
 _MAX_TENSOR = 8
 _MAX_MICROBATCHES = 16
 
@@ -18,42 +20,69 @@ def search(
   num_chips: int,
   *,
   plan_fn: Callable[[ExperimentConfig], Plan],
+  least_bytes_fn: Callable[[ExperimentConfig], float],
+  num_bytes: int,
   max_compilations: int,
 ) -> list[Plan]:
   """Compiles candidates, the most promising first.
 
   On one mesh, a candidate that computes more again, or in more parts, than one
-  that fits is slower, and is not tried.
+  that fits is slower, and is not tried. Nor is one whose least memory, times
+  what the compiler has asked for beyond that so far, is more than there is.
 
   Args:
     config: from `assumptions.complete`.
     num_chips: of the slice.
     plan_fn: plans one candidate.
+    least_bytes_fn: what a chip holds of a candidate at least.
+    num_bytes: what a chip has.
     max_compilations: after so many the search ends.
 
   Returns:
-    The plans that fit, the fastest first.
+    The plans that fit, the fastest first, and then those that do not, the
+    smallest first.
   """
   waiting = [
     list(_on_mesh(config, mesh, num_chips))
     for mesh in _meshes(config, num_chips)
   ]
-  total = min(max_compilations, sum(map(len, waiting)))
-  bar = ProgressBar("compiling", total, 0, is_active=True)
-  found = []
-  num_tried = 0
+  bar = ProgressBar("compiling", max_compilations, 0, is_active=True)
+  plans: list[Plan] = []
+  factors = []  # what each has needed, by its least memory
   # One candidate of each mesh, then the next of those where nothing fits yet.
-  while waiting and num_tried < max_compilations:
-    for candidates in list(waiting)[: max_compilations - num_tried]:
-      plan = plan_fn(candidates.pop(0))
-      num_tried += 1
+  while waiting and len(plans) < max_compilations:
+    for candidates in list(waiting):
+      limit = num_bytes / min(factors, default=1.0)
+      candidate = _next_likely(candidates, least_bytes_fn, limit)
+      if candidate is None or len(plans) == max_compilations:
+        waiting.remove(candidates)
+        continue
+      plan = plan_fn(candidate)
+      plans.append(plan)
+      factors.append(plan.bytes_per_chip / least_bytes_fn(candidate))
       bar.advance()
       if plan.fits:
-        found.append(plan)
-      if plan.fits or not candidates:
         waiting.remove(candidates)
   bar.close()
-  return sorted(found, key=lambda plan: plan.rank)
+  fitting = [plan for plan in plans if plan.fits]
+  others = [plan for plan in plans if not plan.fits]
+  return [
+    *sorted(fitting, key=lambda plan: plan.rank),
+    *sorted(others, key=lambda plan: plan.bytes_per_chip),
+  ]
+
+
+def _next_likely(
+  candidates: list[ExperimentConfig],
+  least_bytes_fn: Callable[[ExperimentConfig], float],
+  num_bytes: float,
+) -> ExperimentConfig | None:
+  """Takes the next that may fit off the list; None: there is none."""
+  while candidates:
+    candidate = candidates.pop(0)
+    if least_bytes_fn(candidate) <= num_bytes:
+      return candidate
+  return None
 
 
 def _meshes(config: ExperimentConfig, num_chips: int) -> Iterator[MeshConfig]:
@@ -77,17 +106,16 @@ def _meshes(config: ExperimentConfig, num_chips: int) -> Iterator[MeshConfig]:
 def _on_mesh(
   config: ExperimentConfig, mesh: MeshConfig, num_chips: int
 ) -> Iterator[ExperimentConfig]:
-  """Candidates of one mesh, those that repeat the least first."""
+  """Candidates of one mesh, likely the fastest first."""
   num_parts = num_chips // (mesh.tensor * mesh.sequence)
-  is_backbone = isinstance(config.model, BackboneConfig)
-  for remat, power in itertools.product(
-    _REMAT if is_backbone else ("none",), range(_MAX_MICROBATCHES.bit_length())
-  ):
+  costs = _REMAT if isinstance(config.model, BackboneConfig) else {"none": 0}
+  choices = itertools.product(costs, range(_MAX_MICROBATCHES.bit_length()))
+  for remat, power in sorted(choices, key=lambda it: costs[it[0]] + it[1]):
     num_microbatches = 2**power
     if config.data.batch_size % (num_parts * num_microbatches):
       continue
     model = config.model
-    if is_backbone:
+    if isinstance(model, BackboneConfig):
       model = dataclasses.replace(model, remat=remat)
     yield dataclasses.replace(
       config, model=model, mesh=mesh, num_microbatches=num_microbatches

@@ -71,6 +71,18 @@ def test_what_does_not_fit_has_no_times():
 
 def test_of_two_with_the_same_largest_bound_the_quieter_comes_first():
   loud = dataclasses.replace(_PLAN, network_seconds=0.2)
-  _, first, second = describe_all([loud, _PLAN]).splitlines()
+  assert _PLAN.rank < loud.rank
+  _, first, second, *rest = describe_all([_PLAN, loud]).splitlines()
   assert first.split()[:4] == ["data=4,fsdp=16", "dots", "1", "20.00"]
   assert [line.split()[6] for line in (first, second)] == ["20.0", "200.0"]
+  assert rest[0].startswith("2 of 2 that were tried fit")
+
+
+def test_a_search_without_success_names_the_nearest():
+  refused = dataclasses.replace(
+    _PLAN, fits=False, bytes_per_chip=96 * _GIB, num_microbatches=4
+  )
+  text = describe_all([refused])
+  assert "none of 1 that were tried fits" in text
+  assert "4 microbatches, takes 96.00 GiB of 95.00 GiB" in text
+  assert "nothing fits" in describe_all([])

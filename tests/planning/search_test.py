@@ -15,6 +15,7 @@ class _Planner:
 
   def __init__(self, fits_fn):
     self.fits_fn = fits_fn
+    self.bytes_fn = lambda config: config.mesh.tensor
     self.tried = []
 
   def __call__(self, config):
@@ -22,16 +23,24 @@ class _Planner:
     remat = getattr(config.model, "remat", "none")
     repeated = ("none", "dots", "full").index(remat)
     seconds = config.mesh.tensor + repeated + config.num_microbatches / 100
+    fits = self.fits_fn(config)
     return types.SimpleNamespace(
-      config=config, fits=self.fits_fn(config), rank=(seconds,)
+      config=config,
+      fits=fits,
+      rank=(seconds,),
+      bytes_per_chip=self.bytes_fn(config),
     )
 
 
-def _search(config, planner, max_compilations=1000):
+def _search(
+  config, planner, max_compilations=1000, least_bytes_fn=lambda config: 1
+):
   return search(
     complete(config, 1000),
     _NUM_CHIPS,
     plan_fn=planner,
+    least_bytes_fn=least_bytes_fn,
+    num_bytes=10,
     max_compilations=max_compilations,
   )
 
@@ -41,6 +50,10 @@ def test_the_fastest_that_fits_comes_first_and_slower_ones_are_not_tried():
     lambda config: config.num_microbatches >= 2 and config.mesh.fsdp >= 16
   )
   plans = _search(calm.get_config("xl"), planner)
+  others = [plan.bytes_per_chip for plan in plans if not plan.fits]
+  assert others == sorted(others) != []
+  assert not any(plan.fits for plan in plans[-len(others) :])
+  plans = plans[: -len(others)]
   assert len(plans) > 3
   seconds = [plan.rank for plan in plans]
   assert seconds == sorted(seconds)
@@ -54,7 +67,8 @@ def test_the_fastest_that_fits_comes_first_and_slower_ones_are_not_tried():
 
 def test_every_candidate_can_run():
   planner = _Planner(lambda config: False)
-  assert _search(calm.get_config("xl"), planner) == []
+  plans = _search(calm.get_config("xl"), planner)
+  assert [plan.fits for plan in plans] == [False] * len(planner.tried)
   seen = set()
   for config in planner.tried:
     mesh = config.mesh
@@ -72,6 +86,18 @@ def test_it_ends_after_so_many():
   planner = _Planner(lambda config: False)
   _search(calm.get_config("xl"), planner, max_compilations=5)
   assert len(planner.tried) == 5
+
+
+def test_what_is_hopeless_is_not_compiled():
+  # A chip has 10 bytes, and the compiler needs twice what it needs at least.
+  least = lambda config: 16 / config.num_microbatches
+  planner = _Planner(lambda config: 2 * least(config) <= 10)
+  planner.bytes_fn = lambda config: 2 * least(config)
+  _search(calm.get_config("l"), planner, least_bytes_fn=least)
+  first, *others = [config.num_microbatches for config in planner.tried]
+  assert first == 2 and others and min(others) == 4
+  too_much = lambda config: 11
+  assert _search(calm.get_config("l"), planner, least_bytes_fn=too_much) == []
 
 
 def test_an_autoencoder_has_no_remat():
