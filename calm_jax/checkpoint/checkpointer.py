@@ -10,6 +10,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from calm_jax.checkpoint import orbax_noise
 from calm_jax.checkpoint import steps as steps_lib
+from calm_jax.checkpoint.checksum import checksums
 from calm_jax.checkpoint.run_directory import RunDirectory
 from calm_jax.training import processes
 from calm_jax.training.state import TrainState
@@ -76,7 +77,14 @@ class Checkpointer:
         restored = self._read(step, shapes)
       except steps_lib.DamagedStepError as error:
         problem = str(error)
-      if not processes.all_say(restored is not None):
+      if processes.all_say(restored is not None):
+        try:
+          self._check(step, *restored)
+        except steps_lib.DamagedStepError as error:
+          restored, problem = None, str(error)
+      else:
+        restored = None
+      if restored is None:
         damaged.append(step)
         _warn(problem or f"step {step} cannot be read by another process.")
         continue
@@ -105,7 +113,15 @@ class Checkpointer:
     Raises:
       OSError: if this step, or the one before it, cannot be written.
     """
-    content = {**position, "step": step, "hashes": self._hashes}
+    content = {
+      **position,
+      "step": step,
+      "hashes": self._hashes,
+      "checksums": {
+        steps_lib.PARAMS: checksums(state.params),
+        steps_lib.OPTIMIZER: checksums(state.optimizer_state),
+      },
+    }
     args = ocp.args.Composite(
       params=ocp.args.StandardSave(state.params),
       optimizer=ocp.args.StandardSave(state.optimizer_state),
@@ -135,6 +151,15 @@ class Checkpointer:
       optimizer_state=read(steps_lib.OPTIMIZER, shapes.optimizer_state),
     )
     return state, position
+
+  def _check(
+    self, step: int, state: TrainState, position: dict[str, Any]
+  ) -> None:
+    for item, arrays in (
+      (steps_lib.PARAMS, state.params),
+      (steps_lib.OPTIMIZER, state.optimizer_state),
+    ):
+      steps_lib.check_arrays(self._directory, step, item, arrays, position)
 
   def _set_aside(self, steps: list[int]) -> None:
     if not steps:

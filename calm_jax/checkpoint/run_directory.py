@@ -228,6 +228,7 @@ def load_run(
   try:
     position = steps_lib.read_position(run.steps, step)
     params = steps_lib.read_arrays(run.steps, step, steps_lib.PARAMS, shapes)
+    steps_lib.check_arrays(run.steps, step, steps_lib.PARAMS, params, position)
   except steps_lib.DamagedStepError as error:
     saved = steps_lib.list_steps(run.steps)
     others = [other for other in saved if other != step]

@@ -1,7 +1,8 @@
 """Reads the saved steps of a run: parameters, optimizer state and position.
 
 Each item is read by itself and without a word between processes, so that one
-that cannot be read is an error of its own and never a process that waits.
+that cannot be read is an error of its own and never a process that waits. What
+all have read, all check together.
 """
 
 import hashlib
@@ -12,6 +13,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from calm_jax.checkpoint import orbax_noise
+from calm_jax.checkpoint.checksum import checksums
 
 PARAMS, OPTIMIZER, POSITION = "params", "optimizer", "position"
 
@@ -50,6 +52,38 @@ def read_arrays(
     return read_tree(directory / str(step) / item, shapes)
   except Exception as error:  # Orbax raises whatever its parsers raise
     raise _explain(directory, step, item, error) from error
+
+
+def check_arrays(
+  directory: epath.Path,
+  step: int,
+  item: str,
+  arrays: Any,
+  position: dict[str, Any],
+) -> None:
+  """Compares arrays with the checksums that their step was saved with.
+
+  Args:
+    directory: that holds the steps.
+    step: that was read.
+    item: "params" or "optimizer".
+    arrays: from `read_arrays`; all processes call this together.
+    position: of the step; without checksums, nothing is compared.
+
+  Raises:
+    DamagedStepError: if an array is not what was saved, on all processes.
+  """
+  saved = position.get("checksums", {}).get(item)
+  if saved is None:
+    return
+  found = checksums(arrays)
+  wrong = sorted(name for name in found if found[name] != saved.get(name))
+  if wrong:
+    names = ", ".join(wrong[:3]) + (", …" if wrong[3:] else "")
+    raise DamagedStepError(
+      f"step {step} in {directory} is damaged: its {item} {names} do not have"
+      " the checksum stored with them."
+    )
 
 
 def read_tree(path: epath.Path, shapes: Any) -> Any:
@@ -95,7 +129,7 @@ def read_position(directory: epath.Path, step: int) -> dict[str, Any]:
 
 
 def sealed(content: dict[str, Any]) -> dict[str, Any]:
-  """A position with its hash: JSON, unlike arrays, carries no checksum."""
+  """A position with its hash."""
   return {"content": content, "sha256": _digest(content)}
 
 

@@ -7,8 +7,10 @@ import pathlib
 import shutil
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import SingleDeviceSharding
 
 from calm_jax import config_file
 from calm_jax.checkpoint import steps as steps_lib
@@ -21,6 +23,7 @@ from calm_jax.checkpoint.run_directory import (
 from calm_jax.config import MeshConfig
 from calm_jax.data.tokenizer_bytes import ByteTokenizer
 from calm_jax.training import sharding
+from calm_jax.training.state import TrainState
 from calm_jax.training.step import Program
 from tests.training import tiny
 
@@ -41,7 +44,7 @@ def _state(shapes, step):
   rng = np.random.default_rng(step)
   state = jax.tree.map(
     lambda x: jax.device_put(
-      rng.integers(0, 100, x.shape).astype(x.dtype), x.sharding
+      (9 * rng.normal(size=x.shape)).astype(x.dtype), x.sharding
     ),
     shapes,
   )
@@ -118,6 +121,7 @@ def test_a_state_comes_back_to_the_bit_with_its_position(tmp_path):
   _save(tmp_path, [3, 6])
   state, position = _restore(tmp_path)
   _assert_equal(state, _state(_shapes(), 6))
+  assert position.pop("checksums").keys() == {"params", "optimizer"}
   assert position == {
     "step": 6,
     "last_evaluation": 0,
@@ -162,6 +166,33 @@ def test_a_damaged_newest_step_falls_back_loudly(how, tmp_path, capfd):
   assert (tmp_path / "damaged" / "6").exists()
   _save(tmp_path, [6])
   assert _restore(tmp_path)[1]["step"] == 6
+
+
+def test_a_turned_bit_is_seen_wherever_it_is(tmp_path, capfd):
+  """Also where the file holds numbers that did not compress."""
+  numbers = np.random.default_rng(0).normal(size=(96, 64)).astype(np.float32)
+  numbers = jnp.asarray(numbers)
+  state = TrainState(jnp.int32(6), {"w": numbers}, {"mu": numbers})
+  place_of = lambda x: jax.ShapeDtypeStruct(
+    x.shape, x.dtype, sharding=SingleDeviceSharding(jax.devices()[0])
+  )
+  shapes = jax.tree.map(place_of, state)
+  checkpointer = _checkpointer(tmp_path)
+  checkpointer.save(6, state, {})
+  checkpointer.close()
+  files = (tmp_path / "steps" / "6" / "params").rglob("d/*")
+  arrays = max(files, key=lambda file: file.stat().st_size)
+  whole, said = arrays.read_bytes(), []
+  for place in range(0, len(whole), len(whole) // 20):
+    content = bytearray(whole)
+    content[place] ^= 1 << place % 8
+    arrays.write_bytes(content)
+    try:
+      found, _ = _restore(tmp_path, shapes)
+      _assert_equal(found, state)  # a byte that nobody reads
+    except ValueError:
+      said.append(capfd.readouterr().err)
+  assert sum("params w do not have the checksum" in it for it in said) >= 5
 
 
 def test_damage_everywhere_is_an_error_and_moves_nothing(tmp_path):
