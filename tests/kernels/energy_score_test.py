@@ -10,7 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import (
+  AbstractDevice,
+  AbstractMesh,
+  AxisType,
+  NamedSharding,
+  PartitionSpec,
+)
 
 from calm_jax.kernels import (
   counter,
@@ -232,6 +238,10 @@ def test_a_mesh_changes_nothing(implementation, num_chunks):
 
 def test_gpu_kernel_lowers():
   """Triton code comes out for every shape, with no GPU at hand."""
+  gpu = AbstractDevice(
+    device_kind="NVIDIA H100", num_cores=None, platform="gpu"
+  )
+  mesh = AbstractMesh((1,), ("data",), abstract_device=gpu)
   export = jax.export
   check = export.DisabledSafetyCheck.custom_call("__gpu$xla.gpu.triton")
   settings = energy_score.Settings(7, 1.5, False, "auto", None)
@@ -241,8 +251,11 @@ def test_gpu_kernel_lowers():
       lambda x: jnp.sum(energy_score.energy_score(x, *inputs[1:], settings)[0])
     )(inputs[0])
 
+  lower = export.export(
+    jax.jit(gradient), platforms=["cuda"], disabled_checks=[check]
+  )
   for shape in ((5, 8, 128), (3, 3, 130)):
-    exported = export.export(
-      jax.jit(gradient), platforms=["cuda"], disabled_checks=[check]
-    )(*_inputs(*shape))
+    inputs = _inputs(*shape)
+    with jax.sharding.use_abstract_mesh(mesh):
+      exported = lower(*inputs)
     assert "__gpu$xla.gpu.triton" in exported.mlir_module()
