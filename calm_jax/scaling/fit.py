@@ -27,8 +27,11 @@ class Law:
   censored: tuple[tuple[Point, str], ...]  # that were not, and why
   names: tuple[str, ...]  # lnE, lnA, lnB, a, b (, p, q)
   estimate: np.ndarray  # [P]
-  samples: np.ndarray  # [S, P], of the bootstrap over runs
+  samples: np.ndarray  # [S, P], of the bootstrap over runs, as fitted
+  widening: float  # of bands, see `law.fit`
   scatter: float  # robust standard deviation of a run's ln L about the law
+
+  resolves_e: bool  # False: the points do not tell E from 0
 
   @property
   def uses_chunk_size(self) -> bool:
@@ -36,12 +39,15 @@ class Law:
 
   def parameters(self, level: float = 0.9) -> dict[str, tuple[float, ...]]:
     """E, A, B, a, b (, p, q): the estimate, low and high ends of its band."""
-    low, high = np.quantile(self.samples, _ends(level), axis=0)
+    samples = law.widen(self.estimate, self.samples, self.widening)
+    low, high = np.quantile(samples, _ends(level), axis=0)
     result = {}
     for i, name in enumerate(self.names):
       values = np.array([self.estimate[i], low[i], high[i]])
       if name.startswith("ln"):
         name, values = name[2:], np.exp(values)
+      if name == "E" and not self.resolves_e:
+        values[:2] = 0
       result[name] = tuple(values.tolist())
     return result
 
@@ -51,9 +57,11 @@ class Law:
     return np.exp(law.log_law(self.estimate, *arrays))
 
   def sampled_losses(self, parameters, tokens, chunk_size) -> np.ndarray:
-    """L of every bootstrap sample at the points: [S, n]."""
+    """L of every bootstrap sample at the points, widened in ln L: [S, n]."""
     arrays = _arrays(parameters, tokens, chunk_size)
-    return np.exp(law.log_law(self.samples, *arrays))
+    middle = law.log_law(self.estimate, *arrays)
+    shift = law.log_law(self.samples, *arrays) - middle
+    return np.exp(middle + self.widening * shift)
 
   def score(self, losses: np.ndarray) -> np.ndarray:
     """BrierLM, Brier-1 or cross-entropy of losses."""
@@ -132,7 +140,9 @@ def fit_law(
     names,
     fit.estimate[0],
     fit.samples[0],
+    fit.widening,
     float(fit.scatter[0]),
+    not fit.is_at_bound[0, 0],
   )
 
 

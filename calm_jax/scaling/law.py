@@ -40,11 +40,13 @@ class Fit:
 
   names: tuple[str, ...]
   estimate: np.ndarray  # [R, P] float64
-  samples: np.ndarray  # [R, S, P] float64
+  samples: np.ndarray  # [R, S, P] float64, as fitted
+  widening: float  # n/(n−P), by which samples lie too close to the estimate
   scatter: np.ndarray  # [R], robust standard deviation of the runs' ln L
   is_at_bound: np.ndarray  # [R, P] bool: the search ended at its limit
   condition: np.ndarray  # [R], of the Jacobian: largest over smallest
   weakest: np.ndarray  # [R, P], the direction the points tell least about
+  # An E at its lower bound is not resolved from 0 and left out of both.
 
 
 def parameter_names(use_chunk_size: bool) -> tuple[str, ...]:
@@ -65,6 +67,20 @@ def log_law(
   return log_loss.reshape(*parameters.shape[:-1], -1)
 
 
+def widen(
+  estimate: np.ndarray, samples: np.ndarray, widening: float
+) -> np.ndarray:
+  """Samples [S, P] with their distance from the estimate [P] widened.
+
+  E moves on its own scale, since it may be 0, and stops there.
+  """
+  wide = estimate + widening * (samples - estimate)
+  e, sampled_e = np.exp(estimate[0]), np.exp(samples[:, 0])
+  sampled_e = e + widening * (sampled_e - e)
+  wide[:, 0] = np.log(np.maximum(sampled_e, np.finfo(float).tiny))
+  return wide
+
+
 def fit(
   num_parameters: np.ndarray,
   num_tokens: np.ndarray,
@@ -82,8 +98,8 @@ def fit(
   eliminates the coefficients of the three terms (variable projection). It
   starts from a grid of exponents. Huber's threshold follows the residuals'
   median. A bootstrap sample gives each run a weight from Exp(1), which unlike
-  drawing runs never loses a size; its distance from the estimate is widened
-  by n/(n−P), as leaving out each run in turn would: few runs fit themselves.
+  drawing runs never loses a size. Bands are to be widened by n/(n−P), as
+  leaving out each run in turn would: few runs fit themselves.
 
   Args:
     num_parameters: [n], N.
@@ -125,20 +141,24 @@ def fit(
     problem, repeated, best[repeated], weights, limit[repeated]
   )
   samples = samples.reshape(num_sets, num_bootstraps, size)
-  samples = best[:, None] + inflation * (samples - best[:, None])
 
   low, high = _bounds(size)
+  is_at_bound = (best <= low) | (best >= high)
+  jacobian[is_at_bound[:, 0], 0] = 0
   _, singular, directions = np.linalg.svd(
     jacobian.transpose(0, 2, 1), full_matrices=False
   )
+  last = size - 1 - is_at_bound[:, 0]
   return Fit(
     names,
     _uncentred(best, centre, level),
     _uncentred(samples, centre, level[:, None]),
+    inflation,
     np.sqrt(inflation) * _robust_scale(residuals),
-    (best <= low) | (best >= high),
-    singular[:, 0] / np.maximum(singular[:, -1], np.finfo(float).tiny),
-    directions[:, -1],
+    is_at_bound,
+    singular[:, 0]
+    / np.maximum(singular[everything, last], np.finfo(float).tiny),
+    directions[everything, last],
   )
 
 

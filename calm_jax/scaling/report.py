@@ -47,10 +47,10 @@ def write_report(
 def build_page(study: Study) -> Page:
   """All sections for which the study has something."""
   page = Page(f"calm_jax: {study.directory.resolve().name}")
-  _add_results(page, study.results)
-  _add_samples(page, study.results)
   if study.points:
     add_points(page, study.points)
+  _add_results(page, study.results)
+  _add_samples(page, study.results)
   _add_trade_off(page, study.results)
   _add_runs(page, study.runs)
   _add_autoencoders(page, study)
@@ -59,25 +59,35 @@ def build_page(study: Study) -> Page:
 
 
 def _add_results(page: Page, results: Mapping[str, Any]) -> None:
-  """Numbers of each stage, with errors and permuted values beside them."""
+  """Scores with errors; stages that have the same scores share a table."""
+  tables = defaultdict(dict)
   for stage, values in results.items():
-    if not isinstance(values, dict) or stage in _PROVENANCE:
-      continue
-    rows = []
-    for name, value in values.items():
-      if isinstance(value, dict | list) or name.endswith(
-        ("_stderr", "_permuted")
-      ):
-        continue
-      error, permuted = values.get(f"{name}_stderr"), f"{name}_permuted"
-      rows.append(
-        (name, with_error(value, error), number(values.get(permuted)))
+    if isinstance(values, dict) and stage not in _PROVENANCE:
+      tables[_score_names(values)][stage] = values
+  for names, stages in tables.items():
+    columns = {}
+    for stage, values in stages.items():
+      columns[stage] = [
+        with_error(values[name], values.get(f"{name}_stderr")) for name in names
+      ]
+      permuted = [number(values.get(f"{name}_permuted")) for name in names]
+      if any(permuted):
+        columns[f"{stage}, contexts permuted"] = permuted
+    if names:
+      page.section(f"Results: {', '.join(stages)}")
+      page.table(
+        ("± standard error", *columns),
+        [*zip(names, *columns.values(), strict=True)],
       )
-    if rows:
-      page.section(f"Results: {stage}")
-      width = 3 if any(row[2] for row in rows) else 2
-      header = ("", "value ± standard error", "permuted")
-      page.table(header[:width], [row[:width] for row in rows])
+
+
+def _score_names(values: Mapping[str, Any]) -> tuple[str, ...]:
+  return tuple(
+    name
+    for name, value in values.items()
+    if not isinstance(value, dict | list)
+    and not name.endswith(("_stderr", "_permuted"))
+  )
 
 
 def _add_samples(page: Page, results: Mapping[str, Any]) -> None:

@@ -73,6 +73,8 @@ def _add_law(page: Page, points: list[Point], quantity: str) -> None:
     f" from {len(law.samples)} bootstrap samples over runs; a run scatters by"
     f" {law.scatter:.2g} in ln L."
   )
+  if not law.resolves_e:
+    page.text("The points do not tell E from 0: the law has no limit.")
   name = f"law-{law.family}-{quantity}"
   svg = plots.to_svg(plots.law_with_bands(law), name)
   page.figure(name, svg, "Runs, the law, and its 90 % bands.")

@@ -44,7 +44,9 @@ def _law(chunk_sizes=(1, 8)):
     names,
     _PARAMETERS[:size],
     samples,
-    0.0,
+    widening=1.0,
+    scatter=0.0,
+    resolves_e=True,
   )
 
 

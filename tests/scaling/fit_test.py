@@ -55,8 +55,12 @@ def _num_covered(truth, grid, noise, num_trials):
     use_chunk_size=len(truth) > 5,
     num_bootstraps=200,
   )
-  low, high = np.quantile(found.samples, (0.05, 0.95), axis=1)
-  return ((low <= truth) & (truth <= high)).sum(axis=0)
+  covered = np.zeros(len(truth), int)
+  for estimate, samples in zip(found.estimate, found.samples, strict=True):
+    samples = law.widen(estimate, samples, found.widening)
+    low, high = np.quantile(samples, (0.05, 0.95), axis=0)
+    covered += (low <= truth) & (truth <= high)
+  return covered
 
 
 @pytest.mark.parametrize(
@@ -198,6 +202,30 @@ def test_tokens_in_step_with_parameters_are_refused():
   points = _points(truth, grid, _losses(truth, grid, 0.0)[0])
   with pytest.raises(ValueError, match=r"no full rank .* cannot be told apart"):
     fit.fit_law(points, "cross_entropy")
+
+
+def test_an_irreducible_loss_of_0_is_an_answer():
+  """Small runs are too far from E to tell it from 0; the rest still holds."""
+  truth = _CHUNK_LAW.copy()
+  truth[0] = -30
+  grid = _grid(chunk_sizes=(1, 2, 4))
+  losses = _losses(truth, grid, 0.005)[0] - 0.02  # best with E below 0
+  found = fit.fit_law(_points(truth, grid, losses, "brier_lm"), "brier_lm")
+  assert not found.resolves_e
+  estimate, low, high = found.parameters()["E"]
+  assert (estimate, low) == (0, 0)
+  assert high < 0.3 * losses.min()
+  np.testing.assert_allclose(found.losses(*grid), losses, rtol=0.03)
+  ends = np.quantile(found.sampled_losses(*grid), (0.05, 0.95), axis=0)
+  assert (ends[1] / ends[0]).max() < 1.1
+
+
+def test_bands_are_widened_about_the_estimate():
+  estimate = np.array([np.log(2.0), 1.0])
+  samples = np.array([[np.log(2.5), 1.5], [np.log(1.0), 0.5]])
+  wide = law.widen(estimate, samples, 3.0)
+  np.testing.assert_allclose(wide[:, 1], [2.5, -0.5])
+  np.testing.assert_allclose(np.exp(wide[:, 0]), [3.5, 0], atol=1e-300)
 
 
 def test_loss_that_does_not_fall_is_refused():
