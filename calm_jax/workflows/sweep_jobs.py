@@ -36,7 +36,8 @@ def slurm_commands(
     # afterany: the points of one autoencoder that failed say so, others run.
     after = f"--dependency=afterany:${name}"
   job = shlex.quote(f"{shared} --collect")
-  lines.append(" ".join(filter(None, ["sbatch", after, f"--wrap={job}"])))
+  parts = ["sbatch", options, after, f"--wrap={job}"]
+  lines.append(" ".join(filter(None, parts)))
   return "\n".join(lines)
 
 

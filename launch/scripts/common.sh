@@ -28,14 +28,18 @@ need() {
 
 # Prints a command as a shell would read it, and runs it unless --dry_run.
 run() {
-  printf '%q ' "$@" | sed 's/ $//'
-  echo
+  quoted "$@"
   $dry_run || "$@"
 }
 
-# One word that a shell on another machine reads as these words.
+# One line that a shell, here or on another machine, reads as these words.
 quoted() {
-  printf '%q ' "$@" | sed 's/ $//'
+  local word words=()
+  for word in "$@"; do
+    [[ $word && $word != *[!A-Za-z0-9_./:=,@%+-]* ]] || word=${word@Q}
+    words+=("$word")
+  done
+  printf '%s\n' "${words[*]}"
 }
 
 need_train_flags() {

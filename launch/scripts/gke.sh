@@ -31,7 +31,7 @@ case $action in
     ;;
   sync)
     need IMAGE
-    run docker build --tag="$IMAGE" \
+    run docker build --platform=linux/amd64 --tag="$IMAGE" \
       --file="$repository/launch/scripts/Dockerfile" "$repository"
     run docker push "$IMAGE"
     ;;

@@ -5,12 +5,14 @@
 #     launch/scripts/slurm.sh [--dry_run] ACTION [FLAGS OF launch.train]
 #
 # create    makes the directory and a virtual environment in it
-# sync      copies this repository there and installs it
+# sync      copies this repository there, but for what git ignores, and
+#           installs it
 # run       submits launch.train with the flags that follow
 # tail      follows the job's log
 # stop      lets the run save and stop
 # teardown  cancels the job and deletes the directory
 #
+# DIRECTORY: absolute, or relative to the home directory on the cluster.
 # PYTHON (python3): 3.11 or newer, on the cluster.
 # NODES (1) and GPUS a node (8); PARTITION, ACCOUNT and TIME (1-00:00:00) as
 # sbatch takes them. Two minutes before the time is up the run saves.
@@ -19,17 +21,18 @@
 # shellcheck source=launch/scripts/xla_flags.sh
 . "$repository/launch/scripts/xla_flags.sh"
 need NAME HOST DIRECTORY
-log=$DIRECTORY/$NAME.log
+remote=$(quoted "$DIRECTORY")
+log=$NAME.log
 
 case $action in
   create)
-    run ssh "$HOST" "mkdir -p $DIRECTORY &&\
- ${PYTHON:-python3} -m venv $DIRECTORY/.venv"
+    run ssh "$HOST" "mkdir -p $remote && cd $remote &&\
+ ${PYTHON:-python3} -m venv .venv"
     ;;
   sync)
-    run rsync --archive --delete --exclude=.git --exclude=.venv \
-      --exclude=runs --exclude='*.log' "$repository/" "$HOST:$DIRECTORY/"
-    run ssh "$HOST" "cd $DIRECTORY &&\
+    run rsync --archive --exclude=.git --filter=':- .gitignore' \
+      "$repository/" "$HOST:$DIRECTORY/"
+    run ssh "$HOST" "cd $remote &&\
  .venv/bin/pip install -q -c constraints.txt -e '.[cuda]'"
     ;;
   run)
@@ -45,11 +48,11 @@ case $action in
     command="srun .venv/bin/python -m launch.train --distributed $(
       quoted "${train_flags[@]}"
     )"
-    run ssh "$HOST" "cd $DIRECTORY && XLA_FLAGS='${gpu_flags[*]}'\
+    run ssh "$HOST" "cd $remote && XLA_FLAGS='${gpu_flags[*]}'\
  sbatch $(quoted "${options[@]}") --wrap=$(quoted "$command")"
     ;;
-  tail) run ssh "$HOST" "tail -n 100 -F $log" ;;
+  tail) run ssh "$HOST" "cd $remote && tail -n 100 -F $log" ;;
   stop) run ssh "$HOST" "scancel --signal=TERM --name=$NAME" ;;
-  teardown) run ssh "$HOST" "scancel --name=$NAME; rm -rf $DIRECTORY" ;;
+  teardown) run ssh "$HOST" "scancel --name=$NAME; rm -rf $remote" ;;
   *) unknown_action ;;
 esac

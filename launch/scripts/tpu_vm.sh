@@ -12,8 +12,8 @@
 # teardown  deletes the slice
 #
 # TYPE counts cores on v5p (v5p-128 is 4x4x4) and chips on v5litepod and v6e.
-# VERSION: the TPU software, v2-alpha-tpuv5 for v5p, v2-alpha-tpuv5-lite for
-# v5e, v2-alpha-tpuv6e for v6e. SPOT=1: cheaper, may be taken back.
+# VERSION: the TPU software, that of TYPE by default. SPOT=1: cheaper, may be
+# taken back.
 # shellcheck source=launch/scripts/common.sh
 . "$(dirname "$0")/common.sh" "$@"
 # shellcheck source=launch/scripts/xla_flags.sh
@@ -29,11 +29,17 @@ on_workers() { # WORKERS COMMAND
 case $action in
   create)
     need TYPE
+    case $TYPE in
+      v5p-*) version=v2-alpha-tpuv5 ;;
+      v5litepod-*) version=v2-alpha-tpuv5-lite ;;
+      v6e-*) version=v2-alpha-tpuv6e ;;
+      *) need VERSION ;;
+    esac
     spot=()
     [[ -z ${SPOT-} ]] || spot=(--spot)
     run gcloud compute tpus queued-resources create "$NAME" "${place[@]}" \
       --node-id="$NAME" --accelerator-type="$TYPE" \
-      --runtime-version="${VERSION:-v2-alpha-tpuv5}" "${spot[@]}"
+      --runtime-version="${VERSION:-$version}" "${spot[@]}"
     ;;
   sync)
     archive=/tmp/$NAME.tar.gz

@@ -105,6 +105,28 @@ def test_the_flags_of_a_run_arrive_as_they_are(call, script):
   assert "--xla_" in text
 
 
+def test_only_the_directory_itself_is_deleted(call):
+  settings = _SETTINGS | {"DIRECTORY": "/scratch/a b"}
+  _, [command] = call("slurm", "teardown", settings=settings)
+  assert shlex.split(command[-1])[-3:] == ["rm", "-rf", "/scratch/a b"]
+
+
+@pytest.mark.parametrize(
+  ("kind", "version"),
+  [
+    ("v5p-128", "v2-alpha-tpuv5"),
+    ("v5litepod-256", "v2-alpha-tpuv5-lite"),
+    ("v6e-256", "v2-alpha-tpuv6e"),
+  ],
+)
+def test_a_slice_gets_its_own_software(call, kind, version):
+  _, [command] = call("tpu_vm", "create", settings=_SETTINGS | {"TYPE": kind})
+  assert f"--runtime-version={version}" in command
+  settings = _SETTINGS | {"TYPE": kind, "VERSION": "other"}
+  _, [command] = call("tpu_vm", "create", settings=settings)
+  assert "--runtime-version=other" in command
+
+
 @pytest.mark.parametrize("script", _CALLS)
 @pytest.mark.parametrize(
   ("arguments", "missing", "message"),
