@@ -11,6 +11,9 @@ from calm_jax.planning.plan import LEFT_OUT
 _HEADER = f"""# Plans
 
 Made by `launch/scripts/plan_all.sh`, without a TPU: nothing here ran on a chip.
+A plan takes three to five minutes of one core, and took 4 to 13 on two cores
+that had other work, too.
+
 Memory is the compiler's own number for the training step. FLOPs are counted as
 the paper does. The times are bounds that every step exceeds, from what it has
 to multiply, to read and write, and to receive at the chip's full speed; tokens
@@ -20,7 +23,8 @@ per second are at most, days and chip-hours at least. Left out are
 - of memory: {LEFT_OUT["memory"]};
 - of network: {LEFT_OUT["network"]}.
 
-Each run takes 250 k steps of 2.1 M tokens. Mesh axes of size 1 are left out.
+Each run takes 250 k steps of 2.1 M tokens, with K = 4 where its name has no K.
+Mesh axes of size 1 are left out.
 
 | run | slice | mesh | remat | GiB a chip | FLOPs a step | compute, memory, \
 network ms, at least | tokens/s at most | days at least | chip-hours at least |
