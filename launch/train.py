@@ -26,7 +26,10 @@ _INITIAL_RUN = flags.DEFINE_string(
   "initial_run", None, "Run whose parameters a new run starts from."
 )
 _PROFILE = flags.DEFINE_string(
-  "profile", None, "Steps to trace for XProf, as start:stop, such as 20:25."
+  "profile",
+  None,
+  "Steps to trace for XProf, as start:stop, such as 20:25; written to"
+  " WORKDIR/profile.",
 )
 flags.mark_flags_as_required(["config", "workdir"])
 
