@@ -37,12 +37,7 @@ def describe(plan: Plan) -> str:
     lines += _collective_lines(plan)
   lines += [f"note: {note}" for note in plan.notes]
   if not plan.fits:
-    lines.append(
-      "does not fit; try --search, a larger slice, more of mesh.fsdp or"
-      " mesh.tensor, --config.model.remat=full or more"
-      " --config.num_microbatches."
-    )
-    return "\n".join(lines)
+    return "\n".join([*lines, _advice(plan)])
   lines += [
     f"a step takes at least {_ms(plan.compute_seconds)} ms by compute,"
     f" {_ms(plan.memory_seconds)} ms by memory, {_ms(plan.network_seconds)} ms"
@@ -107,6 +102,19 @@ def describe_all(plans: Sequence[Plan]) -> str:
     *_LEFT_OUT_LINES,
   ]
   return "\n".join(lines)
+
+
+def _advice(plan: Plan) -> str:
+  if plan.bytes_by_kind["state"] > plan.bytes_available:
+    return (
+      "does not fit: the state alone is more than a chip has; take a larger"
+      " slice, or more of mesh.fsdp or mesh.tensor."
+    )
+  return (
+    "does not fit; try --search, a larger slice, more of mesh.fsdp or"
+    " mesh.tensor, --config.model.remat=full or more"
+    " --config.num_microbatches."
+  )
 
 
 def _collective_lines(plan: Plan) -> list[str]:

@@ -67,6 +67,9 @@ def test_what_does_not_fit_has_no_times():
   text = describe(refused)
   assert text.splitlines()[-1].startswith("does not fit; try --search")
   assert "at most" not in text and "collectives" not in text
+  too_large = {**_PLAN.bytes_by_kind, "state": 96 * _GIB}
+  text = describe(dataclasses.replace(refused, bytes_by_kind=too_large))
+  assert "does not fit: the state alone is more than a chip has" in text
 
 
 def test_of_two_with_the_same_largest_bound_the_quieter_comes_first():
