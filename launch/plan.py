@@ -23,6 +23,7 @@ os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
 os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
 
 import dataclasses
+import signal
 import sys
 
 from absl import flags
@@ -63,6 +64,10 @@ def main(arguments: list[str]) -> None:
     raise ValueError("give --mesh or --search, not both.")
   config = complete(check_types(_CONFIG.value), _VOCAB_SIZE.value)
   topology = find_topology(_TOPOLOGY.value)
+  # The compiler, loaded now, would keep Ctrl-C waiting for minutes, and print a
+  # page of addresses when it is ended. Nothing is half-written.
+  for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, signal.SIG_DFL)
   num_chips = len(topology.devices)
   flops = training_flops(config) / config.num_steps
 
