@@ -11,7 +11,7 @@ from calm_jax.planning.plan import LEFT_OUT
 _HEADER = f"""# Plans
 
 Made by `launch/scripts/plan_all.sh`, without a TPU: nothing here ran on a chip.
-A plan takes three to five minutes of one core, and took 4 to 13 on two cores
+A plan takes two to five minutes of one core, and took 4 to 13 on two cores
 that had other work, too.
 
 Memory is the compiler's own number for the training step. FLOPs are counted as
