@@ -29,6 +29,7 @@ def run(main: Callable[[list[str]], None]) -> None:
 
 
 def _parse_flags(arguments: list[str]) -> list[str]:
+  _list_shared_flags(arguments[0])
   try:
     rest = flags.FLAGS(arguments)
   except SystemExit:  # --help, for which absl gives the code of a failure
@@ -43,6 +44,14 @@ def _parse_flags(arguments: list[str]) -> list[str]:
       " and --help lists them."
     )
   return rest
+
+
+def _list_shared_flags(binary: str) -> None:
+  """Makes --help list the flags of `launch` that several binaries have."""
+  for module, members in flags.FLAGS.flags_by_module_dict().items():
+    if module.startswith("launch."):
+      for flag in members:
+        flags.FLAGS.register_key_flag_for_module(binary, flag)
 
 
 def _guarded(main: Callable[[list[str]], None]) -> Callable[[list[str]], None]:

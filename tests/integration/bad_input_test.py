@@ -940,6 +940,9 @@ def test_help_is_no_mistake(name, tmp_path, binaries):
   assert (finished.code, finished.stderr) == (0, "")
   assert f"python -m launch.{name}" in finished.stdout
   assert "\nflags:\n" in finished.stdout
+  assert "--[no]debug: " in finished.stdout
+  if name in ("train", "sweep"):
+    assert "--coordinator_address: " in finished.stdout
   assert max(map(len, finished.stdout.splitlines())) <= 80
 
 
