@@ -126,9 +126,10 @@ class TextModel:
     stop: Sequence[str] = (),
     seed: int = 0,
     temperature: float = 0.5,
+    method: str = "hybrid",
     **settings: Any,
   ) -> list[list[Continuation]]:
-    """Continues prompts.
+    """Continues prompts, as `launch.generate` does.
 
     Args:
       prompts: texts; one text is a list of one.
@@ -137,9 +138,9 @@ class TextModel:
       stop: texts at which a continuation ends.
       seed: of all draws.
       temperature: of next-vector models 0 < T ≤ 1.
-      **settings: further fields of `SamplingSettings`: `method`,
-        `num_candidates`, `max_draws`, `when_spent`, `noise_scale`, `top_k`,
-        `top_p`.
+      method: of next-vector models at T < 1: batch, exact or hybrid.
+      **settings: further fields of `SamplingSettings`: `num_candidates`,
+        `max_draws`, `when_spent`, `noise_scale`, `top_k`, `top_p`.
 
     Returns:
       For each prompt its continuations; each has a `text`.
@@ -149,7 +150,7 @@ class TextModel:
     """
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
     generator = self._generator(
-      SamplingSettings(temperature=temperature, **settings)
+      SamplingSettings(temperature=temperature, method=method, **settings)
     )
     return generator.continue_prompts(
       prompts,
@@ -174,7 +175,7 @@ class TextModel:
       row_length: T, tokens of a window; None: that of training.
       batch_size: windows at once.
       **settings: fields of `PredictionSettings`: `num_samples`, `positions`,
-        `permuted`, `noise_scale`, `seed`.
+        `permuted`, `last_chunk`, `noise_scale`, `seed`.
 
     Returns:
       Scores by name, each with its standard error as `NAME_stderr` (None where

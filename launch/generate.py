@@ -4,9 +4,10 @@
       --num_tokens=128 --temperature=0.5 --num_candidates=200
 
 A next-vector model has no likelihoods: --method=batch draws that many
-candidate chunks and prefers those that come up often, --method=exact draws
-until chunks agree, which is exact and can take very many draws, and hybrid
-does the second as far as the candidates reach and else the first. Text goes to
+candidate chunks and prefers those that come up often; --method=exact draws
+until chunks agree, which is exact and can take very many draws; hybrid takes
+the first candidates that agree, as exact does, and where none do chooses as
+batch does (it is batch at temperatures other than 1/2, 1/3, …). Text goes to
 stdout as it comes; with --output all of it also goes to a JSON file.
 """
 

@@ -1,5 +1,8 @@
 """Tests calm_jax/api.py, and the README's Python as it is printed."""
 
+import ast
+import dataclasses
+import inspect
 import pathlib
 import re
 import shutil
@@ -77,7 +80,7 @@ def test_no_latents_are_no_text():
 
 def test_generates_what_the_generator_gives():
   run = calm_run()
-  settings = SamplingSettings(**_settings())
+  settings = SamplingSettings(**_settings(), method="hybrid")
   expected = TextGenerator(run, settings).continue_prompts(
     ["a", "bc"], num_tokens=8, num_samples=2, seed=3
   )
@@ -88,6 +91,26 @@ def test_generates_what_the_generator_gives():
   assert found == expected
   alone = model.generate("a", num_tokens=8, seed=3, **_settings())
   assert alone == [expected[0][:1]]
+
+
+def test_generates_by_default_what_the_binary_generates():
+  tree = ast.parse((_ROOT / "launch/generate.py").read_text())
+  flags = {
+    call.args[0].value: ast.literal_eval(call.args[1])
+    for call in ast.walk(tree)
+    if isinstance(call, ast.Call)
+    and ast.unparse(call.func).startswith("flags.DEFINE_")
+  }
+  parameters = inspect.signature(TextModel.generate).parameters
+  defaults = {
+    **{it.name: it.default for it in dataclasses.fields(SamplingSettings)},
+    **{name: it.default for name, it in parameters.items()},
+    "stop": [],
+  }
+  shared = flags.keys() & defaults.keys()
+  assert {"temperature", "method", "num_candidates", "seed"} <= shared
+  for name in shared:
+    assert flags[name] == defaults[name], name
 
 
 def test_generates_with_a_token_model():
@@ -120,6 +143,7 @@ def test_mistakes():
     model.decode(np.zeros(3))
   with pytest.raises(ValueError, match="the list of documents has no text"):
     model.score([])
+  assert model.generate([]) == []
   with pytest.raises(ValueError, match="document 1: character 0"):
     model.score(["a", "\udcff"])
   with pytest.raises(ValueError, match="row_length is 999"):

@@ -117,7 +117,7 @@ class TextGenerator:
     tokenizer, size = self._run.tokenizer, self._chunk_size
     chunks = [encode_prompt(text, tokenizer, size) for text in prompts]
     check_context(
-      max(map(len, chunks)),
+      max(map(len, chunks), default=0),
       -(-num_tokens // size),
       self._run.config.num_chunks,
       size,

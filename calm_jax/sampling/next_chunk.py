@@ -20,7 +20,8 @@ class Temperature:
   """How a model without likelihoods is sampled colder."""
 
   temperature: float = 1.0  # T in (0, 1]
-  method: str = "batch"  # batch | exact | hybrid: exact on the batch, if it can
+  # batch | exact | hybrid: at T = 1/n exact on the batch, if it can, else batch
+  method: str = "batch"
   num_candidates: int = 200  # N_b, of the batch and hybrid methods
   max_draws: int = 20_000  # budget of the exact method, draws a chunk
   when_spent: str = "error"  # error | batch: what then
