@@ -35,7 +35,8 @@ def summarise(columns: Columns) -> tuple[dict[str, Any], list[str]]:
     For each score s: `s`, `s_stderr`, and with a control c `s_c`, `s_c_stderr`,
     `s_minus_c` and `s_minus_c_stderr` (paired: both see the same windows).
     `brier_lm` is "not resolved", and its error None, where some Brier-n is not
-    positive. And what the reader should be warned of.
+    positive; a difference of which one side is not resolved is None. And what
+    the reader should be warned of.
 
   Raises:
     ValueError: if nothing is counted.
@@ -104,7 +105,7 @@ def _mark_unresolved(result: dict[str, Any], suffix: str) -> None:
   if min(scores) <= 0:
     result[f"brier_lm{suffix}"] = "not resolved"
     result[f"brier_lm{suffix}_stderr"] = None
-    for control in () if suffix else CONTROLS:
+    for control in (suffix,) if suffix else CONTROLS:
       if f"brier_lm{control}" in result:
         result[f"brier_lm_minus{control}"] = None
         result[f"brier_lm_minus{control}_stderr"] = None

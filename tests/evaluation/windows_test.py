@@ -84,6 +84,17 @@ def test_brier_lm_is_not_resolved_below_zero():
   assert found["brier_1_stderr"] > 0
 
 
+def test_a_difference_from_what_is_not_resolved_is_not_resolved():
+  columns = _columns()
+  columns["accuracy_3_permuted"] = np.zeros(40)
+  found, _ = summarise(columns)
+  assert found["brier_lm"] > 0
+  assert found["brier_lm_permuted"] == "not resolved"
+  assert found["brier_lm_minus_permuted"] is None
+  assert found["brier_lm_minus_permuted_stderr"] is None
+  assert found["brier_3_minus_permuted_stderr"] > 0
+
+
 def test_warns_of_few_windows():
   found, warnings = summarise(_columns(12))
   assert "12 windows" in warnings[0]
