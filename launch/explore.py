@@ -13,7 +13,7 @@ from absl import flags
 from calm_jax.checkpoint.run_directory import load_run
 from calm_jax.evaluation.result_file import check_output, write_result
 from calm_jax.workflows.explore import ExploreSettings, explore
-from calm_jax.workflows.explore_picture import draw_curves
+from calm_jax.workflows.explore_picture import check_matplotlib, draw_curves
 from launch import entry
 
 _DEFAULT = ExploreSettings()
@@ -66,6 +66,13 @@ flags.mark_flags_as_required(["checkpoint", "data"])
 def main(arguments: list[str]) -> None:
   del arguments
   check_output(_OUTPUT.value)
+  check_matplotlib()
+  picture = pathlib.Path(_OUTPUT.value).with_suffix(".png")
+  if picture == pathlib.Path(_OUTPUT.value):
+    raise ValueError(
+      f"--output={picture} is where the picture goes; give the name of the JSON"
+      " file, such as explore.json."
+    )
   settings = ExploreSettings(
     temperatures=_numbers(_TEMPERATURES),
     candidate_counts=_numbers(_CANDIDATE_COUNTS, int),
@@ -81,7 +88,6 @@ def main(arguments: list[str]) -> None:
   run = load_run(_CHECKPOINT.value, _STEP.value)
   baseline = load_run(_BASELINE.value) if _BASELINE.value else None
   result = explore(run, _DATA.value, settings, baseline=baseline)
-  picture = pathlib.Path(_OUTPUT.value).with_suffix(".png")
   write_result(_OUTPUT.value, result)
   draw_curves(result, picture)
   print(f"{len(result['points'])} points: {_OUTPUT.value}, {picture}")

@@ -212,13 +212,14 @@ def _point(method: str, columns: Columns, **settings: float) -> dict[str, Any]:
 def _check_runs(run: LoadedRun, baseline: LoadedRun | None) -> None:
   if not isinstance(run.config.model, NextVectorConfig):
     raise ValueError(
-      f"--checkpoint={run.path} holds a {run.config.model.kind} model; give a"
-      " next-vector run there and a token model as --baseline."
+      f"--checkpoint={run.path} holds a model of kind"
+      f" {run.config.model.kind!r}; give a next-vector run there and a token"
+      " model as --baseline."
     )
   if baseline is not None and not isinstance(
     baseline.config.model, TokenModelConfig
   ):
     raise ValueError(
-      f"--baseline={baseline.path} holds a {baseline.config.model.kind} model;"
-      " give a token model."
+      f"--baseline={baseline.path} holds a model of kind"
+      f" {baseline.config.model.kind!r}; give a token model."
     )

@@ -1,5 +1,6 @@
 """The curves of `explore` as a picture."""
 
+import importlib.util
 from typing import Any
 
 from etils import epath
@@ -18,13 +19,10 @@ def draw_curves(result: dict[str, Any], path: epath.PathLike) -> None:
   Raises:
     ValueError: if matplotlib is not installed or the format is unknown.
   """
-  try:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-  except ImportError:
-    raise ValueError(
-      'pictures need matplotlib; install it with pip install "calm_jax[plots]".'
-    ) from None
+  check_matplotlib()
+  from matplotlib.backends.backend_agg import FigureCanvasAgg
+  from matplotlib.figure import Figure
+
   points = result["points"]
   orders = [n for n in range(1, _NUM_PANELS + 1) if _has(points, n)]
   figure = Figure(figsize=(4 * len(orders), 3.6), layout="constrained")
@@ -54,6 +52,14 @@ def draw_curves(result: dict[str, Any], path: epath.PathLike) -> None:
   axes.legend(frameon=False, fontsize="small")
   with epath.Path(path).open("wb") as file:
     figure.savefig(file, format=epath.Path(path).suffix[1:], dpi=150)
+
+
+def check_matplotlib() -> None:
+  """Raises ValueError if matplotlib is not installed."""
+  if importlib.util.find_spec("matplotlib") is None:
+    raise ValueError(
+      "pictures need matplotlib; install it with pip install 'calm_jax[plots]'."
+    )
 
 
 def _has(points: list[dict[str, Any]], n: int) -> bool:

@@ -846,6 +846,30 @@ _NGRAM = [
   ),
 ]
 
+_EXPLORE = [
+  Case(
+    name="explore-nothing",
+    command=["explore"],
+    words=["--checkpoint and --data are missing"],
+  ),
+  Case(
+    name="explore-picture",
+    command=["explore", "--checkpoint=x", "--data=x", "--output=x.png"],
+    words=["x.png", "explore.json"],
+  ),
+  Case(
+    name="explore-temperatures",
+    command=["explore", "--checkpoint=x", "--data=x", "--temperatures=1,x"],
+    words=["--temperatures=1,x", "numbers"],
+  ),
+  Case(
+    name="explore-kind",
+    command=["explore", "--checkpoint=autoencoder", "--data=data"],
+    needs=["autoencoder", "data"],
+    words=["autoencoder holds", "'autoencoder'", "next-vector run"],
+  ),
+]
+
 _TYPOS = [
   Case(
     name=f"{name}-any-typo",
@@ -862,6 +886,7 @@ CASES = [
   *_GENERATE,
   *_CONVERT,
   *_NGRAM,
+  *_EXPLORE,
   *_TYPOS,
 ]
 

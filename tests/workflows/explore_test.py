@@ -1,11 +1,15 @@
 """Tests workflows/explore.py and its picture on tiny models."""
 
+import importlib.util
 import json
 
 import pytest
 
 from calm_jax.workflows.explore import ExploreSettings, explore
-from calm_jax.workflows.explore_picture import draw_curves
+from calm_jax.workflows.explore_picture import (
+  check_matplotlib,
+  draw_curves,
+)
 from tests.sampling.tiny_runs import autoencoder_run, calm_run, token_run
 
 _SETTINGS = ExploreSettings(
@@ -47,6 +51,13 @@ def test_measures_every_point_at_the_same_places(text, tmp_path):
   json.dumps(result, allow_nan=False)
   draw_curves(result, tmp_path / "curves.png")
   assert (tmp_path / "curves.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_says_before_the_work_that_matplotlib_is_missing(monkeypatch):
+  check_matplotlib()
+  monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+  with pytest.raises(ValueError, match=r"install 'calm_jax\[plots\]'"):
+    check_matplotlib()
 
 
 def test_refuses(text):
