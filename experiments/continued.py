@@ -20,9 +20,12 @@ def get_config(argument: str | None = None) -> config.ExperimentConfig:
   """Settings for the path of a run directory."""
   if not argument:
     raise ValueError("give the earlier run: experiments/continued.py:RUN.")
-  saved = config_file.read(
-    pathlib.Path(argument) / "config.json", config.ExperimentConfig
-  )
+  path = pathlib.Path(argument) / "config.json"
+  if not path.exists():
+    raise ValueError(
+      f"{argument} is not a run directory: it has no {path.name}."
+    )
+  saved = config_file.read(path, config.ExperimentConfig)
   return dataclasses.replace(
     saved,
     autoencoder=None,

@@ -79,7 +79,13 @@ def main(arguments: list[str]) -> None:
     "num_rows": _NUM_ROWS.value,
     "batch_size": _BATCH_SIZE.value,
   }
+  if _WAIT_SECONDS.value is not None and not _FOLLOW.value:
+    raise ValueError("--wait_seconds goes with --follow alone; leave it out.")
   if _FOLLOW.value or _STEPS.value is not None:
+    if _STEP.value is not None:
+      raise ValueError(
+        "--step is one step; with --follow or --steps leave it out."
+      )
     scoring.score_steps(
       _CHECKPOINT.value,
       _OUTPUT.value,

@@ -95,7 +95,7 @@ def main(arguments: list[str]) -> None:
 
 def _numbers(flag: flags.FlagHolder, kind: type = float) -> tuple:
   try:
-    return tuple(map(kind, flag.value))
+    return tuple(map(kind, flag.value or [""]))
   except ValueError:
     raise ValueError(
       f"--{flag.name}={','.join(flag.value)} should be numbers separated by"

@@ -28,6 +28,9 @@ def check_config(value: Any, arguments: list[str]) -> None:
       f"there is no config file {path!r}; name one, such as"
       " --config=experiments/calm.py:tiny."
     )
+  # What ml_collections gives in place of a config whose reading failed.
+  if isinstance(error := getattr(value, "__dict__", {}).get("_error"), OSError):
+    raise error
   if not isinstance(value, config.ExperimentConfig):
     raise ValueError(
       f"the get_config() in {path} gives {type(value).__name__}; it should give"
@@ -62,6 +65,18 @@ def explain(error: Exception, arguments: list[str]) -> str:
   field = re.match(r"Attribute <class '(.+)'>\.(\w+) does not exist", text)
   if field:
     return _unknown_field(field[1], field[2])
+  if "Unable to normalize ambiguous type" in text:
+    return (
+      "a part of the config that can be of several kinds is no flag; name its"
+      " kind after the experiment, as in"
+      " --config=experiments/calm.py:tiny,head=flow, and its fields as flags."
+    )
+  field = re.match(r'Flag (\S+) can not be applied because field "(\w+)"', text)
+  if field:
+    return (
+      f"--config.{field[1]} cannot be set: {field[2]} is not in the experiment,"
+      " but comes from the data or the autoencoder; leave the flag out."
+    )
   if "Error whilst parsing config file" in text:  # with a whole traceback
     last = text.strip().splitlines()[-1]
     return f"{_config_path(arguments)}: {last.removeprefix('ValueError: ')}"

@@ -41,7 +41,7 @@ def main(arguments: list[str]) -> None:
   del arguments
   check_output(_OUTPUT.value)
   check_samples(_NUM_SAMPLES.value)
-  lengths = [_context_length(text) for text in _CONTEXTS.value]
+  lengths = [_context_length(text) for text in _CONTEXTS.value or [""]]
   store = TokenStore(_DATA.value)
   tokens = store.read("train", 0, store.num_tokens("train"))
   model = NgramModel(tokens, max(lengths), store.vocabulary.padded_size)

@@ -241,6 +241,7 @@ def _check_positive(**numbers: int | None) -> None:
 
 
 def _check_shape(row_length: int, chunk_size: int) -> None:
+  _check_positive(chunk_size=chunk_size)
   if row_length % chunk_size:
     low = row_length - row_length % chunk_size
     raise ValueError(

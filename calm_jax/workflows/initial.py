@@ -14,6 +14,13 @@ from calm_jax.config import (
 from calm_jax.data.tokenizer import Tokenizer
 
 
+def check_run(path: epath.PathLike) -> None:
+  """Raises OSError or ValueError unless a run with a saved step is there."""
+  run = RunDirectory(path)
+  run.read_config()
+  run.find_step(None)
+
+
 def find_autoencoder(
   config: ExperimentConfig, path: epath.PathLike
 ) -> tuple[AutoencoderConfig | None, Any]:

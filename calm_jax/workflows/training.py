@@ -81,6 +81,8 @@ def run_training(
   autoencoder, frozen = _find_autoencoder(
     config, None if is_new else run, tokenizer
   )
+  if is_new and initial_run is not None:
+    initial.check_run(initial_run)  # before anything is written
   if autoencoder is None and initial_run is not None:
     autoencoder, frozen = initial.find_autoencoder(config, initial_run)
   config = resolve(

@@ -320,6 +320,33 @@ _TRAIN = [
     words=["num_warmup_steps is 9", "num_steps 6"],
   ),
   _config(
+    "several-kinds",
+    f"{runs.ROOT}/experiments/calm.py:tiny",
+    "--config.model.head=flow",
+    words=["several kinds", "experiments/calm.py:tiny,head=flow"],
+  ),
+  _train(
+    "filled-from-data",
+    "--config.model.vocabulary.size=10",
+    words=["--config.model.vocabulary.size cannot be set", "leave"],
+  ),
+  _train(
+    "initial-run",
+    "--initial_run=none",
+    words=["no directory", "none"],
+  ),
+  _config(
+    "continued",
+    f"{runs.ROOT}/experiments/continued.py:none",
+    words=["none is not a run directory", "config.json"],
+  ),
+  _config(
+    "unreadable",
+    "bad.py",
+    before=damage.write("bad.py", "get_config = lambda: open('none.txt')\n"),
+    words=["No such file", "none.txt"],
+  ),
+  _config(
     "argument",
     f"{runs.ROOT}/experiments/autoencoder.py:huge",
     words=["'huge'", "tiny, k1"],
@@ -533,6 +560,16 @@ _EVALUATE = [
     "--steps=3,x",
     "--output=rows.jsonl",
     words=["--steps is '3,x'", "whole numbers"],
+  ),
+  _evaluate(
+    "wait", "--wait_seconds=3", words=["--wait_seconds", "--follow alone"]
+  ),
+  _evaluate(
+    "follow-step",
+    "--follow",
+    "--step=3",
+    "--output=rows.jsonl",
+    words=["--step is one step", "leave it out"],
   ),
   _evaluate("follow", "--follow", words=["--output", "one line a step"]),
   _evaluate(
@@ -837,6 +874,18 @@ _NGRAM = [
     command=["ngram", "--data=data", "--contexts=9"],
     needs=["data"],
     words=["9 tokens", "between 0 and"],
+  ),
+  Case(
+    name="ngram-no-context",
+    command=["ngram", "--data=data", "--contexts="],
+    needs=["data"],
+    words=["--contexts has ''", "0,1,2,3"],
+  ),
+  Case(
+    name="ngram-chunk-size",
+    command=["ngram", "--data=data", "--chunk_size=0"],
+    needs=["data"],
+    words=["chunk_size is 0", "positive"],
   ),
   Case(
     name="ngram-one-sample",

@@ -77,5 +77,5 @@ def test_another_tokenizer_is_refused(converted, tmp_path):
 def test_the_experiment_asks_for_a_run(tmp_path):
   with pytest.raises(ValueError, match="give the earlier run"):
     continued.get_config()
-  with pytest.raises(OSError):
+  with pytest.raises(ValueError, match="is not a run directory"):
     continued.get_config(str(tmp_path))
