@@ -14,7 +14,7 @@ from calm_jax.scaling.points import (
   split_censored,
 )
 
-_MAX_CONDITION = 1e5  # of the Jacobian by (lnE, lnA, lnB, a, b, p, q)
+_MAX_CONDITION = 1e5  # of the Jacobian by (E, lnA, lnB, a, b, p, q)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,13 +25,11 @@ class Law:
   quantity: str  # brier_lm | brier_1 | cross_entropy; see `Point.loss`
   points: tuple[Point, ...]  # that were fitted
   censored: tuple[tuple[Point, str], ...]  # that were not, and why
-  names: tuple[str, ...]  # lnE, lnA, lnB, a, b (, p, q)
+  names: tuple[str, ...]  # E, lnA, lnB, a, b (, p, q)
   estimate: np.ndarray  # [P]
   samples: np.ndarray  # [S, P], of the bootstrap over runs, as fitted
   widening: float  # of bands, see `law.fit`
   scatter: float  # robust standard deviation of a run's ln L about the law
-
-  resolves_e: bool  # False: the points do not tell E from 0
 
   @property
   def uses_chunk_size(self) -> bool:
@@ -46,8 +44,6 @@ class Law:
       values = np.array([self.estimate[i], low[i], high[i]])
       if name.startswith("ln"):
         name, values = name[2:], np.exp(values)
-      if name == "E" and not self.resolves_e:
-        values[:2] = 0
       result[name] = tuple(values.tolist())
     return result
 
@@ -142,7 +138,6 @@ def fit_law(
     fit.samples[0],
     fit.widening,
     float(fit.scatter[0]),
-    not fit.is_at_bound[0, 0],
   )
 
 
@@ -252,8 +247,8 @@ def _check_identified(fit: law.Fit) -> None:
     "lnB": "the loss does not fall with D",
   }
   for i, name in enumerate(fit.names):
-    # E at its lower bound is an answer: it is not resolved from 0.
-    if fit.is_at_bound[0, i] and name != "lnE":
+    # An E of 0 is an answer: the points do not tell it from 0.
+    if fit.is_at_bound[0, i] and name != "E":
       reason = vanished.get(name, "a power law does not follow these points")
       raise ValueError(
         f"the points do not identify the law: {name} ran to its limit;"

@@ -21,7 +21,7 @@ _NUM_RESCALES = 4  # an outlier first widens Huber's threshold, too
 _RUN_SCATTER = 0.01  # of ln L between seeds, which a run's error does not know
 _EXPONENTS = (0.15, 0.4, 0.9)  # where the search for a and b starts
 _BOUNDS = {
-  "lnE": (-9.0, 6.0),
+  "E": (0.0, 400.0),  # 0: the points do not tell it from 0
   "lnA": (-9.0, 6.0),
   "lnB": (-9.0, 6.0),
   "a": (0.01, 3.0),
@@ -35,7 +35,7 @@ _BOUNDS = {
 class Fit:
   """Estimates for R data sets with S bootstrap samples each.
 
-  Parameters are lnE, lnA, lnB, a, b (, p, q), with A and B as in the law.
+  Parameters are E, lnA, lnB, a, b (, p, q), with A and B as in the law.
   """
 
   names: tuple[str, ...]
@@ -46,7 +46,7 @@ class Fit:
   is_at_bound: np.ndarray  # [R, P] bool: the search ended at its limit
   condition: np.ndarray  # [R], of the Jacobian: largest over smallest
   weakest: np.ndarray  # [R, P], the direction the points tell least about
-  # An E at its lower bound is not resolved from 0 and left out of both.
+  # An E of 0 is left out of both.
 
 
 def parameter_names(use_chunk_size: bool) -> tuple[str, ...]:
@@ -72,12 +72,10 @@ def widen(
 ) -> np.ndarray:
   """Samples [S, P] with their distance from the estimate [P] widened.
 
-  E moves on its own scale, since it may be 0, and stops there.
+  E stops at 0.
   """
   wide = estimate + widening * (samples - estimate)
-  e, sampled_e = np.exp(estimate[0]), np.exp(samples[:, 0])
-  sampled_e = e + widening * (sampled_e - e)
-  wide[:, 0] = np.log(np.maximum(sampled_e, np.finfo(float).tiny))
+  wide[:, 0] = np.maximum(wide[:, 0], 0)
   return wide
 
 
@@ -189,10 +187,10 @@ def _evaluate(
   if of_k:
     term_a = term_a + of_k[0] * log_k
     term_b = term_b + of_k[1] * log_k
-  terms = np.exp([np.broadcast_to(e, term_a.shape), term_a, term_b])
-  total = terms.sum(axis=0)
-  share_e, share_a, share_b = terms / total
-  columns = [share_e, share_a, share_b, -log_n * share_a, -log_d * share_b]
+  terms = np.exp([term_a, term_b])
+  total = e + terms.sum(axis=0)
+  share_a, share_b = terms / total
+  columns = [1 / total, share_a, share_b, -log_n * share_a, -log_d * share_b]
   if of_k:
     columns += [log_k * share_a, log_k * share_b]
   return np.log(total), np.stack(columns, axis=1)
@@ -223,7 +221,7 @@ def _minimise(
   start: np.ndarray,
   weights: np.ndarray,
   limit: np.ndarray,
-  num_steps: int = 50,
+  num_steps: int = 100,
 ) -> tuple[np.ndarray, np.ndarray]:
   """Σ weights · Huber(residual), one problem a row: parameters and value."""
   low, high = _bounds(start.shape[1])
@@ -239,13 +237,20 @@ def _minimise(
     size = np.maximum(np.abs(residuals), 1e-300)
     weighted = jacobian * (weights * np.minimum(1, limit / size))[:, None]
     hessian = weighted @ jacobian.transpose(0, 2, 1)
-    gradient = weighted @ residuals[..., None]
+    slope = (weighted @ residuals[..., None])[..., 0]
+    # A bound holds what would leave; it must not bend the others' step.
+    is_held = (parameters <= low) & (slope > 0)
+    is_held |= (parameters >= high) & (slope < 0)
+    slope[is_held] = 0
+    hessian[is_held] = 0
+    hessian.transpose(0, 2, 1)[is_held] = 0
     curvature = hessian[:, diagonal, diagonal]
     floor = 1e-9 * curvature.max(axis=1, keepdims=True) + 1e-300
     hessian[:, diagonal, diagonal] += (
       damping[:, None] * is_damped * (curvature + floor) + floor * 1e-3
     )
-    step = np.clip(np.linalg.solve(hessian, gradient)[..., 0], -1, 1)
+    step = np.linalg.solve(hessian, slope[..., None])[..., 0]
+    step /= np.maximum(np.abs(step).max(axis=1, keepdims=True), 1)
     trial = np.clip(parameters - step, low, high)
     trial_residuals, trial_jacobian = problem.residuals(rows, trial)
     trial_value = _huber(trial_residuals, weights, limit)
@@ -274,7 +279,7 @@ def _robust_scale(residuals: np.ndarray) -> np.ndarray:
 def _starts(size: int) -> list[np.ndarray]:
   """Equal terms at the points' middle, over a grid of exponents."""
   grid = [_EXPONENTS, _EXPONENTS, *[(0.0, 0.5)] * (size - 5)]
-  third = [-np.log(3)] * 3
+  third = [1 / 3, -np.log(3), -np.log(3)]
   return [np.array([*third, *point]) for point in itertools.product(*grid)]
 
 
@@ -287,7 +292,8 @@ def _uncentred(
 ) -> np.ndarray:
   """Back to A and B as they stand in the law."""
   out = parameters.copy()
-  out[..., :3] += level
+  out[..., :1] *= np.exp(level)
+  out[..., 1:3] += level
   out[..., 1] += centre[0] * parameters[..., 3]
   out[..., 2] += centre[1] * parameters[..., 4]
   return out

@@ -73,7 +73,7 @@ def _add_law(page: Page, points: list[Point], quantity: str) -> None:
     f" from {len(law.samples)} bootstrap samples over runs; a run scatters by"
     f" {law.scatter:.2g} in ln L."
   )
-  if not law.resolves_e:
+  if law.estimate[0] == 0:
     page.text("The points do not tell E from 0: the law has no limit.")
   name = f"law-{law.family}-{quantity}"
   svg = plots.to_svg(plots.law_with_bands(law), name)

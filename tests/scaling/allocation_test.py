@@ -8,9 +8,7 @@ from calm_jax.scaling.fit import Law
 from calm_jax.scaling.points import Point
 
 _E, _A, _B, _ALPHA, _BETA, _P, _Q = 1.5, 400.0, 400.0, 0.34, 0.28, 0.2, 0.3
-_PARAMETERS = np.array(
-  [np.log(_E), np.log(_A), np.log(_B), _ALPHA, _BETA, _P, _Q]
-)
+_PARAMETERS = np.array([_E, np.log(_A), np.log(_B), _ALPHA, _BETA, _P, _Q])
 
 
 def _loss(n, d, k=1.0):
@@ -34,8 +32,10 @@ def _law(chunk_sizes=(1, 8)):
   points = [_point(n, 1e10, k) for n in (1e6, 1e12) for k in chunk_sizes]
   use_k = len(chunk_sizes) > 1
   size = 7 if use_k else 5
-  names = ("lnE", "lnA", "lnB", "a", "b", "p", "q")[:size]
-  samples = np.stack([_PARAMETERS[:size] + [0.01, 0, 0, 0, 0, 0, 0][:size]] * 4)
+  names = ("E", "lnA", "lnB", "a", "b", "p", "q")[:size]
+  samples = np.stack(
+    [_PARAMETERS[:size] + [0.01 * _E, 0, 0, 0, 0, 0, 0][:size]] * 4
+  )
   return Law(
     "calm",
     "cross_entropy",
@@ -46,7 +46,6 @@ def _law(chunk_sizes=(1, 8)):
     samples,
     widening=1.0,
     scatter=0.0,
-    resolves_e=True,
   )
 
 
