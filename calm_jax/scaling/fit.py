@@ -29,7 +29,7 @@ class Law:
   estimate: np.ndarray  # [P]
   samples: np.ndarray  # [S, P], of the bootstrap over runs, as fitted
   widening: float  # of bands, see `law.fit`
-  scatter: float  # robust standard deviation of a run's ln L about the law
+  scatter: float  # robust std about the law of the ln L of an exact score
 
   @property
   def uses_chunk_size(self) -> bool:
@@ -71,7 +71,7 @@ class Prediction:
   point: Point
   loss: float  # observed
   predicted: float
-  low: float  # of the 90 % band of a new run, its own scatter included
+  low: float  # of the 90 % band of a new run: its scatter, its score's error
   high: float
 
   @property
@@ -175,15 +175,16 @@ def predict_largest(
   fitted = fit_law(others, quantity, num_bootstraps=num_bootstraps, seed=seed)
   shape = _shape(largest)
   predicted = fitted.losses(*shape)[0]
+  middles = fitted.sampled_losses(*shape)[:, 0]
   noise = np.random.default_rng(seed).standard_normal(num_bootstraps)
-  new_runs = fitted.sampled_losses(*shape)[:, 0] * np.exp(
-    fitted.scatter * noise
-  )
-  low, high = np.quantile(new_runs, _ends(0.9))
-  return [
-    Prediction(point, point.loss(quantity)[0], predicted, low, high)
-    for point in held_out
-  ]
+  predictions = []
+  for point in held_out:
+    loss, error = point.loss(quantity)
+    scatter = fitted.scatter / law.run_weights(error / loss)
+    new_runs = middles * np.exp(scatter * noise)
+    low, high = np.quantile(new_runs, _ends(0.9))
+    predictions.append(Prediction(point, loss, predicted, low, high))
+  return predictions
 
 
 def _ends(level: float) -> tuple[float, float]:

@@ -42,7 +42,7 @@ class Fit:
   estimate: np.ndarray  # [R, P] float64
   samples: np.ndarray  # [R, S, P] float64, as fitted
   widening: float  # n/(n−P), by which samples lie too close to the estimate
-  scatter: np.ndarray  # [R], robust standard deviation of the runs' ln L
+  scatter: np.ndarray  # [R], robust std of the ln L of a run without error
   is_at_bound: np.ndarray  # [R, P] bool: the search ended at its limit
   condition: np.ndarray  # [R], of the Jacobian: largest over smallest
   weakest: np.ndarray  # [R, P], the direction the points tell least about
@@ -77,6 +77,11 @@ def widen(
   wide = estimate + widening * (samples - estimate)
   wide[:, 0] = np.maximum(wide[:, 0], 0)
   return wide
+
+
+def run_weights(relative_errors: np.ndarray) -> np.ndarray:
+  """What the residual of a run counts by its error, 1 for one without."""
+  return _RUN_SCATTER / np.hypot(_RUN_SCATTER, relative_errors)
 
 
 def fit(
@@ -122,8 +127,7 @@ def fit(
   num_sets, (num_runs, size) = len(losses), (x.shape[1], len(names))
   scale = np.ones(num_runs)
   if errors is not None:
-    relative = errors / losses.mean(axis=0)
-    scale = _RUN_SCATTER / np.hypot(_RUN_SCATTER, relative)
+    scale = run_weights(errors / losses.mean(axis=0))
   problem = _Problem(x - centre[:, None], log_losses - level, scale)
 
   everything = np.arange(num_sets)

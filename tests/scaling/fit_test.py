@@ -1,5 +1,7 @@
 """Tests calm_jax/scaling/fit.py and law.py on laws that are known."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -178,6 +180,16 @@ def test_largest_run_is_predicted_unseen():
   [second] = fit.predict_largest(lied, "cross_entropy")
   assert second.predicted == prediction.predicted
   assert not second.is_inside
+
+
+def test_a_prediction_allows_for_the_error_of_the_score():
+  grid = _grid()
+  points = _points(_TOKEN_LAW, grid, _losses(_TOKEN_LAW, grid, 0.005)[0])
+  [exact] = fit.predict_largest(points, "cross_entropy")
+  errors = {"cross_entropy": 0.1 * exact.loss}
+  points[-1] = dataclasses.replace(points[-1], errors=errors)
+  [rough] = fit.predict_largest(points, "cross_entropy")
+  assert rough.high - rough.low > 5 * (exact.high - exact.low)
 
 
 @pytest.mark.parametrize(
