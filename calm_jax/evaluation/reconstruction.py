@@ -21,7 +21,7 @@ _MAX_CHUNKS = 4096  # decoded at once
 
 def reconstruction_columns(
   config: AutoencoderConfig, params: Any, batches: Iterable[Batch], seed: int
-) -> Columns:
+) -> tuple[Columns, np.ndarray]:
   """Scores an autoencoder on every chunk that is wholly real text.
 
   Args:
@@ -35,23 +35,26 @@ def reconstruction_columns(
     `token_accuracy` and `chunk_accuracy` (shares of tokens and of whole chunks
     that come back from a sampled latent; with `_from_mean` from the
     posterior's mean), `posterior_std` (mean over the dimensions), `kl` (nats a
-    chunk, summed over the dimensions).
+    chunk, summed over the dimensions). And the posterior's std of each
+    dimension, [Z], mean over all chunks.
   """
   key = stream_key(seed, "evaluation_posterior")
   parts = [
     jax.device_get(_score(config, params, batch, key)) for batch in batches
   ]
-  return {
+  columns = {
     name: np.concatenate([part[name] for part in parts]).astype(np.float64)
     for name in parts[0]
   }
+  stds = columns.pop("stds").sum(axis=0)  # [Z]
+  return columns, stds / max(columns[COUNT].sum(), 1)
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _score(
   config: AutoencoderConfig, params: Any, batch: Batch, key: jax.Array
 ) -> dict[str, jax.Array]:
-  """Sums for each row of a batch, [B] float32."""
+  """Sums for each row of a batch: [B] float32, and `stds` [B, Z]."""
   apply = functools.partial(Autoencoder(config).apply, {"params": params})
   chunk_ids = jnp.arange(batch.tokens.shape[1], dtype=jnp.uint32)
   keys = position_keys(key, batch.row_ids, chunk_ids)
@@ -61,8 +64,10 @@ def _score(
     posterior = apply(tokens, method="encode")
     draw = lambda key: jax.random.normal(key, (config.latent_size,))
     sampled = posterior.sample(jax.vmap(draw)(keys))
+    stds = jnp.exp(posterior.log_std)
     scores = {
-      "posterior_std": jnp.exp(posterior.log_std).mean(axis=-1),
+      "stds": stds,
+      "posterior_std": stds.mean(axis=-1),
       "kl": kl_divergence(*posterior).sum(axis=-1),
     }
     for suffix, latents in (("", sampled), ("_from_mean", posterior.mean)):
@@ -76,8 +81,9 @@ def _score(
   size = max(1, _MAX_CHUNKS // config.chunk_size)
   scores = map_blocks(call, size, (batch.tokens, keys), num_axes=2)
   is_counted = jnp.all(batch.token_mask, axis=-1)  # [B, L]
-  sums = {
-    name: jnp.sum(jnp.where(is_counted, score, 0), axis=-1)
-    for name, score in scores.items()
-  }
-  return {COUNT: is_counted.sum(axis=-1), **sums}
+
+  def total(score: jax.Array) -> jax.Array:
+    mask = jnp.expand_dims(is_counted, range(2, score.ndim))
+    return jnp.sum(jnp.where(mask, score, 0), axis=1)
+
+  return {COUNT: is_counted.sum(axis=-1), **jax.tree.map(total, scores)}

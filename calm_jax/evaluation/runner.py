@@ -32,32 +32,37 @@ def make_scores_fn(
 
   Returns:
     (params, autoencoder params or None, batches) → scores by name, see
-    `summarise`, and `warnings`, a list of sentences.
+    `summarise`, and `warnings`, a list of sentences; of an autoencoder also
+    `std_per_dimension`, Z numbers.
   """
   model = config.model
   if isinstance(model, AutoencoderConfig):
 
-    def columns_fn(params, autoencoder, batches):
+    def scores_fn(params, autoencoder, batches):
       del autoencoder
-      return reconstruction_columns(model, params, batches, settings.seed)
-
-  else:
-    sampler_fn = make_sampler_fn(config)
-    inside_segments = dataclasses.replace(model, use_segment_mask=True)
-    segment_sampler_fn = make_sampler_fn(
-      dataclasses.replace(config, model=inside_segments)
-    )
-
-    def columns_fn(params, autoencoder, batches):
-      bound = bind_params(
-        config, params, autoencoder, noise_scale=settings.noise_scale
+      columns, stds = reconstruction_columns(
+        model, params, batches, settings.seed
       )
-      return prediction_columns(
-        sampler_fn, bound, batches, settings, segment_sampler_fn
-      )
+      scores, warnings = summarise(columns)
+      scores["std_per_dimension"] = stds.tolist()
+      return scores | {"warnings": warnings}
+
+    return scores_fn
+
+  sampler_fn = make_sampler_fn(config)
+  inside_segments = dataclasses.replace(model, use_segment_mask=True)
+  segment_sampler_fn = make_sampler_fn(
+    dataclasses.replace(config, model=inside_segments)
+  )
 
   def scores_fn(params, autoencoder, batches):
-    scores, warnings = summarise(columns_fn(params, autoencoder, batches))
+    bound = bind_params(
+      config, params, autoencoder, noise_scale=settings.noise_scale
+    )
+    columns = prediction_columns(
+      sampler_fn, bound, batches, settings, segment_sampler_fn
+    )
+    scores, warnings = summarise(columns)
     return scores | {"warnings": warnings}
 
   return scores_fn

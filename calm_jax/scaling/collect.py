@@ -10,6 +10,7 @@ from calm_jax.scaling.points import Point, write_points
 from calm_jax.scaling.scored_run import read_point
 from calm_jax.scaling.study import read_json
 
+_SHOWN = ("_stderr", "_per_dimension")  # of an autoencoder, and its scores
 _SAME = ("commit", "device", "versions", "hashes", "settings")
 
 
@@ -48,9 +49,8 @@ def collect(
     if name not in scored:
       summary[name] = {
         key: result[key]
-        for score in result
-        if f"{score}_stderr" in result
-        for key in (score, f"{score}_stderr")
+        for key in result
+        if f"{key}_stderr" in result or key.endswith(_SHOWN)
       }
   summary["samples"] = [
     {"name": name, **sample}

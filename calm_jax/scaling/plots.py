@@ -256,14 +256,12 @@ def accuracy_over_collision(
 @_styled
 def autoencoder_health(
   rows: Sequence[Mapping[str, float]],
-  std_per_dimension: Sequence[float] | None = None,
 ) -> Figure:
-  """Wrong tokens, spread and dead dimensions over steps; stds if known.
+  """Wrong tokens, spread and dead dimensions over steps.
 
   Args:
     rows: of metrics.jsonl, with step and any of token_accuracy, latent_std
       and dead_dimensions.
-    std_per_dimension: [Z], of the posterior.
 
   Returns:
     The figure, a panel for each value that is present.
@@ -273,10 +271,8 @@ def autoencoder_health(
     found = [(row["step"], row[name]) for row in rows if name in row]
     if found:
       series[name] = np.array(found, float).T
-  figure, panels = _figure(len(series) + (std_per_dimension is not None))
-  for axes, (name, (steps, values)) in zip(
-    panels, series.items(), strict=False
-  ):
+  figure, panels = _figure(len(series))
+  for axes, (name, (steps, values)) in zip(panels, series.items(), strict=True):
     label = name.replace("_", " ")
     if name == "token_accuracy":
       label, values = "wrong tokens", 1 - values
@@ -285,9 +281,24 @@ def autoencoder_health(
         axes.set_yscale("log")
     axes.plot(steps, values, color=_COLORS[0], linewidth=1.3)
     axes.set(xlabel="step", ylabel=label)
-  if std_per_dimension is not None:
-    panels[-1].plot(sorted(std_per_dimension), color=_COLORS[0], linewidth=1.3)
-    panels[-1].set(xlabel="dimension, sorted", ylabel="std", ylim=(0, None))
+  return figure
+
+
+@_styled
+def std_per_dimension(stds: Mapping[str, Sequence[float]]) -> Figure:
+  """The posterior's std of each dimension, a line for each autoencoder.
+
+  Args:
+    stds: name to [Z], in any order.
+
+  Returns:
+    The figure. A dimension of std 1 holds nothing of its chunk.
+  """
+  figure, (axes,) = _figure(1)
+  for i, (name, values) in enumerate(stds.items()):
+    axes.plot(sorted(values), color=_color(i), label=name, linewidth=1.3)
+  axes.set(xlabel="dimension, sorted", ylabel="posterior std", ylim=(0, None))
+  _legend(axes, len(stds) > 1)
   return figure
 
 

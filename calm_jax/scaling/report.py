@@ -160,7 +160,11 @@ def _add_runs(page: Page, runs: list[Run]) -> None:
 
 
 def _add_autoencoders(page: Page, study: Study) -> None:
-  stds = study.results.get("autoencoder", {}).get("std_per_dimension")
+  stds = {
+    stage: values["std_per_dimension"]
+    for stage, values in study.results.items()
+    if isinstance(values, dict) and "std_per_dimension" in values
+  }
   mine = [
     run
     for run in study.runs
@@ -173,9 +177,11 @@ def _add_autoencoders(page: Page, study: Study) -> None:
     figure = plots.autoencoder_health(run.rows)
     page.figure(name, plots.to_svg(figure, name), run.name)
   if stds:
-    figure = plots.autoencoder_health([], stds)
     page.figure(
-      "health-stds", plots.to_svg(figure, "health-stds"), "Posterior."
+      "health-stds",
+      plots.to_svg(plots.std_per_dimension(stds), "health-stds"),
+      "The posterior's standard deviation of each dimension, over held-out"
+      " text. Near 1 a dimension tells nothing of its chunk.",
     )
 
 

@@ -133,10 +133,18 @@ def _read_results(path: pathlib.Path) -> dict[str, Any]:
     _check_items(settings, setting, f"{path}: trade_off.{name}")
   for stage, values in results.items():
     for name, value in values.items() if isinstance(values, dict) else ():
-      is_error = name.endswith("_stderr")
-      if is_error and not isinstance(value, number | None):
-        raise ValueError(f"{path}: {stage}.{name} is {value!r}, not a number.")
+      place = f"{path}: {stage}.{name}"
+      if name.endswith("_stderr") and not isinstance(value, number | None):
+        raise ValueError(f"{place} is {value!r}, not a number.")
+      if name == "std_per_dimension" and not _is_numbers(value):
+        raise ValueError(f"{place} is not a list of numbers; write it anew.")
   return results
+
+
+def _is_numbers(value: Any) -> bool:
+  return isinstance(value, list) and all(
+    isinstance(item, int | float) for item in value
+  )
 
 
 def _check_items(items: Any, fields: dict[str, Any], place: str) -> None:

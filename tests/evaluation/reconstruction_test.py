@@ -38,7 +38,7 @@ def _setup():
 
 def test_counts_what_comes_back():
   model, params, batch = _setup()
-  found = reconstruction_columns(_CONFIG, params, [batch], seed=0)
+  found, stds = reconstruction_columns(_CONFIG, params, [batch], seed=0)
   variables = {"params": params}
   mean, log_std = (
     np.asarray(x, np.float64)
@@ -64,6 +64,8 @@ def test_counts_what_comes_back():
   for name, values in expected.items():
     values = np.where(is_counted, values, 0).sum(axis=-1)
     np.testing.assert_allclose(found[name], values, rtol=1e-5, err_msg=name)
+  expected = np.exp(log_std)[is_counted].mean(axis=0)
+  np.testing.assert_allclose(stds, expected, rtol=1e-5)
   assert found["count"][4] == 0
   # 1200 chunks of one noise against 40 noises: within 5 standard errors.
   total = is_counted.sum()
@@ -76,11 +78,12 @@ def test_counts_what_comes_back():
 
 def test_batches_change_nothing():
   _, params, batch = _setup()
-  whole = reconstruction_columns(_CONFIG, params, [batch], seed=0)
+  whole, stds = reconstruction_columns(_CONFIG, params, [batch], seed=0)
   rows = [jax.tree.map(lambda x, i=i: x[i : i + 1], batch) for i in range(4)]
-  parts = reconstruction_columns(_CONFIG, params, rows, seed=0)
+  parts, stds_of_parts = reconstruction_columns(_CONFIG, params, rows, seed=0)
   for name, values in parts.items():
     np.testing.assert_allclose(values, whole[name][:4], rtol=1e-5)
-  other = reconstruction_columns(_CONFIG, params, rows, seed=1)
+  np.testing.assert_allclose(stds_of_parts, stds, rtol=1e-5)
+  other, _ = reconstruction_columns(_CONFIG, params, rows, seed=1)
   assert (other["token_accuracy"] != parts["token_accuracy"]).any()
   np.testing.assert_array_equal(other["kl"], parts["kl"])

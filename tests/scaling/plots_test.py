@@ -99,11 +99,14 @@ def test_trade_off_and_health_hold_their_data():
     {"step": 1, "token_accuracy": 0.9, "latent_std": 0.5},
     {"step": 2, "token_accuracy": 1.0, "latent_std": 0.4, "other": 3},
   ]
-  figure = plots.autoencoder_health(rows, [0.3, 0.1, 0.2])
-  assert len(figure.axes) == 4  # one of them empty
+  figure = plots.autoencoder_health(rows)
+  assert len(figure.axes) == 2
   np.testing.assert_allclose(_lines(figure, 0)[0][0], [1, 0.1])
   assert np.isnan(_lines(figure, 0)[0][1, 1])  # log of no wrong token
-  np.testing.assert_array_equal(_lines(figure, 2)[0][:, 1], [0.1, 0.2, 0.3])
+  figure = plots.std_per_dimension({"a": [0.3, 0.1, 0.2], "b": [1.0]})
+  first, second = _lines(figure)
+  np.testing.assert_array_equal(first[:, 1], [0.1, 0.2, 0.3])
+  np.testing.assert_array_equal(second[:, 1], [1.0])
 
 
 def test_svg_fits_into_a_page():

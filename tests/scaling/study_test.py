@@ -51,6 +51,11 @@ def test_sweep_is_found(tmp_path):
       "objects with prompt, text",
     ),
     ("results.json", '{"calm": {"a_stderr": "x"}}', "a_stderr is 'x'"),
+    (
+      "results.json",
+      '{"autoencoder": {"std_per_dimension": 1}}',
+      "std_per_dimension is not a list of numbers",
+    ),
     ("table.csv", "name\na\n", "lacks family"),
   ],
 )

@@ -153,6 +153,7 @@ def test_table_and_page_have_all_points(finished):
   }
   assert len(study.results["trade_off"]["calm"]) == 3
   assert study.results["settings"]["positions"] == "grid:8"
+  assert len(study.results["ae"]["std_per_dimension"]) == 8
   page = build_page(study).html()
   for words in (
     "Results: ae",
