@@ -43,6 +43,12 @@ class Point:
         raise ValueError(
           f"point {self.name!r} has {name} {value}; it is positive."
         )
+    for name, value in self.errors.items():
+      if value < 0:
+        raise ValueError(
+          f"point {self.name!r} has a {name} with the error {value}; an error"
+          " is not negative."
+        )
     for name, value in [*self.scores.items(), *self.errors.items()]:
       if not math.isfinite(value):
         raise ValueError(
@@ -77,19 +83,17 @@ def censored_reason(point: Point, quantity: str) -> str | None:
   BrierLM is a product and −ln diverges at 0, so it counts only where each
   Brier-n stands above two of its errors; Brier-1 needs only itself.
   """
-  if quantity not in point.scores:
-    return f"has no {quantity}"
   if quantity == "cross_entropy":
-    return None
+    return None if quantity in point.scores else f"has no {quantity}"
   order = 4 if quantity == "brier_lm" else 1
   for name in (f"brier_{n}" for n in range(1, order + 1)):
     score, error = point.scores.get(name), point.errors.get(name)
     if score is None or error is None:
       return f"has no {name} with its error"
     if score <= 2 * error or score <= 0:
-      return f"{name} {score:.2g} is within two errors ({error:.2g}) of 0"
-  if point.scores[quantity] <= 0:
-    return f"{quantity} is {point.scores[quantity]:.2g}"
+      return f"{name} {score:.2g} is not above two errors ({error:.2g})"
+  if point.scores.get(quantity, 0) <= 0:
+    return f"has no {quantity} above 0"
   return None
 
 
@@ -144,6 +148,8 @@ def read_points(path: str | os.PathLike) -> list[Point]:
   if not rows:
     raise ValueError(f"{path} has no points; run the sweep first.")
   missing = [name for name in _REQUIRED if name not in rows[0]]
+  if not any(name in rows[0] for name in SCORES):
+    missing.append("every score")
   if missing:
     raise ValueError(
       f"{path} is not a table of points: it lacks {', '.join(missing)}."

@@ -45,7 +45,7 @@ def test_brier_lm_counts_where_every_order_is_above_two_errors():
   kept, censored = points_lib.split_censored([_point(), low], "brier_lm")
   assert [point.name for point in kept] == ["a"]
   assert [(point.name, why) for point, why in censored] == [
-    ("low", "brier_4 0.062 is within two errors (0.04) of 0")
+    ("low", "brier_4 0.062 is not above two errors (0.04)")
   ]
   assert len(points_lib.split_censored([_point(), low], "brier_1")[0]) == 2
 
@@ -53,8 +53,14 @@ def test_brier_lm_counts_where_every_order_is_above_two_errors():
 def test_a_score_without_its_error_does_not_count():
   reason = points_lib.censored_reason(_point(errors={}), "brier_1")
   assert reason == "has no brier_1 with its error"
-  reason = points_lib.censored_reason(_point(scores={}), "brier_lm")
-  assert reason == "has no brier_lm"
+  reason = points_lib.censored_reason(_point(scores={}), "cross_entropy")
+  assert reason == "has no cross_entropy"
+
+
+def test_an_unresolved_brier_lm_says_which_order_is_too_low():
+  scores = {f"brier_{n}": 0.5**n for n in range(1, 4)} | {"brier_4": -0.01}
+  reason = points_lib.censored_reason(_point(scores=scores), "brier_lm")
+  assert reason == "brier_4 -0.01 is not above two errors (0.01)"
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
@@ -92,4 +98,16 @@ def test_a_file_that_is_no_parquet_is_refused(tmp_path):
   path = tmp_path / "table.parquet"
   path.write_text("nothing of the kind")
   with pytest.raises(ValueError, match="not a table of points"):
+    points_lib.read_points(path)
+
+
+def test_a_negative_error_is_refused():
+  with pytest.raises(ValueError, match=r"a brier_1 with the error -0\.1"):
+    _point(errors={"brier_1": -0.1})
+
+
+def test_a_table_without_scores_is_refused(tmp_path):
+  path = tmp_path / "table.csv"
+  path.write_text("name,family,parameters,tokens,chunk_size\na,calm,1,1,1\n")
+  with pytest.raises(ValueError, match="it lacks every score"):
     points_lib.read_points(path)
