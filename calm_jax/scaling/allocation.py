@@ -1,4 +1,23 @@
-"""What a budget buys: the best chunk size and model size, IsoFLOP parabolas."""
+"""What a budget buys: the best chunk size and model size, IsoFLOP parabolas.
+
+points = read_points("RUNS/table.csv")  # of launch.sweep
+law = fit_law([point for point in points if point.family == "calm"])
+candidates = [
+  Candidate(
+    name=f"D = {model.hidden_size}, K = {model.chunk_size}",
+    parameters=sum(num_parameters(model).values()),
+    training_flops_per_token=sum(
+      training_flops_per_token(
+        model, autoencoder=autoencoder, convention="executed"
+      ).values()
+    ),
+    chunk_size=model.chunk_size,
+  )
+  for model, autoencoder in resolved_configs
+]
+best, *others = rank_allocations(law, candidates, training_flops=1e20)
+best.candidate.name, best.tokens, best.score, best.low, best.high
+"""
 
 import dataclasses
 from collections import defaultdict
