@@ -2,6 +2,7 @@
 
 import html
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -97,5 +98,8 @@ def number(value: Any) -> str:
 
 
 def with_error(value: Any, error: float | None) -> str:
-  """A value and its standard error, to two digits."""
-  return number(value) + ("" if error is None else f" ± {error:.2g}")
+  """A value and its standard error: two digits of it, and as many places."""
+  if not error or not isinstance(value, int | float):
+    return number(value)
+  places = max(0, 1 - math.floor(math.log10(error)))
+  return f"{value:.{places}f} ± {error:.{places}f}"

@@ -31,6 +31,7 @@ LABELS = {
 _INK = "#767676"  # legible on white and on black; see `to_svg`
 _COLORS = ("#3b82d6", "#e07b1a", "#2a9d63", "#c2459a", "#8a6fd1", "#b59a12")
 _MARKERS = "osD^vP"
+_LINES = ("-", "--", ":")  # when the colours are used up
 _MAX_LEGEND = 10  # entries; more are no help
 _STYLE = {
   "axes.edgecolor": _INK,
@@ -89,7 +90,8 @@ def learning_curves(
   """
   figure, (axes,) = _figure(1)
   for i, (name, (steps, values)) in enumerate(curves.items()):
-    axes.plot(steps, values, color=_color(i), label=name, linewidth=1.3)
+    style = _LINES[i // len(_COLORS) % len(_LINES)]
+    axes.plot(steps, values, style, color=_color(i), label=name, linewidth=1.3)
   if use_log_scale:
     axes.set_yscale("log")
   axes.set(xlabel="step", ylabel=label)
@@ -150,12 +152,13 @@ def scores_over_flops(
 def law_with_bands(law: Law) -> Figure:
   """The law's score over tokens with its 90 % bands, a panel for each K."""
   chunk_sizes = sorted({point.chunk_size for point in law.points})
-  sizes = sorted({point.parameters for point in law.points})
   figure, panels = _figure(len(chunk_sizes), share_y=True)
   token_counts = [point.tokens for point in law.points]
   tokens = np.geomspace(min(token_counts), max(token_counts), 40)
   for axes, chunk_size in zip(panels, chunk_sizes, strict=True):
-    for i, size in enumerate(sizes):
+    # Models of one shape have other N at another K.
+    sizes = {p.parameters for p in law.points if p.chunk_size == chunk_size}
+    for i, size in enumerate(sorted(sizes)):
       samples = law.sampled_losses(size, tokens, chunk_size)
       ends = law.score(np.quantile(samples, (0.05, 0.95), axis=0))
       middle = law.score(law.losses(size, tokens, chunk_size))
@@ -175,14 +178,14 @@ def law_with_bands(law: Law) -> Figure:
         markersize=4,
         capsize=2,
         linestyle="none",
-        label=f"N = {size:.3g}",
+        label=f"N = {count(size)}",
       )
     title = (
       "token model" if law.family == "token" else f"CALM, K = {chunk_size}"
     )
-    axes.set_xscale("log")
+    _count_axis(axes, tokens)
     axes.set(xlabel="training tokens", ylabel=LABELS[law.quantity], title=title)
-    _legend(axes, axes is panels[0])
+    _legend(axes, True)
   return figure
 
 
@@ -211,7 +214,7 @@ def isoflop_curves(fits: Sequence[IsoFlop], quantity: str) -> Figure:
     )
     if fit.best_parameters:
       axes.axvline(fit.best_parameters, color=_color(i), linestyle=":")
-  axes.set_xscale("log")
+  _count_axis(axes, np.concatenate([fit.parameters for fit in fits]))
   axes.set(xlabel="parameters", ylabel=LABELS[quantity])
   _legend(axes, bool(fits))
   return figure
@@ -352,6 +355,27 @@ def _figure(
   for spare in panels[num_panels:]:
     spare.set_axis_off()
   return figure, list(panels[:num_panels])
+
+
+def count(value: float) -> str:
+  """A large number in words: 176 k, 1.04 M."""
+  for unit, name in ((1e12, " T"), (1e9, " B"), (1e6, " M"), (1e3, " k")):
+    if value >= 0.9995 * unit:
+      return f"{value / unit:.3g}{name}"
+  return f"{value:.3g}"
+
+
+def _count_axis(axes: Any, values: np.ndarray) -> None:
+  """A logarithmic x-axis with few ticks, written out."""
+  from matplotlib import ticker
+
+  is_short = max(values) < 30 * min(values)
+  axes.set_xscale("log")
+  axes.xaxis.set_major_locator(
+    ticker.LogLocator(subs=(1, 2, 5) if is_short else (1,))
+  )
+  axes.xaxis.set_major_formatter(lambda value, place: count(value))
+  axes.xaxis.set_minor_formatter(ticker.NullFormatter())
 
 
 def _color(i: int) -> str:

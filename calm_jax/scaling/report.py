@@ -7,12 +7,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from calm_jax.scaling import plots
-from calm_jax.scaling.page import Page, number, with_error
+from calm_jax.scaling.page import Page, with_error
 from calm_jax.scaling.study import Run, Study, read_study
 from calm_jax.scaling.sweep_sections import add_points
 
 _PROVENANCE = ("config", "hashes", "settings", "versions")  # no results
 _UNPLOTTED = ("step", "seconds", "goodput")
+_LOSSES = {
+  "autoencoder": "Loss: K times the cross-entropy of a token, and the KL.",
+  "next vector": "Energy loss; it compares only at one K and autoencoder.",
+  "token": "Cross-entropy of the training text, nats a token.",
+}
 _MAX_RUNS = 10  # more learning curves than that, and only the loss is drawn
 
 
@@ -70,7 +75,12 @@ def _add_results(page: Page, results: Mapping[str, Any]) -> None:
       columns[stage] = [
         with_error(values[name], values.get(f"{name}_stderr")) for name in names
       ]
-      permuted = [number(values.get(f"{name}_permuted")) for name in names]
+      permuted = [
+        with_error(
+          values.get(f"{name}_permuted"), values.get(f"{name}_permuted_stderr")
+        )
+        for name in names
+      ]
       if any(permuted):
         columns[f"{stage}, contexts permuted"] = permuted
     if names:
@@ -87,18 +97,21 @@ def _score_names(values: Mapping[str, Any]) -> tuple[str, ...]:
     for name, value in values.items()
     if not isinstance(value, dict | list)
     and not name.endswith(("_stderr", "_permuted"))
+    and "_minus_" not in name
   )
 
 
 def _add_samples(page: Page, results: Mapping[str, Any]) -> None:
   """Continuations of each prompt, the models side by side."""
-  samples = results.get("samples")
-  if not isinstance(samples, list) or not samples:
-    return
   by_prompt: dict[str, dict[str, str]] = defaultdict(dict)
-  for sample in samples:
+  for sample in results.get("samples", []):
     name = str(sample.get("name", "continuation"))
-    by_prompt[str(sample.get("prompt", ""))][name] = str(sample.get("text", ""))
+    by_prompt[sample["prompt"]][name] = sample["text"]
+  for sample in results.get("continuations", []):  # of the quickstart
+    texts = {"calm": sample["model"], "real text": sample["real"]}
+    by_prompt[sample["prompt"]] |= texts
+  if not by_prompt:
+    return
   names = sorted({name for texts in by_prompt.values() for name in texts})
   page.section("Samples")
   page.table(
@@ -144,7 +157,6 @@ def _add_runs(page: Page, runs: list[Run]) -> None:
       names - {*_UNPLOTTED}, key=lambda name: (name != "loss", name)
     )
     if len(runs) > _MAX_RUNS:
-      page.text(f"Of {len(runs)} runs only the losses are drawn.")
       names = [name for name in names if name == "loss"]
     for metric in names:
       curves = {run.name: run.series(metric) for run in mine}
@@ -156,7 +168,9 @@ def _add_runs(page: Page, runs: list[Run]) -> None:
         use_log_scale=min(values) > 0 and max(values) > 10 * min(values),
       )
       name = _identifier(f"{kind}-{metric}")
-      page.figure(name, plots.to_svg(figure, name), metric)
+      caption = _LOSSES.get(kind.partition(",")[0], "")
+      caption = caption if metric == "loss" and caption else metric
+      page.figure(name, plots.to_svg(figure, name), caption)
 
 
 def _add_autoencoders(page: Page, study: Study) -> None:

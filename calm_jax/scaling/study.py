@@ -127,6 +127,8 @@ def _read_results(path: pathlib.Path) -> dict[str, Any]:
       raise ValueError(f"{path}: {name} is not a JSON object; write it anew.")
   text = {"prompt": str, "text": str}
   _check_items(results.get("samples", []), text, f"{path}: samples")
+  text = {"prompt": str, "model": str, "real": str}
+  _check_items(results.get("continuations", []), text, f"{path}: continuations")
   number = int | float
   setting = {"label": str, "accuracy": number, "collision": number}
   for name, settings in results.get("trade_off", {}).items():

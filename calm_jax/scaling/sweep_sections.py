@@ -27,8 +27,20 @@ def add_points(page: Page, points: list[Point]) -> None:
 def _add_scores(page: Page, points: list[Point]) -> None:
   page.section("Scores against cost")
   page.text(
+    "A CALM predicts K tokens at once, as one vector that a frozen autoencoder"
+    " turns into text; the token model predicts one after another."
+    " BrierLM needs only samples and so scores both: 0 for noise, 100 for a"
+    " perfect prediction. It is the geometric mean of Brier-1 to Brier-4, those"
+    " of the next 1 to 4 tokens, in percent. All models are scored at the same"
+    " positions, from what they draw at temperature T = 1."
+  )
+  page.text(
     "Bars are standard errors over the evaluated text; they do not hold what"
-    " another seed would change. The line joins the best runs up to each cost."
+    " another seed would change. A line joins the best runs up to each cost."
+    " FLOPs count every multiplication that is executed, except the training"
+    " of the autoencoder, which all models of its K share. One sample draws"
+    " each chunk once; at T = 0.5 a CALM draws and counts 200 candidates, and"
+    " only the cost changes here, not the score."
   )
   for quantity in ("brier_lm", "brier_1"):
     for cost in _COSTS:
@@ -62,25 +74,41 @@ def _add_law(page: Page, points: list[Point], quantity: str) -> None:
   except ValueError as error:
     page.text(f"No law: {error}")
     return
-  formula = "L = E + A/N^a + B/D^b"
+  formula, words = "L = E + A/N^a + B/D^b", ""
   if law.uses_chunk_size:
     formula = "L = E + A·K^p/N^a + B·K^q/D^b"
+    words = (
+      " A larger K acts as if the model had N/K^(p/a) parameters and D/K^(q/b)"
+      " tokens: p above 0 says that it asks for a larger model, q above 0 that"
+      " it asks for more text."
+    )
   loss = {"brier_lm": "−ln(BrierLM/100)", "brier_1": "−ln(Brier-1)"}.get(
     quantity, "nats a token"
   )
   page.text(
-    f"{formula}, L in {loss}: {len(law.points)} points count, 90 % bands"
-    f" from {len(law.samples)} bootstrap samples over runs; a run scatters by"
-    f" {law.scatter:.2g} in ln L."
+    f"{formula}, L in {loss}, N trained parameters, D training tokens; E is"
+    f" what neither reduces.{words}"
   )
-  if law.estimate[0] == 0:
-    page.text("The points do not tell E from 0: the law has no limit.")
+  page.text(
+    f"{len(law.points)} points count and {len(law.censored)} do not. 90 %"
+    f" bands are from {len(law.samples)} bootstrap samples over runs; a run"
+    f" scatters by {law.scatter:.2g} in ln L."
+  )
+  parameters = law.parameters()
+  if parameters["E"][1] == 0:
+    page.text(
+      "The band of E reaches 0, the least it can be: these points do not say"
+      " how good a model can become at most."
+    )
   name = f"law-{law.family}-{quantity}"
   svg = plots.to_svg(plots.law_with_bands(law), name)
   page.figure(name, svg, "Runs, the law, and its 90 % bands.")
   page.table(
-    ("", "estimate", "low", "high"),
-    [(name, *values) for name, values in law.parameters().items()],
+    ("", "estimate", "90 % band"),
+    [
+      (name, value, f"{low:.4g} to {high:.4g}")
+      for name, (value, low, high) in parameters.items()
+    ],
   )
   _add_held_out(page, points, quantity)
   if law.censored:
@@ -88,8 +116,7 @@ def _add_law(page: Page, points: list[Point], quantity: str) -> None:
     page.table(
       ("point", "why"), [(point.name, why) for point, why in law.censored]
     )
-  if law.uses_chunk_size:
-    _add_allocations(page, law)
+  _add_allocations(page, law)
 
 
 def _add_held_out(page: Page, points: list[Point], quantity: str) -> None:
@@ -100,14 +127,14 @@ def _add_held_out(page: Page, points: list[Point], quantity: str) -> None:
     return
   page.text("The largest run, predicted by the law of all others:")
   page.table(
-    ("run", "predicted L", "90 % band", "observed L", ""),
+    ("run", "predicted L", "90 % band", "observed L", "in its band"),
     [
       (
         one.point.name,
         one.predicted,
         f"{one.low:.4g} to {one.high:.4g}",
         one.loss,
-        "inside" if one.is_inside else "outside",
+        "yes" if one.is_inside else "no",
       )
       for one in predictions
     ],
@@ -118,7 +145,8 @@ def _add_allocations(page: Page, law: Law) -> None:
   """The best K and size for the largest budget spent, and for ten times it."""
   candidates = {
     (point.parameters, point.chunk_size): Candidate(
-      f"N = {point.parameters:.3g}, K = {point.chunk_size}",
+      f"N = {plots.count(point.parameters)}"
+      + (f", K = {point.chunk_size}" if law.family == "calm" else ""),
       point.parameters,
       point.training_flops / point.tokens,
       point.chunk_size,
@@ -129,18 +157,24 @@ def _add_allocations(page: Page, law: Law) -> None:
   if not candidates:
     return
   spent = max(point.training_flops for point in law.points)
+  page.text(
+    "The models of this sweep on as many tokens as a budget buys, best first by"
+    " the law. “Best in” is the share of bootstrap samples; an extrapolated row"
+    " lies outside the points. For other models and budgets call"
+    " calm_jax.scaling.allocation.rank_allocations."
+  )
   for budget in (spent, 10 * spent):
     ranked = rank_allocations(law, list(candidates.values()), budget)
-    page.text(
-      f"Best for {budget:.2g} training FLOPs, by the law. “Wins” is the share"
-      " of bootstrap samples; an extrapolated row lies outside the points."
-    )
+    page.text(f"{budget:.2g} training FLOPs:")
     page.table(
-      ("model", "tokens", plots.LABELS[law.quantity], "L, 90 %", "wins", ""),
+      (
+        *("model", "tokens", plots.LABELS[law.quantity], "L, 90 % band"),
+        *("best in", ""),
+      ),
       [
         (
           one.candidate.name,
-          f"{one.tokens:.2g}",
+          plots.count(one.tokens),
           one.score,
           f"{one.low:.4g} to {one.high:.4g}",
           f"{one.win_share:.0%}",
@@ -153,6 +187,10 @@ def _add_allocations(page: Page, law: Law) -> None:
 
 def _add_isoflops(page: Page, points: list[Point]) -> None:
   page.section("IsoFLOP curves")
+  page.text(
+    "Sizes at one training budget, each read off between its own two nearest"
+    " runs, and a parabola of L in ln N through them."
+  )
   groups = defaultdict(list)
   for point in points:
     groups[point.family, point.chunk_size].append(point)
@@ -167,7 +205,7 @@ def _add_isoflops(page: Page, points: list[Point]) -> None:
       continue
     name = f"isoflop-{family}-{chunk_size}"
     figure = plots.isoflop_curves(fits, "brier_lm")
-    caption = f"{title}. Dotted: the best size, where it lies between sizes."
+    caption = f"{title}. Dotted: the best size, if it is not at an end."
     page.figure(name, plots.to_svg(figure, name), caption)
 
 
@@ -182,8 +220,8 @@ def _add_table(page: Page, points: list[Point]) -> None:
       (
         point.name,
         point.family,
-        f"{point.parameters:.3g}",
-        f"{point.tokens:.3g}",
+        plots.count(point.parameters),
+        plots.count(point.tokens),
         point.chunk_size,
         point.seed,
         f"{point.training_flops:.3g}",

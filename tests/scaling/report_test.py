@@ -74,13 +74,15 @@ def test_quickstart_page(tmp_path):
   page, *figures = report.write_report(tmp_path, tmp_path / "report.html")
   text = page.read_text()
   _check(text)
-  assert "0.1234 ± 0.0011" in text and "0.9995 ± 0.0001" in text
+  assert "0.1234 ± 0.0011" in text and "0.99951 ± 0.00010" in text
   assert "not resolved" in text
   assert "&lt;b&gt;list&lt;/b&gt; of" in text  # samples are escaped
+  assert "what it went on with" in text and "what stood there" in text
   for words in ("Samples", "Accuracy and collision", "Health", "abc123"):
     assert words in text
   names = {figure.stem for figure in figures}
   assert {"trade-off", "health-autoencoder", "next-vector-loss"} <= names
+  assert "health-stds" in names
   assert all(figure.read_text().startswith("<svg") for figure in figures)
 
 
@@ -104,6 +106,7 @@ def test_sweep_page(sweep_page):
     "law-calm-brier_1",
   } <= names
   assert "L = E + A·K^p/N^a + B·K^q/D^b" in text
+  assert "A larger K acts as if" in text and "rank_allocations" in text
   assert "predicted by the law of all others" in text
   assert "extrapolated" in text  # ten times the largest budget
   assert "IsoFLOP curves" in text

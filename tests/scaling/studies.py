@@ -87,6 +87,13 @@ def write_quickstart(directory, **changes):
       {"name": "calm", "prompt": "The", "text": "<b>list</b> of"},
       {"name": "token", "prompt": "The", "text": "first\nline"},
     ],
+    "continuations": [
+      {
+        "prompt": "A",
+        "model": "what it went on with",
+        "real": "what stood there",
+      }
+    ],
     "trade_off": {
       "energy head": [
         {"label": "T=1", "accuracy": 0.1, "collision": 0.05},
