@@ -16,6 +16,7 @@ from calm_jax.sampling.next_chunk import Temperature
 from calm_jax.sampling.prompt import (
   check_context,
   encode_prompt,
+  prompt_id,
   stack_prompts,
 )
 from calm_jax.sampling.text_stream import TextStream
@@ -144,7 +145,7 @@ class TextGenerator:
   def _continue_rows(
     self,
     prompts: list[np.ndarray],
-    row_ids: np.ndarray,
+    sample_ids: np.ndarray,
     streams: list[TextStream],
     *,
     num_tokens: int,
@@ -165,7 +166,8 @@ class TextGenerator:
       stacked._replace(tokens=padded),
       num_chunks,
     )
-    keys = row_keys(seed, row_ids)
+    prompt_ids = np.array([prompt_id(one) for one in prompts], np.uint32)
+    keys = row_keys(seed, prompt_ids, sample_ids)
     if text_fn is not None:
       num_at_once = 1
     else:

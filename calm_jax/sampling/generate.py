@@ -76,20 +76,26 @@ def start(
   )
 
 
-def row_keys(seed: int, row_ids: jax.Array) -> RowKeys:
-  """Keys of rows, which are continuations number `row_ids` of their prompts.
+def row_keys(
+  seed: int, prompt_ids: jax.Array, sample_ids: jax.Array
+) -> RowKeys:
+  """Keys of rows, each a numbered continuation of its prompt.
 
   Args:
-    seed: of the run.
-    row_ids: [R] uint32.
+    seed: of all draws.
+    prompt_ids: [R] uint32, what tells prompts apart; see `prompt.prompt_id`.
+    sample_ids: [R] uint32, numbers of the continuations.
 
   Returns:
     The keys.
   """
-  fold = jax.vmap(jax.random.fold_in, (None, 0))
+  fold_prompts = jax.vmap(jax.random.fold_in, (None, 0))
+  fold_samples = jax.vmap(jax.random.fold_in)
   return RowKeys(
-    fold(stream_key(seed, "generation_noise"), row_ids),
-    fold(stream_key(seed, "generation_choice"), row_ids),
+    *(
+      fold_samples(fold_prompts(stream_key(seed, name), prompt_ids), sample_ids)
+      for name in ("generation_noise", "generation_choice")
+    )
   )
 
 

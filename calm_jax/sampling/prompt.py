@@ -1,5 +1,6 @@
 """Prompts as rows of whole chunks."""
 
+import zlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -33,6 +34,11 @@ def read_prompts(path: epath.PathLike) -> list[str]:
   if not prompts:
     raise ValueError(f"{path} holds no prompt; write one a line.")
   return prompts
+
+
+def prompt_id(tokens: np.ndarray) -> int:
+  """CRC-32 of a prompt's ids, so that its draws depend on no other prompt."""
+  return zlib.crc32(np.asarray(tokens, "<i4").tobytes())
 
 
 def encode_prompt(

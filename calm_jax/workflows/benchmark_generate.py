@@ -114,7 +114,8 @@ def generate(
 ) -> jax.Array:
   """The package's own way; returns the new chunks, [R, C, K]."""
   rows = start(model.sampler_fn, model.params, prompts, num_chunks)
-  keys = row_keys(seed, np.arange(len(prompts.tokens), dtype=np.uint32))
+  ids = np.arange(len(prompts.tokens), dtype=np.uint32)
+  keys = row_keys(seed, np.zeros_like(ids), ids)
   rows = advance(
     model.sampler_fn,
     model.params,
@@ -157,7 +158,8 @@ def count_on_host(
   num_rows = len(prompts.tokens)
   rows = start(model.sampler_fn, model.params, prompts, num_chunks)
   cache, hidden, position = rows.cache, rows.hidden, rows.num_chunks
-  keys = row_keys(seed, np.arange(num_rows, dtype=np.uint32)).noise
+  ids = np.arange(num_rows, dtype=np.uint32)
+  keys = row_keys(seed, np.zeros_like(ids), ids).noise
   generator = random.Random(seed)
   found = []
   for _ in range(num_chunks):

@@ -11,8 +11,9 @@ from calm_jax.randomness import stream_key
 from calm_jax.sampling.bound import bind_params, make_sampler_fn
 from calm_jax.sampling.chunk_sampler import ChunkSampler
 from calm_jax.sampling.continuation import SamplingSettings, TextGenerator
+from calm_jax.sampling.generate import row_keys
 from calm_jax.sampling.next_chunk import Temperature, draw_next
-from calm_jax.sampling.prompt import encode_prompt
+from calm_jax.sampling.prompt import encode_prompt, prompt_id
 from tests.sampling.tiny_runs import autoencoder_run, calm_run, token_run
 
 _PROMPTS = ["ab", "hello world", ""]
@@ -29,31 +30,32 @@ def _continue(run_fn, settings=_COLD, prompts=tuple(_PROMPTS), **kwargs):
   return generator.continue_prompts(prompts, num_tokens=14, **kwargs)
 
 
-def _uncached(run, prompts, temperature, num_chunks, row_id=0):
+def _uncached(run, prompts, temperature, num_chunks, sample_id=0):
   """Reads the whole row anew for every chunk, up to 32 of them."""
   size = run.config.model.chunk_size
   sampler_fn = make_sampler_fn(run.config)
   params = bind_params(run.config, run.params, run.autoencoder)
   fold = jax.random.fold_in
-  noise, choice = (
-    fold(stream_key(0, name), row_id)
-    for name in ("generation_noise", "generation_choice")
+  streams = (
+    stream_key(0, "generation_noise"),
+    stream_key(0, "generation_choice"),
   )
 
   @jax.jit
-  def next_chunk(tokens, count):
+  def next_chunk(tokens, count, own_keys):
     sampler = sampler_fn(params)
     hidden = sampler.hidden(tokens, jnp.zeros(tokens.shape[:2], jnp.int32))
-    keys = (fold(key, count)[None] for key in (noise, choice))
+    keys = (fold(key, count)[None] for key in own_keys)
     return draw_next(sampler, hidden[0, count - 1][None], *keys, temperature)
 
   result = []
   for prompt in prompts:
     chunks = encode_prompt(prompt, run.tokenizer, size)
+    keys = [fold(fold(key, prompt_id(chunks)), sample_id) for key in streams]
     tokens = np.zeros((1, 32, size), np.int32)
     tokens[0, : len(chunks)] = chunks
     for count in range(len(chunks), len(chunks) + num_chunks):
-      tokens[0, count] = next_chunk(tokens, count).tokens[0]
+      tokens[0, count] = next_chunk(tokens, count, keys).tokens[0]
     new = tokens[0, len(chunks) : len(chunks) + num_chunks]
     result.append(new.reshape(-1).tolist()[:14])
   return result
@@ -68,7 +70,7 @@ def test_cached_equals_uncached():
 def test_token_model_cached_equals_uncached():
   found = _continue(token_run, SamplingSettings(), num_samples=2)
   prompt = _PROMPTS[1]
-  expected = _uncached(token_run(), [prompt], Temperature(), 14, row_id=1)
+  expected = _uncached(token_run(), [prompt], Temperature(), 14, sample_id=1)
   assert found[1][1].tokens == expected[0]
 
 
@@ -79,6 +81,14 @@ def test_a_prompt_gives_what_it_gives_alone():
   assert alone[0][1].tokens != alone[0][0].tokens
   in_blocks = _continue(calm_run, max_rows=1)
   assert in_blocks == together
+
+
+def test_prompts_draw_apart():
+  """Or all texts of a page would take their turns at the same places."""
+  prompt_ids = [prompt_id(ids) for ids in ([97, 98], [98, 97], [97])]
+  keys = row_keys(0, np.array(prompt_ids * 2, np.uint32), np.arange(6) // 3)
+  draws = [jax.vmap(jax.random.bits)(key).tolist() for key in keys]
+  assert len({*draws[0], *draws[1]}) == 12
 
 
 def test_seeds():
