@@ -15,6 +15,7 @@ os.environ["XLA_FLAGS"] = " ".join(
 )
 
 import jax
+import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -22,3 +23,14 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 _CACHE = pathlib.Path(__file__).parent.parent / ".pytest_cache" / "jax"
 jax.config.update("jax_compilation_cache_dir", str(_CACHE))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+
+_MAX_MAPS = 20_000  # of the 65 530 memory maps that Linux gives a process
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _forget_programs():
+  """Every compiled program keeps some maps until it is dropped."""
+  yield
+  maps = pathlib.Path("/proc/self/maps")
+  if maps.exists() and maps.read_bytes().count(b"\n") > _MAX_MAPS:
+    jax.clear_caches()
