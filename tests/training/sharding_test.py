@@ -1,5 +1,7 @@
 """Tests calm_jax/training/sharding.py."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -54,6 +56,22 @@ def test_nearest_meshes_multiply_to_the_devices():
     offers = str(error).split("do are ")[1].rstrip(".").split(" or ")
   for offer in offers:
     assert np.prod([int(part.split()[1]) for part in offer.split(" × ")]) == 8
+
+
+@dataclasses.dataclass(frozen=True)
+class _Gpu:
+  """A device of one of several hosts, which JAX numbers as slices."""
+
+  id: int
+  slice_index: int
+  platform: str = "gpu"
+  device_kind: str = "H100"
+
+
+def test_a_mesh_may_span_hosts_with_gpus():
+  devices = [_Gpu(i, i // 4) for i in range(8)]
+  mesh = sharding.make_mesh(MeshConfig(data=1, fsdp=8), devices)
+  assert list(mesh.devices.flat) == devices
 
 
 def test_the_table_splits_what_divides():
