@@ -11,7 +11,8 @@ here, and --config.model.dtype=bfloat16 halves what activations take.
 """
 
 import dataclasses
-import pathlib
+
+from etils import epath
 
 from calm_jax import config, config_file
 
@@ -20,7 +21,7 @@ def get_config(argument: str | None = None) -> config.ExperimentConfig:
   """Settings for the path of a run directory."""
   if not argument:
     raise ValueError("give the earlier run: experiments/continued.py:RUN.")
-  path = pathlib.Path(argument) / "config.json"
+  path = epath.Path(argument) / "config.json"
   if not path.exists():
     raise ValueError(
       f"{argument} is not a run directory: it has no {path.name}."

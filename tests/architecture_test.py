@@ -10,6 +10,7 @@ _ORDER = [
   "version",
   "config",
   "config_file",
+  "paths",
   "randomness",
   "data",
   "kernels",

@@ -165,13 +165,7 @@ class Checkpointer:
     if not steps:
       return
     if jax.process_index() == 0:
-      shelf = self._directory.parent / "damaged"
-      shelf.mkdir(exist_ok=True)
-      for step in steps:
-        target = shelf / str(step)
-        if target.exists():
-          target.rmtree()
-        (self._directory / str(step)).rename(target)
+      steps_lib.set_aside(self._directory, steps)
     processes.meet("damaged steps set aside")
     self._manager.reload()
 

@@ -20,7 +20,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from jax.sharding import Mesh, SingleDeviceSharding
 
-from calm_jax import config_file
+from calm_jax import config_file, paths
 from calm_jax.autoencoder import Autoencoder
 from calm_jax.checkpoint import orbax_noise
 from calm_jax.checkpoint import steps as steps_lib
@@ -63,7 +63,7 @@ class RunDirectory:
   """The files of a run, by name."""
 
   def __init__(self, path: epath.PathLike):
-    self.path = epath.Path(path).resolve()
+    self.path = paths.absolute(path)
     self.config_file = self.path / "config.json"
     self.tokenizer = self.path / "tokenizer"
     self.autoencoder = self.path / "autoencoder"

@@ -133,6 +133,19 @@ def sealed(content: dict[str, Any]) -> dict[str, Any]:
   return {"content": content, "sha256": _digest(content)}
 
 
+def set_aside(directory: epath.Path, steps: list[int]) -> None:
+  """Moves steps to `damaged/` beside the directory that holds them."""
+  shelf = directory.parent / "damaged"
+  shelf.mkdir(exist_ok=True)
+  # Without a file there is no directory in a bucket to move them to.
+  (shelf / "README").write_text("Steps that could not be read.\n")
+  for step in steps:
+    target = shelf / str(step)
+    if target.exists():
+      target.rmtree()
+    (directory / str(step)).rename(target)
+
+
 def _digest(content: Any) -> str:
   return hashlib.sha256(
     json.dumps(content, sort_keys=True).encode()

@@ -5,6 +5,8 @@ from typing import Any
 
 from etils import epath
 
+from calm_jax import paths
+
 
 class ResultRows:
   """Lines of JSON, each a result with its `step`; every step once.
@@ -25,7 +27,7 @@ class ResultRows:
       OSError: if it cannot be read or written.
       ValueError: if it holds something else.
     """
-    self._path = epath.Path(path).expanduser()
+    self._path = paths.absolute(path)
     self._rows: list[dict[str, Any]] = []
     if self._path.exists():
       self._rows = self._read()
@@ -41,8 +43,7 @@ class ResultRows:
     """
     self._check_settings(json.loads(json.dumps(result["settings"])))
     line = json.dumps(result, ensure_ascii=False, allow_nan=False) + "\n"
-    with self._path.open("a") as file:
-      file.write(line)
+    paths.append(self._path, line)
     self._rows.append(result)
     self.steps.add(result["step"])
 

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import tensorboardX
 from etils import epath
 
+from calm_jax import paths
+
 
 class Sum(NamedTuple):
   """A mean that can be merged: total over count."""
@@ -81,8 +83,7 @@ class MetricsWriter:
     for name, value in values.items():
       row[name] = value if math.isfinite(value) else None
       self._board.add_scalar(name, value, step)
-    with self._rows.open("a") as file:
-      file.write(json.dumps(row, allow_nan=False) + "\n")
+    paths.append(self._rows, json.dumps(row, allow_nan=False) + "\n")
 
   def close(self) -> None:
     if self._rows is not None:

@@ -1,0 +1,100 @@
+"""Tests calm_jax/paths.py, and what is kept in a bucket."""
+
+import os
+import sys
+
+import pytest
+from etils import epath
+from etils.epath import backend
+from fsspec.implementations.memory import MemoryFileSystem
+from fsspec.registry import _registry
+
+from calm_jax import paths
+from calm_jax.checkpoint import steps
+from calm_jax.checkpoint.run_directory import RunDirectory
+from calm_jax.data.tokenizer_bytes import ByteTokenizer
+from calm_jax.evaluation.result_rows import ResultRows
+from tests.training import tiny
+
+
+class _Bucket(MemoryFileSystem):
+  """As gcsfs: appending overwrites, and only files make a directory."""
+
+  protocol = ("gcs", "gs")
+  store = {}  # noqa: RUF012, as fsspec has it
+
+  @classmethod
+  def _strip_protocol(cls, path):
+    return super()._strip_protocol(path.removeprefix("gs://"))
+
+  def _open(self, path, mode="rb", **others):
+    return super()._open(path, mode=mode.replace("a", "w"), **others)
+
+  def mkdir(self, path, **others):
+    pass
+
+  makedirs = mkdir
+
+
+@pytest.fixture
+def bucket(monkeypatch):
+  opened = backend.fsspec_backend._get_filesystem
+  opened.cache_clear()
+  for name in _Bucket.protocol:
+    monkeypatch.setitem(_registry, name, _Bucket)
+  yield epath.Path("gs://bucket")
+  opened.cache_clear()
+  _Bucket.store.clear()
+
+
+def test_a_run_in_a_bucket_is_there_and_nowhere_else(
+  bucket, tmp_path, monkeypatch
+):
+  monkeypatch.chdir(tmp_path)
+  run = RunDirectory("gs://bucket/run")
+  assert str(run.steps) == "gs://bucket/run/steps"
+  config = tiny.experiment("token")
+  run.create(config, ByteTokenizer(), None)
+  assert (bucket / "run" / "config.json").exists()
+  assert RunDirectory(bucket / "run").read_config() == config
+  assert not any(tmp_path.iterdir())
+
+
+def test_a_path_on_a_disk_starts_at_its_root(monkeypatch, tmp_path):
+  monkeypatch.setenv("HOME", str(tmp_path))
+  assert paths.absolute("~/run") == tmp_path / "run"
+  assert os.fspath(paths.absolute("run")) == os.path.abspath("run")
+
+
+def test_a_bucket_that_nothing_reads_is_named(monkeypatch):
+  monkeypatch.setitem(sys.modules, "gcsfs", None)
+  with pytest.raises(ValueError, match=r"gs://b/run cannot .* install gcsfs"):
+    RunDirectory("gs://b/run")
+  with pytest.raises(ValueError, match="nobucket://run cannot be opened"):
+    RunDirectory("nobucket://run")
+
+
+def test_rows_in_a_bucket_are_added_to_those_before(bucket):
+  path = bucket / "rows.jsonl"
+  for step in (1, 2):
+    ResultRows(path).append({"step": step, "settings": {}})
+  assert ResultRows("gs://bucket/rows.jsonl").steps == {1, 2}
+  paths.append(path, "end")
+  assert path.read_text().splitlines()[2:] == ["end"]
+
+
+def test_damaged_steps_in_a_bucket_are_set_aside(bucket):
+  for step in ("3", "6"):
+    (bucket / "steps" / step / "params").write_text(step)
+  steps.set_aside(bucket / "steps", [6])
+  (bucket / "steps" / "6" / "params").write_text("again")
+  steps.set_aside(bucket / "steps", [6])
+  assert (bucket / "damaged" / "6" / "params").read_text() == "again"
+  assert [path.name for path in (bucket / "steps").iterdir()] == ["3"]
+
+
+def test_no_listing_of_a_bucket_is_remembered(bucket):
+  assert backend.fsspec_backend.fs(str(bucket)).storage_options == {
+    "finalize_on_close": True,
+    "use_listings_cache": False,
+  }
