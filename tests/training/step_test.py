@@ -137,7 +137,8 @@ def test_ten_steps_follow_the_same_curve_on_a_mesh_and_in_parts(stage):
   assert expected[-1]["loss"] < expected[0]["loss"]
   found = _curve(stage, _MESHES["cube"], num_microbatches=2)
   for a, b in zip(found, expected, strict=True):
-    for name in {*b} - {"learning_rate"}:
+    # Of dead dimensions each microbatch has its own number.
+    for name in {*b} - {"learning_rate", "dead_dimensions"}:
       np.testing.assert_allclose(a[name], b[name], rtol=1e-4, err_msg=name)
     assert a["learning_rate"] == b["learning_rate"]
 
