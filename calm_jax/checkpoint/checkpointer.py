@@ -117,7 +117,7 @@ class Checkpointer:
       **position,
       "step": step,
       "hashes": self._hashes,
-      "checksums": {
+      "sums": {
         steps_lib.PARAMS: checksums(state.params),
         steps_lib.OPTIMIZER: checksums(state.optimizer_state),
       },

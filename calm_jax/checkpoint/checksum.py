@@ -9,16 +9,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-_SPREAD = 0x9E3779B1  # odd, so that different places get different weights
+_SPREAD = 0x9E3779B1  # odd, so that places up to 2³² stay apart
 
 
 def checksums(tree: Any) -> dict[str, int]:
-  """Σ_i w_i · x_i mod 2³² of each array, with odd weights w_i.
+  """Σ_i mix(x_i ⊕ c·i) mod 2³² of each array.
 
-  x_i is the i-th entry's bits as an unsigned word and w_i = 2·i·c + 1. An odd
-  weight never maps a changed word of up to 32 bits to an unchanged sum; several
-  changes go unnoticed once in 2³². Sums of integers do not depend on their
-  order, so neither mesh nor number of processes matters.
+  x_i is the i-th entry's bits as an unsigned word, and `mix` the finaliser of
+  MurmurHash3 (Appleby), which gives different words for different words. So one
+  changed word always changes the sum, and several go unnoticed once in 2³²,
+  also where the same bit is turned in all of them. Sums of integers do not
+  depend on their order, so neither mesh nor number of processes matters.
 
   Args:
     tree: arrays of up to 32 bits an entry; all processes call it together.
@@ -51,5 +52,11 @@ def _sum(array: jax.Array) -> jax.Array:
     index = jax.lax.broadcasted_iota(jnp.uint32, array.shape, axis)
     place = place + index * jnp.uint32(stride % 2**32)
     stride *= array.shape[axis]
-  weights = place * jnp.uint32(2 * _SPREAD % 2**32) + jnp.uint32(1)
-  return jnp.sum(weights * words, dtype=jnp.uint32)
+  mixed = _mix(words ^ (place * jnp.uint32(_SPREAD)))
+  return jnp.sum(mixed, dtype=jnp.uint32)
+
+
+def _mix(words: jax.Array) -> jax.Array:
+  words = (words ^ (words >> 16)) * jnp.uint32(0x85EBCA6B)
+  words = (words ^ (words >> 13)) * jnp.uint32(0xC2B2AE35)
+  return words ^ (words >> 16)

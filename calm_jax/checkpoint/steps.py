@@ -73,7 +73,7 @@ def check_arrays(
   Raises:
     DamagedStepError: if an array is not what was saved, on all processes.
   """
-  saved = position.get("checksums", {}).get(item)
+  saved = position.get("sums", {}).get(item)
   if saved is None:
     return
   found = checksums(arrays)

@@ -121,7 +121,7 @@ def test_a_state_comes_back_to_the_bit_with_its_position(tmp_path):
   _save(tmp_path, [3, 6])
   state, position = _restore(tmp_path)
   _assert_equal(state, _state(_shapes(), 6))
-  assert position.pop("checksums").keys() == {"params", "optimizer"}
+  assert position.pop("sums").keys() == {"params", "optimizer"}
   assert position == {
     "step": 6,
     "last_evaluation": 0,
@@ -193,6 +193,16 @@ def test_a_turned_bit_is_seen_wherever_it_is(tmp_path, capfd):
     except ValueError:
       said.append(capfd.readouterr().err)
   assert sum("params w do not have the checksum" in it for it in said) >= 5
+
+
+def test_a_step_without_checksums_is_read(tmp_path):
+  _save(tmp_path, [3])
+  file = tmp_path / "steps" / "3" / "position" / "metadata"
+  content = json.loads(file.read_text())["content"]
+  del content["sums"]
+  file.write_text(json.dumps(steps_lib.sealed(content)))
+  state, _ = _restore(tmp_path)
+  _assert_equal(state, _state(_shapes(), 3))
 
 
 def test_damage_everywhere_is_an_error_and_moves_nothing(tmp_path):

@@ -16,12 +16,19 @@ def _array(dtype, shape=(6, 5, 4)):
   return jnp.asarray(100 * values).astype(dtype)
 
 
+def _mix(word):
+  """The finaliser of MurmurHash3, in whole numbers."""
+  word = (word ^ word >> 16) * 0x85EBCA6B % 2**32
+  word = (word ^ word >> 13) * 0xC2B2AE35 % 2**32
+  return word ^ word >> 16
+
+
 @pytest.mark.parametrize("dtype", _DTYPES)
 def test_sums_follow_the_formula(dtype):
   array = np.asarray(_array(dtype)).reshape(-1)
   words = array.view(f"uint{8 * array.dtype.itemsize}").tolist()
   expected = sum(
-    (2 * i * 0x9E3779B1 + 1) * word for i, word in enumerate(words)
+    _mix(word ^ (i * 0x9E3779B1) % 2**32) for i, word in enumerate(words)
   )
   assert checksums({"a": _array(dtype)}) == {"a": expected % 2**32}
 
@@ -36,6 +43,17 @@ def test_every_bit_counts(dtype):
     after = checksums([array])
     assert after != before
     before = after
+
+
+@pytest.mark.parametrize("bit", [0, 23, 30, 31])
+def test_the_same_bit_turned_in_several_places_counts(bit):
+  array = np.array(_array("float32"))
+  before = checksums([array])
+  words = array.reshape(-1).view(np.uint32)
+  for count in (2, 4, 16, len(words)):
+    words[:count] ^= np.uint32(1 << bit)
+    assert checksums([array]) != before
+    words[:count] ^= np.uint32(1 << bit)
 
 
 def test_places_count():
@@ -56,6 +74,6 @@ def test_no_mesh_matters():
 
 
 def test_scalars_and_nothing():
-  assert checksums({"step": jnp.int32(7)}) == {"step": 7}
+  assert checksums({"step": jnp.int32(7)}) == {"step": _mix(7)}
   assert checksums({"none": jnp.zeros((0, 3))}) == {"none": 0}
   assert checksums({}) == {}
