@@ -212,7 +212,8 @@ def load_run(
   Args:
     path: the run directory.
     step: one that was saved; None: the newest.
-    mesh: splits the parameters over its devices; None: the first local device.
+    mesh: splits the parameters over its devices, and all processes of it call
+      this together; None: the first local device.
 
   Returns:
     The run at that step.

@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 from etils import epath
+from jax.sharding import Mesh
 
 from calm_jax.checkpoint.run_directory import RunDirectory, load_run
 from calm_jax.config import (
@@ -42,13 +43,16 @@ def find_autoencoder(
   return saved.autoencoder, run.read_autoencoder(saved.autoencoder)
 
 
-def read_params(path: epath.PathLike, shapes: Any, tokenizer: Tokenizer) -> Any:
+def read_params(
+  path: epath.PathLike, shapes: Any, tokenizer: Tokenizer, mesh: Mesh
+) -> Any:
   """The newest parameters of the earlier run, placed as the new one needs them.
 
   Args:
     path: of the earlier run.
-    shapes: of the new run's parameters, with shardings.
+    shapes: of the new run's parameters.
     tokenizer: that of the new run's data.
+    mesh: of the new run; all processes call this together.
 
   Returns:
     A tree of arrays.
@@ -58,7 +62,7 @@ def read_params(path: epath.PathLike, shapes: Any, tokenizer: Tokenizer) -> Any:
     ValueError: if its parameters or its tokenizer are not those that the new
       run needs.
   """
-  loaded = load_run(path)
+  loaded = load_run(path, mesh=mesh)
   if loaded.tokenizer.content_hash != tokenizer.content_hash:
     raise ValueError(
       f"the initial run {path} was trained with another tokenizer (hash"
@@ -75,8 +79,7 @@ def read_params(path: epath.PathLike, shapes: Any, tokenizer: Tokenizer) -> Any:
         f" and the config asks for {there}; give the model of that run:"
         f" --config=experiments/continued.py:{path}."
       )
-  shardings = jax.tree.map(lambda shape: shape.sharding, shapes)
-  return jax.device_put(loaded.params, shardings)
+  return loaded.params
 
 
 def _by_name(tree: Any) -> dict[str, tuple[int, ...]]:

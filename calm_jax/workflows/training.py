@@ -130,7 +130,9 @@ def run_training(
     state = restored[0] if restored else program.init()
   if restored is None and initial_run is not None:
     state = state._replace(
-      params=initial.read_params(initial_run, program.shapes.params, tokenizer)
+      params=initial.read_params(
+        initial_run, program.shapes.params, tokenizer, mesh
+      )
     )
   if position:
     _say(f"going on from step {start} in {run.path}.")

@@ -3,8 +3,11 @@
 import signal
 import time
 
+import jax
+import numpy as np
 import pytest
 
+from calm_jax.checkpoint.run_directory import load_run
 from calm_jax.checkpoint.steps import list_steps
 from calm_jax.training.metrics import read_rows
 from tests.integration import runs
@@ -26,7 +29,7 @@ def start(material, binaries):
   """Starts the processes of a run."""
   started = []
 
-  def start_all(count, stage, workdir, **changes):
+  def start_all(count, stage, workdir, initial_run=None, **changes):
     settings = {
       "data__batch_size": 4,
       "mesh__fsdp": _NUM_DEVICES,
@@ -40,11 +43,13 @@ def start(material, binaries):
       **changes,
     }
     devices = _NUM_DEVICES // count
+    initial = [f"--initial_run={initial_run}"] if initial_run else []
     running = [
       binaries.start(
         "train",
         *runs.train_flags(stage, **settings),
         f"--workdir={workdir}",
+        *initial,
         *flags,
         directory=material,
         environment={"XLA_FLAGS": runs.xla_flags(devices)},
@@ -91,6 +96,24 @@ def test_a_run_goes_on_with_any_number_of_processes(stage, start, material):
   _assert_same_curve(
     material / f"{stage}_many" / "metrics.jsonl",
     material / f"{stage}_one" / "metrics.jsonl",
+  )
+
+
+def test_several_processes_start_from_the_parameters_of_a_run(start, material):
+  _finish(
+    start(
+      2,
+      "autoencoder",
+      "started",
+      initial_run="autoencoder",
+      optimizer__learning_rate=1e-20,  # too little to be seen
+      num_steps=2,
+    )
+  )
+  jax.tree.map(
+    np.testing.assert_array_equal,
+    load_run(material / "started").params,
+    load_run(material / "autoencoder").params,
   )
 
 
