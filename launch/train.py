@@ -4,7 +4,8 @@
       --config.data.path=DATA --workdir=RUN
 
 The same command again goes on where the run stopped. Every field of the config
-is a flag: --config.model.num_layers=4.
+is a flag: --config.model.num_layers=4. On several hosts each starts the command
+with --distributed; --helpfull lists the flags where the others are not found.
 """
 
 import sys
