@@ -146,7 +146,11 @@ class Checkpointer:
       self._directory, step, item, shapes
     )
     state = TrainState(
-      step=jax.device_put(np.int32(step), shapes.step.sharding),
+      # device_put would compare it with that of all processes, which wait for
+      # one that could not read its position.
+      step=jax.make_array_from_callback(
+        (), shapes.step.sharding, lambda _: np.int32(step)
+      ),
       params=read(steps_lib.PARAMS, shapes.params),
       optimizer_state=read(steps_lib.OPTIMIZER, shapes.optimizer_state),
     )

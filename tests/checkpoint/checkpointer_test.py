@@ -13,6 +13,7 @@ import pytest
 from jax.sharding import SingleDeviceSharding
 
 from calm_jax import config_file
+from calm_jax.checkpoint import checkpointer as checkpointer_lib
 from calm_jax.checkpoint import steps as steps_lib
 from calm_jax.checkpoint.checkpointer import Checkpointer
 from calm_jax.checkpoint.run_directory import (
@@ -203,6 +204,20 @@ def test_a_step_without_checksums_is_read(tmp_path):
   file.write_text(json.dumps(steps_lib.sealed(content)))
   state, _ = _restore(tmp_path)
   _assert_equal(state, _state(_shapes(), 3))
+
+
+def test_reading_waits_for_no_other_process(tmp_path, monkeypatch):
+  """`device_put` onto several processes compares the value among all."""
+  _save(tmp_path, [3])
+
+  class Silent:
+    def __getattr__(self, name):
+      assert name != "device_put"
+      return getattr(jax, name)
+
+  monkeypatch.setattr(checkpointer_lib, "jax", Silent())
+  state, _ = _restore(tmp_path)
+  assert state.step == 3
 
 
 def test_damage_everywhere_is_an_error_and_moves_nothing(tmp_path):
