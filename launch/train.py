@@ -5,7 +5,7 @@
 
 The same command again goes on where the run stopped. Every field of the config
 is a flag: --config.model.num_layers=4. On several hosts each starts the command
-with --distributed; --helpfull lists the flags where the others are not found.
+with --distributed, and with addresses where the cluster does not tell them.
 """
 
 import sys
