@@ -4,6 +4,7 @@ Each prints the autoencoders first, because other points wait for them, and
 leaves out what is finished: printed again after a failure, it is the rest.
 """
 
+import re
 import shlex
 from collections.abc import Sequence
 
@@ -55,13 +56,16 @@ def xpk_commands(
   Returns:
     Lines for a shell.
   """
+  # Kubernetes takes small letters, digits and hyphens; two sweeps may meet.
+  words = re.findall("[a-z0-9]+", sweep.workdir.name.lower())
+  prefix = "-".join(["sweep", *words])[:30].rstrip("-")
   titles = ("# autoencoders", "# when those have finished")
   lines = []
   for title, indices in zip(titles, _stages(sweep), strict=True):
     lines += [title] if indices else []
     for index in indices:
       job = shlex.join([*command, f"--index={index}", "--distributed"])
-      parts = ["xpk workload create", f"--workload=sweep-{index}", options]
+      parts = ["xpk workload create", f"--workload={prefix}-{index}", options]
       parts.append(f"--command={shlex.quote(job)}")
       lines.append(" ".join(filter(None, parts)))
   table = shlex.join([*command, "--collect"])

@@ -326,6 +326,7 @@ def test_jobs_are_shell_commands_of_what_is_left(place, tmp_path):
     "# when those have finished",
     "# at the end, on a local copy",
   ]
+  assert "--workload=sweep-a-b-0" in lines[1]
   assert shlex.split(lines[1])[-1] == (
     "--command=python -m launch.sweep '--workdir=a b' --index=0 --distributed"
   )
