@@ -72,21 +72,11 @@ class Checkpointer:
     """
     damaged = []
     for step in reversed(steps_lib.list_steps(self._directory)):
-      restored, problem = None, ""
       try:
-        restored = self._read(step, shapes)
+        restored = self._read_together(step, shapes)
       except steps_lib.DamagedStepError as error:
-        problem = str(error)
-      if processes.all_say(restored is not None):
-        try:
-          self._check(step, *restored)
-        except steps_lib.DamagedStepError as error:
-          restored, problem = None, str(error)
-      else:
-        restored = None
-      if restored is None:
         damaged.append(step)
-        _warn(problem or f"step {step} cannot be read by another process.")
+        _warn(str(error))
         continue
       self._set_aside(damaged)
       self._check_hashes(step, restored[1]["hashes"])
@@ -138,6 +128,25 @@ class Checkpointer:
     """Waits, and stops the background threads."""
     self._guarded(self._manager.close)
 
+  def _read_together(
+    self, step: int, shapes: TrainState
+  ) -> tuple[TrainState, dict[str, Any]]:
+    """Raises DamagedStepError on all processes, or on none."""
+    restored, problem = None, f"step {step} cannot be read by another process."
+    try:
+      restored = self._read(step, shapes)
+    except steps_lib.DamagedStepError as error:
+      problem = str(error)
+    if not processes.all_say(restored is not None):
+      raise steps_lib.DamagedStepError(problem)
+    state, position = restored
+    for item, arrays in (
+      (steps_lib.PARAMS, state.params),
+      (steps_lib.OPTIMIZER, state.optimizer_state),
+    ):
+      steps_lib.check_arrays(self._directory, step, item, arrays, position)
+    return restored
+
   def _read(
     self, step: int, shapes: TrainState
   ) -> tuple[TrainState, dict[str, Any]]:
@@ -155,15 +164,6 @@ class Checkpointer:
       optimizer_state=read(steps_lib.OPTIMIZER, shapes.optimizer_state),
     )
     return state, position
-
-  def _check(
-    self, step: int, state: TrainState, position: dict[str, Any]
-  ) -> None:
-    for item, arrays in (
-      (steps_lib.PARAMS, state.params),
-      (steps_lib.OPTIMIZER, state.optimizer_state),
-    ):
-      steps_lib.check_arrays(self._directory, step, item, arrays, position)
 
   def _set_aside(self, steps: list[int]) -> None:
     if not steps:

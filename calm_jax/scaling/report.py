@@ -168,8 +168,9 @@ def _add_runs(page: Page, runs: list[Run]) -> None:
         use_log_scale=min(values) > 0 and max(values) > 10 * min(values),
       )
       name = _identifier(f"{kind}-{metric}")
-      caption = _LOSSES.get(kind.partition(",")[0], "")
-      caption = caption if metric == "loss" and caption else metric
+      caption = metric
+      if metric == "loss":
+        caption = _LOSSES.get(kind.partition(",")[0], metric)
       page.figure(name, plots.to_svg(figure, name), caption)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from calm_jax.randomness import stream_key
 from calm_jax.sampling.bound import make_sampler_fn
-from calm_jax.sampling.generate import advance, row_keys, start
+from calm_jax.sampling.generate import RowKeys, advance, row_keys, start
 from calm_jax.sampling.next_chunk import Temperature
 from calm_jax.sampling.prompt import Prompts
 from calm_jax.workflows.benchmark_models import (
@@ -114,8 +114,7 @@ def generate(
 ) -> jax.Array:
   """The package's own way; returns the new chunks, [R, C, K]."""
   rows = start(model.sampler_fn, model.params, prompts, num_chunks)
-  ids = np.arange(len(prompts.tokens), dtype=np.uint32)
-  keys = row_keys(seed, np.zeros_like(ids), ids)
+  keys = _keys(seed, len(prompts.tokens))
   rows = advance(
     model.sampler_fn,
     model.params,
@@ -158,8 +157,7 @@ def count_on_host(
   num_rows = len(prompts.tokens)
   rows = start(model.sampler_fn, model.params, prompts, num_chunks)
   cache, hidden, position = rows.cache, rows.hidden, rows.num_chunks
-  ids = np.arange(num_rows, dtype=np.uint32)
-  keys = row_keys(seed, np.zeros_like(ids), ids).noise
+  keys = _keys(seed, num_rows).noise
   generator = random.Random(seed)
   found = []
   for _ in range(num_chunks):
@@ -206,3 +204,9 @@ def _read(sampler_fn, params, tokens, position, cache) -> tuple[Any, Any]:
     tokens[:, None], position[:, None], cache
   )
   return hidden[:, 0], cache
+
+
+def _keys(seed: int, num_rows: int) -> RowKeys:
+  """Rows that draw apart, as continuations of one prompt do."""
+  ids = np.arange(num_rows, dtype=np.uint32)
+  return row_keys(seed, np.zeros_like(ids), ids)

@@ -101,6 +101,15 @@ def _convert(name, *arguments, words, needs=("published",), **others):
   )
 
 
+def _ngram(name, *arguments, words):
+  return Case(
+    name=f"ngram-{name}",
+    command=["ngram", "--data=data", *arguments],
+    needs=["data"],
+    words=words,
+  )
+
+
 _PREPARE = [
   _prepare("missing", "--input=none.txt", words=["'none.txt'", "check"]),
   _prepare(
@@ -863,35 +872,12 @@ _NGRAM = [
     command=["ngram", "--data=none"],
     words=["no prepared data at none", "launch.prepare"],
   ),
-  Case(
-    name="ngram-context",
-    command=["ngram", "--data=data", "--contexts=1,two"],
-    needs=["data"],
-    words=["'two'", "0,1,2,3"],
-  ),
-  Case(
-    name="ngram-long-context",
-    command=["ngram", "--data=data", "--contexts=9"],
-    needs=["data"],
-    words=["9 tokens", "between 0 and"],
-  ),
-  Case(
-    name="ngram-no-context",
-    command=["ngram", "--data=data", "--contexts="],
-    needs=["data"],
-    words=["--contexts has ''", "0,1,2,3"],
-  ),
-  Case(
-    name="ngram-chunk-size",
-    command=["ngram", "--data=data", "--chunk_size=0"],
-    needs=["data"],
-    words=["chunk_size is 0", "positive"],
-  ),
-  Case(
-    name="ngram-one-sample",
-    command=["ngram", "--data=data", "--num_samples=1"],
-    needs=["data"],
-    words=["num_samples is 1", "at least 2"],
+  _ngram("context", "--contexts=1,two", words=["'two'", "0,1,2,3"]),
+  _ngram("long-context", "--contexts=9", words=["9 tokens", "between 0 and"]),
+  _ngram("no-context", "--contexts=", words=["--contexts has ''", "0,1,2,3"]),
+  _ngram("chunk-size", "--chunk_size=0", words=["chunk_size is 0", "positive"]),
+  _ngram(
+    "one-sample", "--num_samples=1", words=["num_samples is 1", "at least 2"]
   ),
 ]
 
