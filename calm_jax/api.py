@@ -9,20 +9,17 @@ import numpy as np
 from etils import epath
 
 from calm_jax.checkpoint.run_directory import LoadedRun, load_run
-from calm_jax.config import AutoencoderConfig, NextVectorConfig
 from calm_jax.data.pipeline import eval_batches
 from calm_jax.data.source_files import make_part
 from calm_jax.evaluation.held_out_text import HeldOutText
 from calm_jax.evaluation.prediction import PredictionSettings
-from calm_jax.evaluation.runner import make_scores_fn, window_length
+from calm_jax.families import family_of
 from calm_jax.randomness import stream_key
-from calm_jax.sampling.continuation import (
-  Continuation,
-  SamplingSettings,
-  TextGenerator,
-)
+from calm_jax.runs.continuation import Continuation, TextGenerator
+from calm_jax.runs.runner import window_length
 from calm_jax.sampling.latents import decode_chunks, encode_chunks
 from calm_jax.sampling.prompt import encode_prompt
+from calm_jax.sampling.settings import SamplingSettings
 
 _FEWEST_CHUNKS = 16  # lengths are rounded up to powers of two from here on
 
@@ -51,7 +48,7 @@ class TextModel:
 
   They only turn text into arrays and back: the work is done by pure functions
   of `run.params`, which can be called by themselves (`encode_chunks`,
-  `decode_chunks`, `TextGenerator`, `make_scores_fn`).
+  `decode_chunks`, `TextGenerator`, `Family.make_scores_fn`).
 
   Attributes:
     run: config, parameters, tokenizer and step.
@@ -62,7 +59,7 @@ class TextModel:
     # Compiled once for each of the settings that are asked for.
     self._generator = functools.cache(functools.partial(TextGenerator, run))
     self._scores_fn = functools.cache(
-      functools.partial(make_scores_fn, run.config)
+      functools.partial(family_of(run.config.model).make_scores_fn, run.config)
     )
 
   def __repr__(self) -> str:
@@ -85,7 +82,7 @@ class TextModel:
     Raises:
       ValueError: if the run has no autoencoder, or the text no UTF-8 form.
     """
-    config, params = self._autoencoder()
+    config, params = self.run.latent_model
     tokens = encode_prompt(text, self.run.tokenizer, config.chunk_size)
     posterior = encode_chunks(config, params, _padded(tokens))
     latents = posterior.mean
@@ -106,7 +103,7 @@ class TextModel:
     Raises:
       ValueError: if the run has no autoencoder, or the shape is another.
     """
-    config, params = self._autoencoder()
+    config, params = self.run.latent_model
     latents = np.asarray(latents, np.float32)
     if latents.ndim != 2 or latents.shape[1] != config.latent_size:
       raise ValueError(
@@ -200,17 +197,6 @@ class TextModel:
     )
     scores_fn = self._scores_fn(PredictionSettings(**settings))
     return scores_fn(self.run.params, self.run.autoencoder, batches)
-
-  def _autoencoder(self) -> tuple[AutoencoderConfig, Any]:
-    config = self.run.config
-    if isinstance(config.model, AutoencoderConfig):
-      return config.model, self.run.params
-    if isinstance(config.model, NextVectorConfig):
-      return config.autoencoder, self.run.autoencoder
-    raise ValueError(
-      f"the run {self.run.path} holds a {config.model.kind} model, which has no"
-      " latents; load an autoencoder or a next-vector model."
-    )
 
 
 def _padded(rows: np.ndarray) -> np.ndarray:

@@ -1,4 +1,9 @@
-"""Configs as JSON: strict reading, and where two of them differ."""
+"""Configs as JSON: strict reading, and where two of them differ.
+
+A field that is missing is an error, unless its class was given it later: then
+it has the value that its absence meant (`calm_jax.config.added`). So what any
+earlier version wrote stays readable, and nothing else is guessed.
+"""
 
 import dataclasses
 import json
@@ -8,27 +13,31 @@ from typing import Any, TypeVar
 
 from etils import epath
 
-from calm_jax.config import FORMAT_VERSION
+from calm_jax.config import FORMAT_VERSION, absent_values
 
 _Config = TypeVar("_Config")
 
 
-def to_dict(config: Any) -> dict[str, Any]:
+def to_dict(config: Any, *, with_absent: bool = True) -> dict[str, Any]:
   """Turns a config into what JSON can hold.
 
   Args:
-    config: a dataclass of `calm_jax.config`. Where its field could hold one of
-      several classes, the `kind` of the one it holds is stored beside its
-      fields.
+    config: a dataclass of `calm_jax.config`. Where its field may hold one of
+      several kinds, the `kind` of the one it holds is stored beside its fields.
+    with_absent: False leaves out what reading would fill in again, so that a
+      config is the same before and after its class is given a field.
 
   Returns:
     Nested dict of numbers, strings, lists and None.
   """
-  kinds = typing.get_type_hints(type(config))
-  return {
-    field.name: _encode(getattr(config, field.name), kinds[field.name])
-    for field in dataclasses.fields(config)
-  }
+  hints = typing.get_type_hints(type(config))
+  absent = {} if with_absent else absent_values(type(config))
+  encoded = {}
+  for field in dataclasses.fields(config):
+    value = getattr(config, field.name)
+    if field.name not in absent or value != absent[field.name]:
+      encoded[field.name] = _encode(value, hints[field.name], with_absent)
+  return encoded
 
 
 def from_dict(
@@ -38,7 +47,8 @@ def from_dict(
 
   Args:
     kind: the dataclass to build.
-    values: every field of it, and no other.
+    values: every field of it that it has had from the start, any of those
+      `added` later, and no other.
     prefix: dotted name of the config itself, for messages.
 
   Returns:
@@ -59,15 +69,16 @@ def from_dict(
         f"{_join(prefix, field)} is not a field of {kind.__name__}; it has"
         f" {', '.join(fields)}."
       )
+  decoded = absent_values(kind)
   for field in fields:
-    if field not in values:
+    if field in values:
+      decoded[field] = _decode(
+        values[field], hints[field], _join(prefix, field)
+      )
+    elif field not in decoded:
       raise ValueError(
         f"{_join(prefix, field)} is missing; {kind.__name__} needs it."
       )
-  decoded = {
-    field: _decode(values[field], hints[field], _join(prefix, field))
-    for field in fields
-  }
   try:
     return kind(**decoded)
   except ValueError as error:
@@ -136,38 +147,37 @@ def read(path: epath.PathLike, kind: type[_Config]) -> _Config:
     raise ValueError(f"{path}: {error}") from None
 
 
-def _encode(value: Any, kind: Any) -> Any:
+def _encode(value: Any, hint: Any, with_absent: bool) -> Any:
   if dataclasses.is_dataclass(value):
-    encoded = to_dict(value)
-    if len(_dataclasses_of(kind)) > 1:
-      encoded = {"kind": value.kind, **encoded}
+    encoded = to_dict(value, with_absent=with_absent)
+    if _kinds(hint) is not None:
+      encoded = {"kind": getattr(value, "kind", None), **encoded}
     return encoded
   if isinstance(value, tuple | list):
-    items = (typing.get_args(kind) or (Any,))[0]
-    return [_encode(item, items) for item in value]
+    items = (typing.get_args(hint) or (Any,))[0]
+    return [_encode(item, items, with_absent) for item in value]
   return value
 
 
-def _decode(value: Any, kind: Any, name: str) -> Any:
+def _decode(value: Any, hint: Any, name: str) -> Any:
   """Checks one value against the annotation of its field."""
-  choices = _choices(kind)
-  configs = _dataclasses_of(kind)
+  choices = _choices(hint)
+  config = next(filter(dataclasses.is_dataclass, choices), None)
   if value is None and type(None) in choices:
     return None
-  if configs and isinstance(value, dict):
-    if len(configs) == 1:
-      return from_dict(configs[0], value, name)
-    by_kind = {config.kind: config for config in configs}
-    value = dict(value)
-    chosen = value.pop("kind", None)
-    if chosen not in by_kind:
-      raise ValueError(
-        f"{_join(name, 'kind')} is {chosen!r}; choose one of"
-        f" {', '.join(by_kind)}."
-      )
-    return from_dict(by_kind[chosen], value, name)
-  if typing.get_origin(kind) is tuple and isinstance(value, list | tuple):
-    items = typing.get_args(kind)[0]
+  if config and isinstance(value, dict):
+    if (kinds := _kinds(hint)) is not None:
+      value = dict(value)
+      chosen = value.pop("kind", None)
+      if chosen not in kinds:
+        raise ValueError(
+          f"{_join(name, 'kind')} is {chosen!r}; choose one of"
+          f" {', '.join(kinds)}."
+        )
+      config = kinds[chosen]
+    return from_dict(config, value, name)
+  if typing.get_origin(hint) is tuple and isinstance(value, list | tuple):
+    items = typing.get_args(hint)[0]
     return tuple(
       _decode(item, items, f"{name}[{i}]") for i, item in enumerate(value)
     )
@@ -189,8 +199,12 @@ def _choices(kind: Any) -> tuple[Any, ...]:
   return (kind,)
 
 
-def _dataclasses_of(kind: Any) -> list[Any]:
-  return [item for item in _choices(kind) if dataclasses.is_dataclass(item)]
+def _kinds(hint: Any) -> dict[str, type] | None:
+  """The table of what a field may hold, if it names the base of several."""
+  for choice in _choices(hint):
+    if dataclasses.is_dataclass(choice) and "kinds" in vars(choice):
+      return choice.kinds
+  return None
 
 
 def _join(prefix: str, name: str) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 
 def stream_key(seed: int, stream: str, step: int | jax.Array = 0) -> jax.Array:
@@ -47,6 +48,13 @@ def position_keys(
   row_keys = jax.vmap(jax.random.fold_in, (None, 0))(key, row_ids)
   fold_chunks = jax.vmap(jax.random.fold_in, (None, 0))
   return jax.vmap(fold_chunks, (0, None))(row_keys, chunk_ids)
+
+
+def chunk_keys(
+  key: jax.Array, row_ids: jax.Array, num_chunks: int
+) -> jax.Array:
+  """One key for each chunk of whole rows: typed keys, [B, L]."""
+  return position_keys(key, row_ids, jnp.arange(num_chunks, dtype=jnp.uint32))
 
 
 def sample_keys(keys: jax.Array, sample_ids: jax.Array) -> jax.Array:

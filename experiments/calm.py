@@ -28,11 +28,6 @@ _SIZES = {
   "l": (16, 1536, 4096, 16, 4),
   "xl": (16, 2560, 6880, 16, 4),
 }
-_HEADS = {
-  "energy": config.EnergyHeadConfig,
-  "diffusion": config.DiffusionHeadConfig,
-  "flow": config.FlowHeadConfig,
-}
 
 
 def get_config(argument: str | None = None) -> config.ExperimentConfig:
@@ -40,7 +35,7 @@ def get_config(argument: str | None = None) -> config.ExperimentConfig:
   options = config.parse_argument(
     argument,
     size=tuple(_SIZES),
-    head=tuple(_HEADS),
+    head=tuple(config.HeadConfig.kinds),
     chunk_size=4,
     inputs=("tokens", "latent", "both"),
   )
@@ -52,7 +47,7 @@ def get_config(argument: str | None = None) -> config.ExperimentConfig:
     num_layers=num_layers,
     num_heads=num_heads,
     inputs=options["inputs"],
-    head=_HEADS[options["head"]](num_mlp_layers=num_blocks),
+    head=config.HeadConfig.kinds[options["head"]](num_mlp_layers=num_blocks),
   )
   if options["size"] == "tiny":
     return _tiny(model)

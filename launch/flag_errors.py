@@ -65,7 +65,7 @@ def explain(error: Exception, arguments: list[str]) -> str:
   field = re.match(r"Attribute <class '(.+)'>\.(\w+) does not exist", text)
   if field:
     return _unknown_field(field[1], field[2])
-  if "Unable to normalize ambiguous type" in text:
+  if re.search(r"as instance of <class 'calm_jax\.config\.", text):
     return (
       "a part of the config that can be of several kinds is no flag; name its"
       " kind after the experiment, as in"
@@ -91,7 +91,7 @@ def explain(error: Exception, arguments: list[str]) -> str:
 
 def _unknown_field(kind: str, field: str) -> str:
   module, _, name = kind.rpartition(".")
-  if module != config.__name__:
+  if not f"{module}.".startswith(f"{config.__name__}."):
     return (
       f"the config has no field {field!r}, because its get_config() gives"
       f" {name}; it should give an ExperimentConfig of calm_jax.config."

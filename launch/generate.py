@@ -15,8 +15,8 @@ from absl import flags
 
 from calm_jax.checkpoint.run_directory import load_run
 from calm_jax.evaluation.result_file import check_output, write_result
-from calm_jax.sampling.continuation import SamplingSettings
 from calm_jax.sampling.prompt import read_prompts
+from calm_jax.sampling.settings import SamplingSettings
 from calm_jax.workflows.generation import run_generation
 from launch import entry
 

@@ -14,10 +14,10 @@ from calm_jax.data.pipeline import eval_batches
 from calm_jax.data.store import TokenStore
 from calm_jax.evaluation.brier import check_samples
 from calm_jax.evaluation.ngram import NgramModel, ngram_columns
-from calm_jax.evaluation.provenance import commit, versions
 from calm_jax.evaluation.result_file import check_output, write_result
 from calm_jax.evaluation.table import format_table
 from calm_jax.evaluation.windows import summarise
+from calm_jax.runs.provenance import commit, versions
 from launch import entry
 
 _DATA = flags.DEFINE_string("data", None, "Prepared directory.")

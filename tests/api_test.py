@@ -20,9 +20,10 @@ from calm_jax.autoencoder import Autoencoder
 from calm_jax.checkpoint.checkpointer import Checkpointer
 from calm_jax.checkpoint.run_directory import RunDirectory, content_hash
 from calm_jax.evaluation.prediction import PredictionSettings
-from calm_jax.evaluation.runner import evaluate_run
-from calm_jax.sampling.continuation import SamplingSettings, TextGenerator
+from calm_jax.runs.continuation import TextGenerator
+from calm_jax.runs.runner import evaluate_run
 from calm_jax.sampling.prompt import encode_prompt
+from calm_jax.sampling.settings import SamplingSettings
 from calm_jax.training.state import TrainState
 from tests.sampling.tiny_runs import autoencoder_run, calm_run, token_run
 

@@ -18,10 +18,12 @@ _ORDER = [
   "layers",
   "autoencoder",
   "model",
-  "training",
-  "checkpoint",
   "sampling",
   "evaluation",
+  "families",
+  "training",
+  "checkpoint",
+  "runs",
   "api",
 ]
 _LEAVES = ["interop", "scaling", "planning", "workflows"]

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from calm_jax.config import AutoencoderConfig
-from calm_jax.layers.activation import split_rows
+from calm_jax.layers.activation import constrain_rows
 from calm_jax.layers.linear import Initializer
 from calm_jax.layers.mlp import SwiGLU
 from calm_jax.layers.norm import RMSNorm
@@ -24,7 +24,7 @@ class Block(nn.Module):
     mlp = SwiGLU(
       config.ffn_size, compute_dtype(config), initializer(config), name="mlp"
     )
-    x = split_rows(x)
+    x = constrain_rows(x)
     return x + mlp(norm(x))
 
 

@@ -6,13 +6,14 @@ from flax import linen as nn
 
 from calm_jax.autoencoder.block import Block, compute_dtype, initializer
 from calm_jax.autoencoder.posterior import Posterior
+from calm_jax.autoencoder.posteriors import posterior_kind
 from calm_jax.config import AutoencoderConfig
 from calm_jax.layers.linear import linear
 from calm_jax.layers.norm import RMSNorm
 
 
 class Encoder(nn.Module):
-  """Blocks on tokens, squeeze, blocks on the chunk, mean and log std."""
+  """Blocks on tokens, squeeze, blocks on the chunk, posterior."""
 
   config: AutoencoderConfig
 
@@ -30,7 +31,10 @@ class Encoder(nn.Module):
     self.chunk_blocks = [Block(config) for _ in range(half)]
     self.norm = RMSNorm(config.norm_epsilon)
     self.posterior = linear(
-      2 * config.latent_size, ("embed", "latent"), dtype=jnp.float32, **options
+      posterior_kind(config).num_outputs(config.latent_size),
+      ("embed", "latent"),
+      dtype=jnp.float32,
+      **options,
     )
 
   def __call__(self, x: jax.Array) -> Posterior:
@@ -40,4 +44,4 @@ class Encoder(nn.Module):
     x = self.squeeze(x.reshape(*x.shape[:-2], -1))  # [..., E]
     for block in self.chunk_blocks:
       x = block(x)
-    return Posterior(*jnp.split(self.posterior(self.norm(x)), 2, axis=-1))
+    return posterior_kind(self.config).read(self.posterior(self.norm(x)))

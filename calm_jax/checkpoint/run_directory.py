@@ -21,17 +21,12 @@ from etils import epath
 from jax.sharding import Mesh, SingleDeviceSharding
 
 from calm_jax import config_file, paths
-from calm_jax.autoencoder import Autoencoder
 from calm_jax.checkpoint import orbax_noise
 from calm_jax.checkpoint import steps as steps_lib
-from calm_jax.config import (
-  AutoencoderConfig,
-  ExperimentConfig,
-  NextVectorConfig,
-)
+from calm_jax.config import AutoencoderConfig, ExperimentConfig
 from calm_jax.data.tokenizer import Tokenizer, load_tokenizer
+from calm_jax.families import Model, build_model, param_axes, param_shapes
 from calm_jax.training import sharding
-from calm_jax.training.state import Model, build_model, param_axes, param_shapes
 
 # What may differ when a run goes on: it changes where the run stops, what it
 # writes or how fast it is, and its numbers by rounding at most.
@@ -179,7 +174,7 @@ class RunDirectory:
       ValueError: if they are missing or damaged.
     """
     shapes = _with_shardings(
-      param_shapes(Autoencoder(config)),
+      param_shapes(build_model(config)),
       _first_device() if mesh is None else sharding.replicated(mesh),
     )
     try:
@@ -202,6 +197,23 @@ class LoadedRun:
   tokenizer: Tokenizer
   step: int
   hashes: dict[str, str]  # sha256 of "tokenizer", "data" and "autoencoder"
+
+  @property
+  def latent_model(self) -> tuple[AutoencoderConfig, Any]:
+    """Config and parameters of its autoencoder, whichever part that has.
+
+    Raises:
+      ValueError: if the model knows no latents.
+    """
+    model = self.config.model
+    if model.needs_autoencoder:
+      return self.config.autoencoder, self.autoencoder
+    if isinstance(model, AutoencoderConfig):
+      return model, self.params
+    raise ValueError(
+      f"the run {self.path} holds a {model.kind} model, which has no latents;"
+      " load an autoencoder or a next-vector model."
+    )
 
 
 def load_run(
@@ -239,7 +251,7 @@ def load_run(
   hashes = position["hashes"]
   _check_hash(run.tokenizer, tokenizer.content_hash, hashes["tokenizer"])
   autoencoder = None
-  if isinstance(config.model, NextVectorConfig):
+  if config.model.needs_autoencoder:
     autoencoder = run.read_autoencoder(config.autoencoder, mesh)
     found = content_hash(autoencoder)
     _check_hash(run.autoencoder, found, hashes["autoencoder"])

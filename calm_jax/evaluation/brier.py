@@ -54,7 +54,7 @@ def accuracy(tokens: jax.Array, labels: jax.Array) -> jax.Array:
   return jnp.mean(is_prefix_right, axis=-2, dtype=jnp.float32)
 
 
-def agreement(tokens: jax.Array, is_pair: jax.Array) -> list[jax.Array]:
+def agreeing_pairs(tokens: jax.Array, is_pair: jax.Array) -> list[jax.Array]:
   """Which pairs of samples agree on their first n tokens, n = 1 … K.
 
   Args:

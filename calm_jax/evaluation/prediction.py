@@ -2,14 +2,13 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from calm_jax.config import EnergyHeadConfig
 from calm_jax.data.batch import Batch
 from calm_jax.evaluation.brier import check_samples
 from calm_jax.evaluation.positions import (
@@ -29,8 +28,10 @@ from calm_jax.evaluation.windows import (
   PERMUTED,
   Columns,
 )
+from calm_jax.kernels.distance import Distance
 from calm_jax.losses.energy import energy_loss
 from calm_jax.randomness import position_keys, sample_keys, stream_key
+from calm_jax.sampling.sampler import SamplerFn
 
 _NUM_TARGETS = 100  # M of the energy loss
 _MAX_PATHS = 256  # tokens of roll-outs that a row reads at once
@@ -60,11 +61,11 @@ class _Predictions(NamedTuple):
 
 
 def prediction_columns(
-  sampler_fn: Callable[[Any], Any],
+  sampler_fn: SamplerFn,
   params: Any,
   batches: Iterable[Batch],
   settings: PredictionSettings,
-  segment_sampler_fn: Callable[[Any], Any] | None = None,
+  segment_sampler_fn: SamplerFn | None = None,
 ) -> Columns:
   """Scores a model at the chosen positions of every window.
 
@@ -74,7 +75,7 @@ def prediction_columns(
   Last chunk: the context is cut to the chunk before the scored one.
 
   Args:
-    sampler_fn: binds parameters, see `make_sampler_fn`.
+    sampler_fn: binds parameters, see `Family.sampler_fn`.
     params: what it takes.
     batches: rows; rows that are only padding stand last.
     settings: what is measured.
@@ -132,7 +133,7 @@ def prediction_columns(
 
 @functools.partial(jax.jit, static_argnums=(0, 3))
 def _score(
-  sampler_fn: Callable[[Any], Any],
+  sampler_fn: SamplerFn,
   params: Any,
   batch: Batch,
   settings: PredictionSettings,
@@ -176,7 +177,7 @@ def _score(
 
 @functools.partial(jax.jit, static_argnums=(0, 4))
 def _score_permuted(
-  sampler_fn: Callable[[Any], Any],
+  sampler_fn: SamplerFn,
   params: Any,
   batch: Batch,
   predictions: _Predictions,
@@ -216,15 +217,13 @@ def _against_text(
     return sums | {"cross_entropy": _sum(is_scored, nats)}
   here = np.searchsorted(needed, positions.chunk_ids)
   posterior = sampler.encode(batch.tokens[:, positions.chunk_ids + 1])
-  head = sampler.config.head
-  alpha = head.alpha if isinstance(head, EnergyHeadConfig) else 1.0
   energy, _ = energy_loss(
     latents[:, here],
     posterior.mean,
     posterior.log_std,
     _keys(settings, "evaluation_targets", batch, positions.chunk_ids),
     num_targets=_NUM_TARGETS,
-    alpha=alpha,
+    distance=Distance("energy", sampler.alpha),
   )
   return sums | {"energy_loss": _sum(is_scored, energy)}
 

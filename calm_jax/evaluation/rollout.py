@@ -8,8 +8,7 @@ so samples are followed along what they drew themselves, but only where another
 sample drew the same. Samples on one path are read once.
 """
 
-from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,43 +16,12 @@ import numpy as np
 
 from calm_jax.evaluation.brier import (
   accuracy,
-  agreement,
+  agreeing_pairs,
   all_pairs,
   pair_share,
 )
 from calm_jax.evaluation.positions import NUM_ORDERS, Positions
-
-
-class Scored(Protocol):
-  """What scoring asks of a model; all functions of arrays."""
-
-  chunk_size: int  # K
-
-  def read(self, tokens: jax.Array, segment_ids: jax.Array) -> tuple:
-    """[B, L, K] ids → hidden states [B, L, D] and their context."""
-
-  def branch(
-    self, tokens: jax.Array, chunk_ids: jax.Array, context: Any
-  ) -> jax.Array:
-    """Hidden states after paths that leave their row.
-
-    Args:
-      tokens: [B, Q, J, K] int32, Q paths of J chunks for each row.
-      chunk_ids: [B, Q] int32; the path follows the row's chunks 0 … chunk_id.
-      context: of the rows, from `read`.
-
-    Returns:
-      [B, Q, D], after the last chunk of each path.
-    """
-
-  def draw(
-    self, hidden: jax.Array, keys: jax.Array, sample_ids: jax.Array
-  ) -> jax.Array:
-    """[..., D], [...], [S] → independent next chunks [..., S, K] int32."""
-
-  # Token models only; None for a model without likelihoods. Maps hidden states
-  # [..., D] and labels [...] to p(label) and Σ p², both [...] float32.
-  probabilities: Callable[..., tuple[jax.Array, jax.Array]] | None
+from calm_jax.sampling.sampler import Sampler
 
 
 class Terms(NamedTuple):
@@ -78,7 +46,7 @@ def needed_chunks(positions: Positions) -> np.ndarray:
 
 
 def accuracy_terms(
-  model: Scored, draws: Draws, tokens: jax.Array, positions: Positions
+  model: Sampler, draws: Draws, tokens: jax.Array, positions: Positions
 ) -> jax.Array:
   """Estimates of P(y_1 … y_n) after true context, n = 1 … 4.
 
@@ -106,7 +74,7 @@ def accuracy_terms(
 
 
 def collision_terms(
-  model: Scored,
+  model: Sampler,
   draws: Draws,
   context: Any,
   keys: jax.Array,
@@ -143,7 +111,7 @@ def collision_terms(
     result.append(squares[:, first][..., None])
   paths = drawn[..., None, :]  # [B, P, S, J, K]
   for chunk in range(positions.num_chunks):
-    agreed = agreement(drawn, is_pair)
+    agreed = agreeing_pairs(drawn, is_pair)
     if model.probabilities is None:
       result.append(jnp.stack([pair_share(it) for it in agreed], axis=-1))
     if chunk + 1 == positions.num_chunks:
@@ -165,7 +133,7 @@ def collision_terms(
 
 
 def _follow(
-  model: Scored,
+  model: Sampler,
   paths: jax.Array,
   is_pair: jax.Array,
   context: Any,
@@ -240,7 +208,7 @@ def _follow(
 
 
 def _draw_members(
-  model: Scored, hidden: jax.Array, keys: jax.Array, members: jax.Array
+  model: Sampler, hidden: jax.Array, keys: jax.Array, members: jax.Array
 ) -> jax.Array:
   """The next chunks of the samples that are on a path, and of no others.
 

@@ -14,7 +14,6 @@ from calm_jax.config import (
   ExperimentConfig,
   ModelConfig,
   NextVectorConfig,
-  check_fit,
 )
 from calm_jax.data.tokenizer import IdTokenizer, Tokenizer, load_tokenizer
 from calm_jax.interop import published_config
@@ -58,7 +57,7 @@ def convert(
   model = published_config.to_model_config(values)
   weights = Weights(source)
   frozen_reader, frozen_values = None, None
-  if isinstance(model, NextVectorConfig):
+  if model.needs_autoencoder:
     frozen_reader, frozen_values = _find_autoencoder(
       weights, values, model, autoencoder
     )
@@ -142,7 +141,7 @@ def _find_autoencoder(
       f" {values.get('ae_path')!r} is no directory here; give the autoencoder"
       " as --autoencoder=DIR."
     )
-  check_fit(model, config)
+  model.check_fit(config)
   if shapes and directory is None:
     return ParamReader(weights, config, AUTOENCODER_PREFIX), own_values
   other = Weights(path)

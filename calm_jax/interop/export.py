@@ -13,14 +13,15 @@ import numpy as np
 
 from calm_jax.checkpoint import steps as steps_lib
 from calm_jax.checkpoint.run_directory import RunDirectory
-from calm_jax.config import ExperimentConfig, ModelConfig, NextVectorConfig
+from calm_jax.config import ExperimentConfig, ModelConfig
+from calm_jax.families import build_model, param_shapes
 from calm_jax.interop import published_config
 from calm_jax.interop.lazy_arrays import read_array
-from calm_jax.interop.names import AUTOENCODER_PREFIX, Entry, aliases, entries
+from calm_jax.interop.names import AUTOENCODER_PREFIX, aliases, entries
 from calm_jax.interop.origin import Origin, read_origin
 from calm_jax.interop.safetensors_file import write_safetensors
 from calm_jax.interop.target_directory import check_free, written_beside
-from calm_jax.training.state import build_model, param_shapes
+from calm_jax.layers.published import Entry
 
 _AUTOENCODER = "autoencoder"
 Progress = Callable[[int, int], None]
@@ -66,7 +67,7 @@ def export(
   params = run.steps / str(step) / steps_lib.PARAMS
   parts = [_Part(config.model, "", functools.partial(read_array, params))]
   frozen_values: dict[str, Any] = {}
-  if isinstance(config.model, NextVectorConfig):
+  if config.model.needs_autoencoder:
     read = functools.partial(read_array, run.autoencoder)
     parts.append(_Part(config.autoencoder, AUTOENCODER_PREFIX, read))
     frozen_values = published_config.from_experiment(

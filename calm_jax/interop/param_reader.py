@@ -6,10 +6,11 @@ from typing import Any
 import numpy as np
 
 from calm_jax.config import ModelConfig
+from calm_jax.families import build_model, param_shapes
 from calm_jax.interop.lazy_arrays import LazyArray
-from calm_jax.interop.names import Entry, aliases, entries
+from calm_jax.interop.names import aliases, entries
 from calm_jax.interop.weights import Weights
-from calm_jax.training.state import build_model, param_shapes
+from calm_jax.layers.published import Entry
 
 _ROWS = 4096  # of a table that are read or compared at once
 

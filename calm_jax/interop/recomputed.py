@@ -24,10 +24,11 @@ from calm_jax.config import (
 )
 from calm_jax.evaluation import brier
 from calm_jax.interop.recorded import Recorded
+from calm_jax.kernels.distance import Distance
 from calm_jax.losses.energy import energy_loss_from_targets
 from calm_jax.losses.reconstruction import clipped_kl
 from calm_jax.model import NextVectorModel, TokenModel
-from calm_jax.model.heads import HEADS, denoising, flow
+from calm_jax.model.heads import build_head, denoising, flow
 
 Arrays = dict[str, Any]
 
@@ -52,27 +53,18 @@ class Check:
 
 def _autoencoder(recorded: Recorded) -> Callable[..., Any]:
   """The run's autoencoder, whichever role it has: call(method, *inputs)."""
-  run = recorded.run
-  if isinstance(run.config.model, AutoencoderConfig):
-    return _caller(Autoencoder(run.config.model), run.params)
-  return _caller(Autoencoder(run.config.autoencoder), run.autoencoder)
+  config, params = recorded.run.latent_model
+  return _caller(Autoencoder(config), params)
 
 
 def _autoencoder_config(recorded: Recorded) -> AutoencoderConfig:
-  config = recorded.run.config
-  return config.autoencoder or config.model
+  return recorded.run.latent_model[0]
 
 
 def _head(recorded: Recorded) -> Callable[..., Any]:
   """The run's head by itself: call(method, *inputs)."""
   model = recorded.run.config.model
-  head = HEADS[type(model.head)](
-    config=model.head,
-    hidden_size=model.hidden_size,
-    latent_size=model.latent_size,
-    dtype=model.dtype,
-  )
-  return _caller(head, recorded.run.params["head"])
+  return _caller(build_head(model), recorded.run.params["head"])
 
 
 def _caller(module: Any, params: Any) -> Callable[..., Any]:
@@ -162,7 +154,9 @@ def _energy_losses(recorded: Recorded) -> Arrays:
   @functools.partial(jax.jit, static_argnums=1)
   def score(samples, alpha):
     def mean_loss(samples):
-      loss, _ = energy_loss_from_targets(samples, targets, alpha=alpha)
+      loss, _ = energy_loss_from_targets(
+        samples, targets, distance=Distance("energy", alpha)
+      )
       return loss.mean(), loss
 
     (loss, each), slope = jax.value_and_grad(mean_loss, has_aux=True)(samples)
@@ -194,7 +188,9 @@ def _brier(recorded: Recorded) -> Arrays:
   tokens = jnp.stack(pair, axis=-2)  # [B, P, 2, K]
   shape = (*labels.shape[:2], 2, 2)
   is_pair = jnp.broadcast_to(brier.all_pairs(2), shape)
-  collision = [brier.pair_share(x) for x in brier.agreement(tokens, is_pair)]
+  collision = [
+    brier.pair_share(x) for x in brier.agreeing_pairs(tokens, is_pair)
+  ]
   scores = brier.brier_scores(
     np.asarray(brier.accuracy(tokens, labels)), np.stack(collision, axis=-1)
   )
@@ -316,7 +312,7 @@ CHECKS = (
       outputs=(f"{kind.kind}_hidden",),
       kinds=(kind,),
     )
-    for kind in HEADS
+    for kind in (EnergyHeadConfig, DiffusionHeadConfig, FlowHeadConfig)
   ),
   Check(
     compute=_energy_sample_arrays,

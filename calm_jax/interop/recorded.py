@@ -5,7 +5,6 @@ from collections.abc import Mapping
 import numpy as np
 
 from calm_jax.checkpoint.run_directory import LoadedRun
-from calm_jax.config import AutoencoderConfig, NextVectorConfig
 
 # The letters of the package; P = L − 1 predictions, Q = B·P of them in a row,
 # R = P·K predicted tokens. Lower-case letters are free.
@@ -106,10 +105,10 @@ class Recorded:
       "V": model.vocabulary.size,
       "D": model.hidden_size,
     }
-    if isinstance(model, AutoencoderConfig | NextVectorConfig):
-      self.sizes |= {"Z": model.latent_size, "2Z": 2 * model.latent_size}
-    if isinstance(model, NextVectorConfig):
-      self.sizes["U"] = getattr(model.head, "noise_size", 0)
+    if (latent_size := getattr(model, "latent_size", None)) is not None:
+      self.sizes |= {"Z": latent_size, "2Z": 2 * latent_size}
+    if (head := getattr(model, "head", None)) is not None:
+      self.sizes["U"] = getattr(head, "noise_size", 0)
 
   def __contains__(self, name: str) -> bool:
     return name in self._arrays

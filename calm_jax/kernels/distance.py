@@ -1,19 +1,70 @@
-"""‖d‖^α and its slope, with none at zero: what every energy score sums."""
+"""How far two points lie apart: what every energy score sums.
+
+A distance ρ makes the score 2·mean ρ(x − y) − mean ρ(x − x′) proper if it is of
+negative type; `DISTANCES` is the table of those there are. A new one is a line
+there: its plain definition, and its value with its slope for the kernels.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 
-def powers_and_weights(
-  difference: jax.Array, alpha: float, *, axis: int, keepdims: bool = False
-) -> tuple[jax.Array, jax.Array]:
-  """‖d‖^α and α‖d‖^(α−2), which times d is the derivative of the former by d.
+@dataclasses.dataclass(frozen=True)
+class Distance:
+  """One distance: which, and its parameter. Decides what is compiled."""
 
-  Both are 0 where d is 0: there the score has no slope, only a corner.
+  kind: str
+  parameter: float
+
+  def __post_init__(self):
+    if self.kind not in DISTANCES:
+      raise ValueError(
+        f"the score is {self.kind!r}; choose one of {', '.join(DISTANCES)}."
+      )
+    DISTANCES[self.kind].check(self.parameter)
+
+
+class _Kind(NamedTuple):
+  """What is known of one kind; s = ‖d‖² is positive."""
+
+  check: Callable[[float], None]  # raises ValueError for a parameter
+  value: Callable[[jax.Array, float], jax.Array]  # s, parameter → ρ
+  # s, parameter → ρ, and w for which w·d is the derivative of ρ by d
+  value_and_weight: Callable[[jax.Array, float], tuple[jax.Array, jax.Array]]
+
+
+def distances(squares: jax.Array, distance: Distance) -> jax.Array:
+  """ρ of squared norms ‖d‖², [...]: the plain definition.
+
+  0 where the norm is 0, and there without a gradient: the score has no slope,
+  only a corner.
+  """
+  is_apart = squares > 0
+  # The inner `where` keeps the infinite slope of a root at 0 out of the
+  # backward pass, which would multiply it by 0 and get NaN.
+  squares = jnp.where(is_apart, squares, 1.0)
+  values = DISTANCES[distance.kind].value(squares, distance.parameter)
+  return jnp.where(is_apart, values, 0.0)
+
+
+def values_and_weights(
+  difference: jax.Array,
+  distance: Distance,
+  *,
+  axis: int,
+  keepdims: bool = False,
+) -> tuple[jax.Array, jax.Array]:
+  """ρ(d), and w for which w·d is its derivative by d: for the kernels.
+
+  Both are 0 where d is 0.
 
   Args:
     difference: d, float32.
-    alpha: exponent.
+    distance: ρ.
     axis: over which the norm is taken.
     keepdims: whether the results keep it, with size 1.
 
@@ -23,9 +74,34 @@ def powers_and_weights(
   squares = jnp.sum(jnp.square(difference), axis=axis, keepdims=keepdims)
   is_apart = squares > 0
   squares = jnp.where(is_apart, squares, 1.0)
+  kind = DISTANCES[distance.kind]
+  values, weights = kind.value_and_weight(squares, distance.parameter)
+  return jnp.where(is_apart, values, 0.0), jnp.where(is_apart, weights, 0.0)
+
+
+def _check_alpha(alpha: float) -> None:
+  if not 0 < alpha < 2:
+    raise ValueError(
+      f"alpha is {alpha}; the energy score is strictly proper only for"
+      " 0 < alpha < 2. The paper uses 1."
+    )
+
+
+def _power(squares: jax.Array, alpha: float) -> jax.Array:
+  """‖d‖^α (paper §3.2, eq. 9)."""
+  return squares ** (alpha / 2)
+
+
+def _power_and_weight(
+  squares: jax.Array, alpha: float
+) -> tuple[jax.Array, jax.Array]:
+  """‖d‖^α and α‖d‖^(α−2)."""
   if alpha == 1:
     weights = jax.lax.rsqrt(squares)
   else:
     weights = jnp.exp((alpha / 2 - 1) * jnp.log(squares))
-  weights = jnp.where(is_apart, weights, 0.0)
   return squares * weights, alpha * weights
+
+
+DISTANCES = {"energy": _Kind(_check_alpha, _power, _power_and_weight)}
+PAPER = Distance("energy", 1.0)

@@ -19,6 +19,7 @@ from calm_jax.kernels import (
   per_shard,
 )
 from calm_jax.kernels.blocks import scan_positions
+from calm_jax.kernels.distance import Distance
 
 _BLOCK_BYTES = 2**21  # of float32 samples, on CPU
 
@@ -27,7 +28,7 @@ class Settings(NamedTuple):
   """What the compiler has to know of one energy score."""
 
   num_targets: int  # M
-  alpha: float  # exponent of the distance
+  distance: Distance
   use_antithetic_targets: bool
   implementation: str  # auto | xla | pallas
   partition: jax.sharding.PartitionSpec | None  # of the axes of positions
@@ -88,7 +89,7 @@ def _sums(settings, use_gradient, samples, *rest):
   """Calls the chosen version on flat positions, on each device for its own."""
   fixed = {
     "num_targets": settings.num_targets,
-    "alpha": settings.alpha,
+    "distance": settings.distance,
     "use_antithetic_targets": settings.use_antithetic_targets,
     "use_gradient": use_gradient,
   }

@@ -13,7 +13,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
 from calm_jax.kernels import counter
-from calm_jax.kernels.distance import powers_and_weights
+from calm_jax.kernels.distance import Distance, values_and_weights
 
 # Numbers of a tile [N, Z] that one warp of 32 threads keeps in registers. With
 # one warp for all samples, no draw is made twice in different warps.
@@ -25,7 +25,7 @@ _MAX_WARPS = 8
   jax.jit,
   static_argnames=(
     "num_targets",
-    "alpha",
+    "distance",
     "use_antithetic_targets",
     "use_gradient",
     "interpret",
@@ -39,7 +39,7 @@ def energy_sums(
   key1: jax.Array,
   *,
   num_targets: int,
-  alpha: float,
+  distance: Distance,
   use_antithetic_targets: bool,
   use_gradient: bool,
   interpret: bool = False,
@@ -56,7 +56,7 @@ def energy_sums(
       _kernel,
       tile=tile,
       num_targets=num_targets,
-      alpha=alpha,
+      distance=distance,
       use_antithetic_targets=use_antithetic_targets,
     ),
     grid=(num_positions,),
@@ -80,7 +80,7 @@ def _kernel(
   *gradient_refs,
   tile,
   num_targets,
-  alpha,
+  distance,
   use_antithetic_targets,
 ):
   """One program: the position that bears its number."""
@@ -100,10 +100,10 @@ def _kernel(
 
   def visit(point, scale, total, slope):
     difference = x - point[None]
-    powers, weights = powers_and_weights(difference, alpha, axis=-1)
+    values, weights = values_and_weights(difference, distance, axis=-1)
     if gradient_refs:
       slope = slope + difference * (scale * weights)[:, None]
-    return total + scale * powers, slope
+    return total + scale * values, slope
 
   def visit_pair(pair, carry):
     first, second = counter.normal_pair(

@@ -14,7 +14,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from calm_jax.kernels import counter
-from calm_jax.kernels.distance import powers_and_weights
+from calm_jax.kernels.distance import Distance, values_and_weights
 
 _NUM_LANES = 128
 
@@ -23,7 +23,7 @@ _NUM_LANES = 128
   jax.jit,
   static_argnames=(
     "num_targets",
-    "alpha",
+    "distance",
     "use_antithetic_targets",
     "use_gradient",
     "interpret",
@@ -37,7 +37,7 @@ def energy_sums(
   key1: jax.Array,
   *,
   num_targets: int,
-  alpha: float,
+  distance: Distance,
   use_antithetic_targets: bool,
   use_gradient: bool,
   interpret: bool = False,
@@ -47,7 +47,7 @@ def energy_sums(
   kernel = functools.partial(
     _kernel,
     num_targets=num_targets,
-    alpha=alpha,
+    distance=distance,
     use_antithetic_targets=use_antithetic_targets,
   )
   by_lane = pl.BlockSpec((1, _NUM_LANES), lambda i: (0, i))
@@ -83,7 +83,7 @@ def _kernel(
   diversity_ref,
   *refs,
   num_targets,
-  alpha,
+  distance,
   use_antithetic_targets,
 ):
   """One program: blocks of 128 positions in, blocks of 128 positions out."""
@@ -97,16 +97,16 @@ def _kernel(
     slope_ref[...] = jnp.zeros(slope_ref.shape, jnp.float32)
 
   def visit(points, scales, total):
-    """Adds the powers of all distances to `points`, each with its scale."""
+    """Adds the values of all distances to `points`, each with its scale."""
 
     def visit_sample(n, total):
       x, slope = x_ref[n], 0.0
       for point, scale in zip(points, scales, strict=True):
         difference = x - point
-        powers, weights = powers_and_weights(
-          difference, alpha, axis=0, keepdims=True
+        values, weights = values_and_weights(
+          difference, distance, axis=0, keepdims=True
         )
-        total = total + scale * powers
+        total = total + scale * values
         slope = slope + difference * (scale * weights)
       for slope_ref in slope_refs:
         slope_ref[n] += slope

@@ -12,14 +12,14 @@ import jax
 import jax.numpy as jnp
 
 from calm_jax.kernels import counter
-from calm_jax.kernels.distance import powers_and_weights
+from calm_jax.kernels.distance import Distance, values_and_weights
 
 
 @functools.partial(
   jax.jit,
   static_argnames=(
     "num_targets",
-    "alpha",
+    "distance",
     "use_antithetic_targets",
     "use_gradient",
   ),
@@ -32,7 +32,7 @@ def energy_sums(
   key1: jax.Array,
   *,
   num_targets: int,
-  alpha: float,
+  distance: Distance,
   use_antithetic_targets: bool,
   use_gradient: bool,
 ) -> tuple[jax.Array, ...]:
@@ -45,7 +45,7 @@ def energy_sums(
     key0: [P] uint32, first words of the positions' keys.
     key1: [P] uint32, second words.
     num_targets: M.
-    alpha: exponent of the distance.
+    distance: between points.
     use_antithetic_targets: targets in pairs mean ± std·ε.
     use_gradient: whether to compute it.
 
@@ -72,12 +72,14 @@ def energy_sums(
     # is stored, and XLA does not draw it anew for each sample.
     pair, targets, fidelity, gradient = carry
     for i, target in enumerate((targets.real, targets.imag)):
-      powers, weights = powers_and_weights(x - target[:, None], alpha, axis=-1)
+      values, weights = values_and_weights(
+        x - target[:, None], distance, axis=-1
+      )
       if num_targets % 2 and i:
         is_real = 2 * pair + 1 < num_targets
-        powers = jnp.where(is_real, powers, 0.0)
+        values = jnp.where(is_real, values, 0.0)
         weights = jnp.where(is_real, weights, 0.0)
-      fidelity = fidelity + powers
+      fidelity = fidelity + values
       if use_gradient:
         gradient = gradient + (x - target[:, None]) * weights[..., None]
     return (pair + 1, draw(pair + 1), fidelity, gradient), None
@@ -85,8 +87,8 @@ def energy_sums(
   def visit_sample(carry, n):
     diversity, gradient = carry
     other = jax.lax.dynamic_index_in_dim(x, n, axis=1, keepdims=False)
-    powers, weights = powers_and_weights(x - other[:, None], alpha, axis=-1)
-    diversity = diversity + powers
+    values, weights = values_and_weights(x - other[:, None], distance, axis=-1)
+    diversity = diversity + values
     if use_gradient:
       gradient = gradient + (x - other[:, None]) * weights[..., None]
     return (diversity, gradient), None

@@ -7,7 +7,7 @@ from jax.sharding import PartitionSpec
 _SPEC = (("data", "fsdp"), "sequence")
 
 
-def split_rows(x: jax.Array) -> jax.Array:
+def constrain_rows(x: jax.Array) -> jax.Array:
   """Keeps x, [B, L, …], split by rows and chunks and otherwise whole.
 
   Without it the compiler may gather the batch instead of the parameters that

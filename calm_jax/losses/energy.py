@@ -7,12 +7,13 @@ import jax
 import jax.numpy as jnp
 
 from calm_jax.kernels import counter, energy_score
+from calm_jax.kernels.distance import PAPER, Distance, distances
 
 
 class EnergyTerms(NamedTuple):
   """The two halves of the loss, for watching; no gradient flows through them.
 
-  Each is [...] float32, in units of latent distance to the power alpha.
+  Each is [...] float32, in units of ρ.
   """
 
   fidelity: jax.Array  # 2 · mean distance from samples to targets
@@ -26,16 +27,17 @@ def energy_loss(
   keys: jax.Array,
   *,
   num_targets: int,
-  alpha: float = 1.0,
+  distance: Distance = PAPER,
   use_antithetic_targets: bool = False,
   implementation: str = "auto",
   partition: jax.sharding.PartitionSpec | None = None,
 ) -> tuple[jax.Array, EnergyTerms]:
   """Scores samples against fresh draws from the posterior of the true chunk.
 
-  loss = 2/(N·M) Σ_{n,m} ‖x_n − y_m‖^α − 1/(N(N−1)) Σ_{n≠k} ‖x_n − x_k‖^α, with
-  y_m = mean + exp(log_std)·ε_m and ε_m standard normal (paper §3.2, eq. 9, 10).
-  Its expectation is smallest when the samples have the targets' distribution.
+  loss = 2/(N·M) Σ_{n,m} ρ(x_n − y_m) − 1/(N(N−1)) Σ_{n≠k} ρ(x_n − x_k), with
+  y_m = mean + exp(log_std)·ε_m and ε_m standard normal; ρ(d) = ‖d‖^α in the
+  paper (§3.2, eq. 9, 10). Its expectation is smallest when the samples have the
+  targets' distribution.
 
   Every implementation draws the same ε: number (m, z) of a position is a
   function of that position's key alone (`kernels.counter`), whatever the batch,
@@ -50,7 +52,7 @@ def energy_loss(
     log_std: [..., Z] float32, of the posterior, nats; no gradient.
     keys: [...], typed keys of the positions.
     num_targets: M, draws a position.
-    alpha: exponent of the distance, in (0, 2).
+    distance: ρ; by default the paper's, with α = 1.
     use_antithetic_targets: targets 2i and 2i+1 lie on opposite sides of the
       mean; M is even.
     implementation: reference | xla | pallas | auto (pallas on TPU and GPU,
@@ -66,7 +68,7 @@ def energy_loss(
   Raises:
     ValueError: if a setting is out of range.
   """
-  _check(samples, num_targets, alpha, use_antithetic_targets)
+  _check(samples, num_targets, use_antithetic_targets)
   *shape, _, latent_size = samples.shape
   chex.assert_shape([mean, log_std], (*shape, latent_size))
   chex.assert_shape(keys, tuple(shape))
@@ -80,7 +82,7 @@ def energy_loss(
     mean = mean.astype(jnp.float32)[..., None, :]
     std = jnp.exp(log_std.astype(jnp.float32))[..., None, :]
     targets = jax.lax.stop_gradient(mean + std * noise)
-    return energy_loss_from_targets(samples, targets, alpha=alpha)
+    return energy_loss_from_targets(samples, targets, distance=distance)
   loss, *terms = energy_score.energy_score(
     samples,
     mean,
@@ -88,7 +90,7 @@ def energy_loss(
     keys,
     energy_score.Settings(
       num_targets=num_targets,
-      alpha=alpha,
+      distance=distance,
       use_antithetic_targets=use_antithetic_targets,
       implementation=implementation,
       partition=partition,
@@ -98,14 +100,17 @@ def energy_loss(
 
 
 def energy_loss_from_targets(
-  samples: jax.Array, targets: jax.Array, *, alpha: float = 1.0
+  samples: jax.Array,
+  targets: jax.Array,
+  *,
+  distance: Distance = PAPER,
 ) -> tuple[jax.Array, EnergyTerms]:
   """The energy loss against given targets: the plain definition (eq. 9, 10).
 
   Args:
     samples: [..., N, Z], x; N ≥ 2.
     targets: [..., M, Z], y; no gradient.
-    alpha: exponent of the distance, in (0, 2).
+    distance: ρ; by default the paper's, with α = 1.
 
   Returns:
     As `energy_loss`.
@@ -113,13 +118,13 @@ def energy_loss_from_targets(
   Raises:
     ValueError: if a setting is out of range.
   """
-  _check(samples, targets.shape[-2], alpha)
+  _check(samples, targets.shape[-2])
   chex.assert_equal_shape_prefix([samples, targets], samples.ndim - 2)
   num_samples = samples.shape[-2]
   x = samples.astype(jnp.float32)
   y = jax.lax.stop_gradient(targets.astype(jnp.float32))
-  to_targets = _distances(x, y, alpha)  # [..., N, M]
-  to_samples = _distances(x, x, alpha)  # [..., N, N]
+  to_targets = _distances(x, y, distance)  # [..., N, M]
+  to_samples = _distances(x, x, distance)  # [..., N, N]
   fidelity = 2.0 * jnp.mean(to_targets, axis=(-2, -1))
   diversity = jnp.sum(to_samples, axis=(-2, -1))
   diversity = diversity / (num_samples * (num_samples - 1))
@@ -127,21 +132,15 @@ def energy_loss_from_targets(
   return fidelity - diversity, terms
 
 
-def _distances(x: jax.Array, y: jax.Array, alpha: float) -> jax.Array:
-  """‖x_n − y_m‖^α, [..., N, M], with gradient 0 where the distance is 0."""
+def _distances(x: jax.Array, y: jax.Array, distance: Distance) -> jax.Array:
+  """ρ(x_n − y_m), [..., N, M], with gradient 0 where the two coincide."""
   differences = x[..., :, None, :] - y[..., None, :, :]
-  squares = jnp.sum(jnp.square(differences), axis=-1)
-  is_apart = squares > 0
-  # The inner `where` keeps the infinite slope of the root at 0 out of the
-  # backward pass, which would multiply it by 0 and get NaN.
-  powers = jnp.where(is_apart, squares, 1.0) ** (alpha / 2)
-  return jnp.where(is_apart, powers, 0.0)
+  return distances(jnp.sum(jnp.square(differences), axis=-1), distance)
 
 
 def _check(
   samples: jax.Array,
   num_targets: int,
-  alpha: float,
   use_antithetic_targets: bool = False,
 ) -> None:
   if samples.ndim < 2 or samples.shape[-2] < 2:
@@ -152,11 +151,6 @@ def _check(
   if num_targets < 1:
     raise ValueError(
       f"num_targets is {num_targets}; give at least 1 target a position."
-    )
-  if not 0 < alpha < 2:
-    raise ValueError(
-      f"alpha is {alpha}; the energy score is strictly proper only for"
-      " 0 < alpha < 2. The paper uses 1."
     )
   if use_antithetic_targets and num_targets % 2:
     raise ValueError(

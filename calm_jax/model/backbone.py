@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from calm_jax.config import BackboneConfig
-from calm_jax.layers.activation import split_rows
+from calm_jax.layers.activation import constrain_rows
 from calm_jax.layers.attention import Attention, LayerCache
 from calm_jax.layers.mlp import SwiGLU
 from calm_jax.layers.norm import RMSNorm
@@ -66,7 +66,7 @@ class Layer(nn.Module):
       config.attention_implementation,
       name="attention",
     )
-    x = split_rows(x)
+    x = constrain_rows(x)
     normed = RMSNorm(config.norm_epsilon, name="attention_norm")(x)
     attended, cache = attention(normed, positions, segment_ids, cache, mask)
     x = x + attended

@@ -78,17 +78,7 @@ class NextVectorModel(nn.Module):
     log_std: jax.Array,
     keys: jax.Array,
   ) -> HeadLoss:
-    """The head's loss against the posterior of the chunk each h_i predicts.
-
-    Args:
-      hidden: [B, L, D].
-      mean: [B, L, Z] float32, of the chunk after each; no gradient.
-      log_std: [B, L, Z] float32.
-      keys: [B, L] typed keys.
-
-    Returns:
-      Loss and metrics, [B, L] float32 each.
-    """
+    """The loss against the chunk that each h_i predicts; see `Head.loss`."""
     chex.assert_equal_shape([mean, log_std])
     chex.assert_equal_shape_prefix([hidden, mean, keys], 2)
     mean, log_std = jax.lax.stop_gradient((mean, log_std))
@@ -101,15 +91,5 @@ class NextVectorModel(nn.Module):
     sample_ids: jax.Array,
     noise_scale: float | jax.Array = 1.0,
   ) -> jax.Array:
-    """Draws latents of the next chunk.
-
-    Args:
-      hidden: [..., D].
-      keys: [...] typed keys of the positions.
-      sample_ids: [n] uint32; a draw depends on its key and its id alone.
-      noise_scale: factor on the head's noise; 1 is the model itself.
-
-    Returns:
-      [..., n, Z] float32.
-    """
+    """Draws latents of the next chunk; see `Head.sample`."""
     return self.head.sample(hidden, keys, sample_ids, noise_scale)

@@ -6,7 +6,6 @@ from calm_jax.config import (
   AutoencoderConfig,
   ExperimentConfig,
   MeshConfig,
-  NextVectorConfig,
   VocabularyConfig,
   resolve,
 )
@@ -40,7 +39,7 @@ def complete(config: ExperimentConfig, vocab_size: int) -> ExperimentConfig:
     size=vocab_size, begin_id=vocab_size - 2, end_id=vocab_size - 1
   )
   autoencoder = None
-  if isinstance(model, NextVectorConfig):
+  if model.needs_autoencoder:
     autoencoder = config.autoencoder or AutoencoderConfig(
       vocabulary=vocabulary,
       chunk_size=model.chunk_size,

@@ -6,13 +6,9 @@ from typing import Any, NamedTuple
 import jax
 from jax.sharding import Mesh
 
-from calm_jax.config import (
-  AutoencoderConfig,
-  BackboneConfig,
-  ExperimentConfig,
-)
+from calm_jax.config import ExperimentConfig
+from calm_jax.families.matrix_flops import matrix_flops
 from calm_jax.planning.collectives import Collective, find_collectives
-from calm_jax.planning.matrix_flops import matrix_flops
 from calm_jax.planning.memory import (
   activation_bytes_per_row,
   bytes_of_shards,
@@ -106,8 +102,8 @@ def compile_step(config: ExperimentConfig, mesh: Mesh) -> CompiledStep:
 
 def _looked_up(config: ExperimentConfig, params: Any) -> int:
   """Parameters of a table whose rows are read by id, and of no product."""
-  if isinstance(config.model, AutoencoderConfig):
-    return 0  # the decoder multiplies by the same table
+  if config.model.ties_embedding:
+    return 0
   paths = jax.tree_util.tree_leaves_with_path(params)
   return sum(
     leaf.size for path, leaf in paths if "'embedding'" in str(path[-1])
@@ -121,9 +117,8 @@ def _attention_flops(config: ExperimentConfig) -> float:
   where layers are computed again, two more.
   """
   model = config.model
-  if not isinstance(model, BackboneConfig):
-    return 0.0
-  if model.attention_implementation not in ("auto", "pallas"):
+  attention = getattr(model, "attention_implementation", "reference")
+  if attention not in ("auto", "pallas"):
     return 0.0
   pairs = config.num_chunks * (config.num_chunks + 1) / 2
   width = model.num_heads * model.head_size

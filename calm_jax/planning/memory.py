@@ -7,11 +7,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from calm_jax.autoencoder import Autoencoder
 from calm_jax.config import ExperimentConfig
 from calm_jax.data.batch import Batch
-from calm_jax.training.objective import make_objective
-from calm_jax.training.state import build_model, param_shapes
+from calm_jax.families import build_model, family_of, param_shapes
 
 _NUM_ROWS = 7  # no size of a model, so that rows are recognised
 
@@ -63,7 +61,7 @@ def activation_bytes_per_row(config: ExperimentConfig) -> int:
   if num_layers:  # as on a TPU, where attention never keeps its scores
     model = dataclasses.replace(config.model, attention_implementation="pallas")
     config = dataclasses.replace(config, model=model)
-  objective = make_objective(config)
+  objective = family_of(config.model).objective(config)
   params, frozen = (
     param_shapes(build_model(config.model)),
     frozen_shapes(config),
@@ -101,7 +99,7 @@ def frozen_shapes(config: ExperimentConfig) -> Any:
   """Shapes of what is not trained, or None."""
   if config.autoencoder is None:
     return None
-  return param_shapes(Autoencoder(config.autoencoder))
+  return param_shapes(build_model(config.autoencoder))
 
 
 def size_of(tree: Any) -> int:

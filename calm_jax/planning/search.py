@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 from collections.abc import Callable, Iterator
 
-from calm_jax.config import BackboneConfig, ExperimentConfig, MeshConfig
+from calm_jax.config import ExperimentConfig, MeshConfig
 from calm_jax.planning.plan import Plan
 from calm_jax.training.progress import ProgressBar
 
@@ -108,14 +108,15 @@ def _on_mesh(
 ) -> Iterator[ExperimentConfig]:
   """Candidates of one mesh, likely the fastest first."""
   num_parts = num_chips // (mesh.tensor * mesh.sequence)
-  costs = _REMAT if isinstance(config.model, BackboneConfig) else {"none": 0}
+  has_remat = hasattr(config.model, "remat")
+  costs = _REMAT if has_remat else {"none": 0}
   choices = itertools.product(costs, range(_MAX_MICROBATCHES.bit_length()))
   for remat, power in sorted(choices, key=lambda it: costs[it[0]] + it[1]):
     num_microbatches = 2**power
     if config.data.batch_size % (num_parts * num_microbatches):
       continue
     model = config.model
-    if isinstance(model, BackboneConfig):
+    if has_remat:
       model = dataclasses.replace(model, remat=remat)
     yield dataclasses.replace(
       config, model=model, mesh=mesh, num_microbatches=num_microbatches

@@ -8,6 +8,7 @@ import jax
 from calm_jax.autoencoder import Autoencoder
 from calm_jax.config import AutoencoderConfig, NextVectorConfig
 from calm_jax.model import Cache, NextVectorModel
+from calm_jax.model.heads import build_head
 from calm_jax.sampling.blocks import map_blocks
 from calm_jax.sampling.context import (
   Context,
@@ -26,6 +27,7 @@ class ChunkSampler:
   Attributes:
     chunk_size: K.
     probabilities: None; there are none.
+    alpha: exponent of the energy score that its latents are scored with.
   """
 
   probabilities = None
@@ -54,6 +56,7 @@ class ChunkSampler:
     self._model = functools.partial(
       NextVectorModel(config).apply, {"params": params}
     )
+    self.alpha = build_head(config).alpha
     self._autoencoder = functools.partial(
       Autoencoder(autoencoder_config).apply, {"params": autoencoder_params}
     )

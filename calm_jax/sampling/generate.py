@@ -1,7 +1,6 @@
 """Chunk after chunk in one compiled loop, with a key/value cache."""
 
 import functools
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -9,8 +8,9 @@ import jax.numpy as jnp
 
 from calm_jax.model import Cache, empty_cache
 from calm_jax.randomness import stream_key
-from calm_jax.sampling.next_chunk import Temperature, draw_next
+from calm_jax.sampling.next_chunk import TemperatureSettings, draw_next
 from calm_jax.sampling.prompt import Prompts
+from calm_jax.sampling.sampler import SamplerFn
 
 
 class Generation(NamedTuple):
@@ -32,10 +32,6 @@ class RowKeys(NamedTuple):
 
   noise: jax.Array  # [R] typed keys, of the draws
   choice: jax.Array  # [R], of the choice among them
-
-
-# Binds parameters to a sampler: `ChunkSampler` or `TokenSampler`.
-SamplerFn = Callable[[Any], Any]
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3))
@@ -106,7 +102,7 @@ def advance(
   rows: Generation,
   keys: RowKeys,
   num_chunks: jax.Array,
-  settings: Temperature,
+  settings: TemperatureSettings,
 ) -> Generation:
   """Adds chunks to every row until it ends.
 

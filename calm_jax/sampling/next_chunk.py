@@ -1,13 +1,14 @@
 """One chunk a row at a temperature, by whichever method."""
 
 import dataclasses
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from calm_jax.sampling import agreement, batch
 from calm_jax.sampling.exact import sample_exact
+from calm_jax.sampling.sampler import Sampler
 from calm_jax.sampling.temperature import split_temperature
 
 METHODS = ("batch", "exact", "hybrid")
@@ -16,7 +17,7 @@ _FALLBACK_IDS = 2**30  # candidates after a spent budget are fresh draws
 
 
 @dataclasses.dataclass(kw_only=True, frozen=True)
-class Temperature:
+class TemperatureSettings:
   """How a model without likelihoods is sampled colder."""
 
   temperature: float = 1.0  # T in (0, 1]
@@ -51,14 +52,6 @@ class Temperature:
     )
 
 
-class Draws(Protocol):
-  """What a sampler offers; see `ChunkSampler.draw`."""
-
-  def draw(
-    self, hidden: jax.Array, keys: jax.Array, sample_ids: jax.Array
-  ) -> jax.Array: ...
-
-
 class NextChunk(NamedTuple):
   """One chunk for each of R rows, and how it came about."""
 
@@ -69,11 +62,11 @@ class NextChunk(NamedTuple):
 
 
 def draw_next(
-  sampler: Draws,
+  sampler: Sampler,
   hidden: jax.Array,
   keys: jax.Array,
   choice_keys: jax.Array,
-  settings: Temperature,
+  settings: TemperatureSettings,
 ) -> NextChunk:
   """Draws the next chunk of each row.
 
@@ -127,11 +120,11 @@ def draw_next(
 
 
 def _agree(
-  sampler: Draws,
+  sampler: Sampler,
   hidden: jax.Array,
   keys: jax.Array,
   choice_keys: jax.Array,
-  settings: Temperature,
+  settings: TemperatureSettings,
 ) -> NextChunk:
   """The batch or hybrid method at T = 1/n."""
   whole = split_temperature(settings.temperature).whole
@@ -157,11 +150,11 @@ def _agree(
 
 
 def _choose(
-  sampler: Draws,
+  sampler: Sampler,
   hidden: jax.Array,
   keys: jax.Array,
   choice_keys: jax.Array,
-  settings: Temperature,
+  settings: TemperatureSettings,
   first_id: int,
 ) -> batch.BatchResult:
   """The batch method, its candidates drawn a block at a time."""

@@ -18,7 +18,7 @@ import numpy as np
 
 from calm_jax.scaling.allocation import IsoFlop
 from calm_jax.scaling.fit import Law
-from calm_jax.scaling.points import Point, score_of_loss
+from calm_jax.scaling.points import Point, score_of_loss, series_title
 
 LABELS = {
   "brier_lm": "BrierLM",
@@ -128,7 +128,7 @@ def scores_over_flops(
     x = np.array([getattr(point, cost) for point in members])
     y = np.array([point.scores[quantity] for point in members])
     errors = [point.errors.get(quantity, 0.0) for point in members]
-    name = "token model" if family == "token" else f"CALM, K = {chunk_size}"
+    name = series_title(family, chunk_size)
     style = {"color": _color(i), "marker": _MARKERS[i % len(_MARKERS)]}
     axes.errorbar(
       x,
@@ -180,9 +180,7 @@ def law_with_bands(law: Law) -> Figure:
         linestyle="none",
         label=f"N = {count(size)}",
       )
-    title = (
-      "token model" if law.family == "token" else f"CALM, K = {chunk_size}"
-    )
+    title = series_title(law.family, chunk_size)
     _count_axis(axes, tokens)
     axes.set(xlabel="training tokens", ylabel=LABELS[law.quantity], title=title)
     _legend(axes, True)

@@ -10,7 +10,8 @@ from collections.abc import Iterable
 import pyarrow
 import pyarrow.parquet
 
-FAMILIES = ("calm", "token")
+from calm_jax.config import ModelConfig
+
 QUANTITIES = ("brier_lm", "brier_1", "cross_entropy")
 SCORES = ("brier_lm", *(f"brier_{n}" for n in range(1, 5)), "cross_entropy")
 
@@ -20,7 +21,7 @@ class Point:
   """One trained and scored model."""
 
   name: str  # unique in a study
-  family: str  # calm | token
+  family: str  # `label` of a model that predicts: calm, token
   parameters: float  # trained ones, without the frozen autoencoder
   tokens: float  # of training
   chunk_size: int = 1  # K; 1 for a token model
@@ -32,10 +33,10 @@ class Point:
   errors: dict[str, float] = dataclasses.field(default_factory=dict)
 
   def __post_init__(self):
-    if self.family not in FAMILIES:
+    if self.family not in families():
       raise ValueError(
         f"point {self.name!r} is of family {self.family!r}; choose one of"
-        f" {', '.join(FAMILIES)}."
+        f" {', '.join(families())}."
       )
     for name in ("parameters", "tokens", "chunk_size"):
       value = getattr(self, name)
@@ -68,6 +69,19 @@ class Point:
       return score, error
     scale = 100 if quantity == "brier_lm" else 1
     return -math.log(score / scale), error / score
+
+
+def families() -> dict[str, type[ModelConfig]]:
+  """The families that predict, by the label of their points."""
+  kinds = ModelConfig.kinds.values()
+  return {kind.label: kind for kind in kinds if kind.predicts}
+
+
+def series_title(family: str, chunk_size: int) -> str:
+  """What a curve of one family and K is called."""
+  model = families()[family]
+  has_chunks = not model.has_likelihoods
+  return f"{model.title}, K = {chunk_size}" if has_chunks else model.title
 
 
 def score_of_loss(loss: float, quantity: str) -> float:

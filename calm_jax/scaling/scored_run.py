@@ -4,11 +4,7 @@ import os
 import pathlib
 
 from calm_jax import config_file
-from calm_jax.config import (
-  AutoencoderConfig,
-  ExperimentConfig,
-  TokenModelConfig,
-)
+from calm_jax.config import ExperimentConfig
 from calm_jax.scaling import flops
 from calm_jax.scaling.points import SCORES, Point
 from calm_jax.scaling.study import read_json
@@ -52,7 +48,7 @@ def read_point(
     config = config_file.from_dict(ExperimentConfig, result["config"])
   except ValueError as error:
     raise ValueError(f"{path}: the config is foreign: {error}") from None
-  if isinstance(config.model, AutoencoderConfig):
+  if not config.model.predicts:
     raise ValueError(
       f"{path} is the result of an autoencoder, which predicts nothing; give"
       " that of a next-vector or token model."
@@ -84,7 +80,7 @@ def read_point(
 
   return Point(
     name=name,
-    family="token" if isinstance(model, TokenModelConfig) else "calm",
+    family=model.label,
     parameters=float(sum(flops.num_parameters(model).values())),
     tokens=float(tokens),
     chunk_size=model.chunk_size,

@@ -10,10 +10,15 @@ from calm_jax.scaling.allocation import (
 )
 from calm_jax.scaling.fit import Law, fit_law, predict_largest
 from calm_jax.scaling.page import Page, with_error
-from calm_jax.scaling.points import QUANTITIES, SCORES, Point
+from calm_jax.scaling.points import (
+  QUANTITIES,
+  SCORES,
+  Point,
+  families,
+  series_title,
+)
 
 _COSTS = ("training_flops", "inference_flops", "inference_flops_sampled")
-_FAMILIES = {"calm": "CALM", "token": "Token model"}
 
 
 def add_points(page: Page, points: list[Point]) -> None:
@@ -56,7 +61,7 @@ def _add_scores(page: Page, points: list[Point]) -> None:
 
 def _add_laws(page: Page, points: list[Point]) -> None:
   for quantity in QUANTITIES:
-    for family in _FAMILIES:
+    for family, model in families().items():
       mine = [
         point
         for point in points
@@ -64,7 +69,8 @@ def _add_laws(page: Page, points: list[Point]) -> None:
         and (quantity != "cross_entropy" or quantity in point.scores)
       ]
       if mine:
-        page.section(f"{_FAMILIES[family]}: law of {plots.LABELS[quantity]}")
+        title = _capitalised(model.title)
+        page.section(f"{title}: law of {plots.LABELS[quantity]}")
         _add_law(page, mine, quantity)
 
 
@@ -143,10 +149,11 @@ def _add_held_out(page: Page, points: list[Point], quantity: str) -> None:
 
 def _add_allocations(page: Page, law: Law) -> None:
   """The best K and size for the largest budget spent, and for ten times it."""
+  has_likelihoods = families()[law.family].has_likelihoods
   candidates = {
     (point.parameters, point.chunk_size): Candidate(
       f"N = {plots.count(point.parameters)}"
-      + (f", K = {point.chunk_size}" if law.family == "calm" else ""),
+      + ("" if has_likelihoods else f", K = {point.chunk_size}"),
       point.parameters,
       point.training_flops / point.tokens,
       point.chunk_size,
@@ -195,9 +202,7 @@ def _add_isoflops(page: Page, points: list[Point]) -> None:
   for point in points:
     groups[point.family, point.chunk_size].append(point)
   for (family, chunk_size), mine in sorted(groups.items()):
-    title = _FAMILIES[family] + (
-      f", K = {chunk_size}" if family == "calm" else ""
-    )
+    title = _capitalised(series_title(family, chunk_size))
     try:
       fits = isoflop_parabolas(mine, "brier_lm")
     except ValueError as error:
@@ -233,3 +238,7 @@ def _add_table(page: Page, points: list[Point]) -> None:
       for point in points
     ],
   )
+
+
+def _capitalised(title: str) -> str:
+  return title[0].upper() + title[1:]

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 import jax
 
 from calm_jax.config import ExperimentConfig
-from calm_jax.training.metrics import MetricsWriter, Sum, Sums, compute, merge
+from calm_jax.losses.mean import Mean, Means, compute, merge
+from calm_jax.training.metrics import MetricsWriter
 from calm_jax.training.progress import ProgressBar, Stopwatch
 
 
@@ -44,19 +45,19 @@ class TrainingLog:
     self._config = config
     self._writer = writer
     self._stopwatch = stopwatch
-    self._sums: dict[str, Sum] = {
-      key: Sum(*values) for key, values in window.items()
+    self._means: dict[str, Mean] = {
+      key: Mean(*values) for key, values in window.items()
     }
-    self._unread: tuple[int, Sums] | None = None
+    self._unread: tuple[int, Means] | None = None
     self._num_steps = 0  # of this process since the last row
     self._seconds = stopwatch.training()
     self._bar = ProgressBar(
       name, config.num_steps, start, is_active=jax.process_index() == 0
     )
 
-  def put(self, step: int, sums: Sums) -> None:
-    """Takes the sums of a step, on the device, that leads to `step`."""
-    self._unread = step, sums
+  def put(self, step: int, means: Means) -> None:
+    """Takes the means of a step, on the device, that leads to `step`."""
+    self._unread = step, means
 
   def read(self) -> None:
     """Waits for the step put last and logs it.
@@ -67,19 +68,19 @@ class TrainingLog:
     """
     if self._unread is None:
       return
-    (step, sums), self._unread = self._unread, None
-    sums = {
-      name: Sum(float(item.total), float(item.count))
-      for name, item in jax.device_get(dict(sums)).items()
+    (step, means), self._unread = self._unread, None
+    means = {
+      name: Mean(float(item.total), float(item.count))
+      for name, item in jax.device_get(dict(means)).items()
     }
-    loss, norm = sums["loss"].total, sums["gradient_norm"].total
+    loss, norm = means["loss"].total, means["gradient_norm"].total
     if not (math.isfinite(loss) and math.isfinite(norm)):
       raise NonFiniteError(
-        f"the loss of step {step} is {compute(sums)['loss']} and its gradient"
+        f"the loss of step {step} is {compute(means)['loss']} and its gradient"
         f" norm {norm}; the run stops and nothing of this step is saved. Lower"
         " optimizer.learning_rate or clip_norm, or look at the data there."
       )
-    self._sums = merge(self._sums, sums)
+    self._means = merge(self._means, means)
     self._num_steps += 1
     self._bar.advance()
     config = self._config
@@ -88,7 +89,7 @@ class TrainingLog:
 
   def window(self) -> dict[str, list[float]]:
     """What was read since the last row, for JSON."""
-    return {name: list(item) for name, item in self._sums.items()}
+    return {name: list(item) for name, item in self._means.items()}
 
   def close(self) -> None:
     self._bar.close()
@@ -97,7 +98,7 @@ class TrainingLog:
     data = self._config.data
     seconds = self._stopwatch.training()
     num_tokens = self._num_steps * data.batch_size * data.row_length
-    means = compute(self._sums)
+    means = compute(self._means)
     timings = {
       "tokens_per_second": num_tokens / max(seconds - self._seconds, 1e-9),
       "goodput": self._stopwatch.goodput(),
@@ -105,4 +106,4 @@ class TrainingLog:
     }
     self._writer.write(step, {**means, **timings})
     self._bar.show(means.get("loss", 0.0), timings["tokens_per_second"])
-    self._sums, self._num_steps, self._seconds = {}, 0, seconds
+    self._means, self._num_steps, self._seconds = {}, 0, seconds

@@ -11,13 +11,14 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, Protocol
 
 from calm_jax.config import ExperimentConfig
+from calm_jax.losses.mean import Means
 from calm_jax.training.log import TrainingLog
-from calm_jax.training.metrics import MetricsWriter, Sums
+from calm_jax.training.metrics import MetricsWriter
 from calm_jax.training.preemption import StopSignal
 from calm_jax.training.progress import Stopwatch
 from calm_jax.training.state import TrainState
 
-StepFn = Callable[[TrainState, Any, Any], tuple[TrainState, Sums]]
+StepFn = Callable[[TrainState, Any, Any], tuple[TrainState, Means]]
 Evaluator = Callable[[Any, int], Mapping[str, float]]
 
 
@@ -126,10 +127,10 @@ def train(
       if batch is None:
         num_steps, reason = step, "data ended"
         continue
-      state, sums = step_fn(state, frozen, batch)
+      state, means = step_fn(state, frozen, batch)
       step += 1
       log.read()
-      log.put(step, sums)
+      log.put(step, means)
     with stopwatch.measure("checkpoint"):
       checkpointer.wait()
   if step < num_steps:

@@ -1,55 +1,13 @@
-"""Means kept as sums and counts, and the files they are written to."""
+"""The files that the numbers of training are written to."""
 
 import json
 import math
 from collections.abc import Mapping
-from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import tensorboardX
 from etils import epath
 
 from calm_jax import paths
-
-
-class Sum(NamedTuple):
-  """A mean that can be merged: total over count."""
-
-  total: float | jax.Array  # [] float32
-  count: float | jax.Array  # [] float32
-
-
-Sums = Mapping[str, Sum]
-
-
-def masked_sum(values: jax.Array, mask: jax.Array) -> Sum:
-  """Sums values, [...], where mask, [...] bool, is True.
-
-  What stands elsewhere may be anything, NaN included.
-  """
-  total = jnp.sum(jnp.where(mask, values.astype(jnp.float32), 0))
-  return Sum(total, jnp.sum(mask, dtype=jnp.float32))
-
-
-def merge(first: Sums, second: Sums) -> dict[str, Sum]:
-  """Adds what both have by name; a name that only one has stays as it is."""
-  merged = {**first, **second}
-  for name in first.keys() & second.keys():
-    merged[name] = Sum(
-      first[name].total + second[name].total,
-      first[name].count + second[name].count,
-    )
-  return merged
-
-
-def compute(sums: Sums) -> dict[str, float]:
-  """The means, by name; a mean over nothing is left out."""
-  return {
-    name: float(item.total) / float(item.count)
-    for name, item in sums.items()
-    if item.count
-  }
 
 
 class MetricsWriter:

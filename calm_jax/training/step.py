@@ -11,17 +11,12 @@ from jax.sharding import Mesh
 
 from calm_jax.config import ExperimentConfig
 from calm_jax.data.batch import Batch
+from calm_jax.families import Objective, build_model, family_of, param_axes
+from calm_jax.losses.mean import Mean, Means, merge
 from calm_jax.randomness import stream_key
 from calm_jax.training import sharding
-from calm_jax.training.metrics import Sum, Sums, merge
-from calm_jax.training.objective import Objective, make_objective
 from calm_jax.training.optimizer import make_optimizer, make_schedule
-from calm_jax.training.state import (
-  TrainState,
-  build_model,
-  init_state,
-  param_axes,
-)
+from calm_jax.training.state import TrainState, init_state
 
 
 def train_step(
@@ -33,7 +28,7 @@ def train_step(
   *,
   num_microbatches: int = 1,
   seed: int = 0,
-) -> tuple[TrainState, Sums]:
+) -> tuple[TrainState, Means]:
   """Follows the gradient of the mean loss once.
 
   Args:
@@ -46,10 +41,10 @@ def train_step(
     seed: of the noise.
 
   Returns:
-    The state after the step, and the sums of what is logged.
+    The state after the step, and the means of what is logged.
   """
   key = stream_key(seed, "train", state.step)
-  gradients, sums = accumulated_gradients(
+  gradients, means = accumulated_gradients(
     objective, state.params, frozen, batch, key, num_microbatches
   )
   updates, optimizer_state = optimizer.update(
@@ -58,13 +53,13 @@ def train_step(
   one = jnp.ones((), jnp.float32)
   norm = optax.tree.norm
   ratio = norm(updates) / norm(state.params)
-  sums = {
-    **sums,
-    "gradient_norm": Sum(norm(gradients), one),
-    "update_ratio": Sum(ratio, one),
+  means = {
+    **means,
+    "gradient_norm": Mean(norm(gradients), one),
+    "update_ratio": Mean(ratio, one),
   }
   params = optax.apply_updates(state.params, updates)
-  return TrainState(state.step + 1, params, optimizer_state), sums
+  return TrainState(state.step + 1, params, optimizer_state), means
 
 
 def accumulated_gradients(
@@ -74,8 +69,8 @@ def accumulated_gradients(
   batch: Batch,
   key: jax.Array,
   num_microbatches: int,
-) -> tuple[Any, Sums]:
-  """Gradient of the mean loss over the whole batch, and the sums.
+) -> tuple[Any, Means]:
+  """Gradient of the mean loss over the whole batch, and the means.
 
   Sums of gradients are added in float32 and divided once, so microbatches
   with different numbers of counted chunks give what one batch gives.
@@ -83,15 +78,15 @@ def accumulated_gradients(
   grad_fn = jax.value_and_grad(objective, has_aux=True)
 
   def add(carry: Any, microbatch: Batch) -> tuple[Any, None]:
-    total, sums = carry
-    (_, new_sums), gradients = grad_fn(params, frozen, microbatch, key)
+    total, means = carry
+    (_, new_means), gradients = grad_fn(params, frozen, microbatch, key)
     return (
       jax.tree.map(jnp.add, total, gradients),
-      merge(sums, new_sums),
+      merge(means, new_means),
     ), None
 
   if num_microbatches == 1:
-    (_, sums), total = grad_fn(params, frozen, batch, key)
+    (_, means), total = grad_fn(params, frozen, batch, key)
   else:
     microbatches = jax.tree.map(
       functools.partial(_split_rows, num_microbatches), batch
@@ -101,9 +96,9 @@ def accumulated_gradients(
     zeros = jax.tree.map(
       lambda x: jnp.zeros(x.shape, x.dtype), (params, shapes)
     )
-    (total, sums), _ = jax.lax.scan(add, zeros, microbatches)
-  count = jnp.maximum(sums["loss"].count, 1)
-  return jax.tree.map(lambda x: x / count, total), sums
+    (total, means), _ = jax.lax.scan(add, zeros, microbatches)
+  count = jnp.maximum(means["loss"].count, 1)
+  return jax.tree.map(lambda x: x / count, total), means
 
 
 class Program:
@@ -155,13 +150,13 @@ class Program:
       shardings,
     )
     self._init = jax.jit(init, out_shardings=shardings)
-    objective = make_objective(config)
+    objective = family_of(config.model).objective(config)
     schedule = make_schedule(config.optimizer, config.num_steps)
 
     def step(
       state: TrainState, frozen: Any, batch: Batch
-    ) -> tuple[TrainState, Sums]:
-      new_state, sums = train_step(
+    ) -> tuple[TrainState, Means]:
+      new_state, means = train_step(
         objective,
         optimizer,
         state,
@@ -172,11 +167,11 @@ class Program:
       )
       one = jnp.ones((), jnp.float32)
       return new_state, {
-        **sums,
-        "learning_rate": Sum(schedule(state.step), one),
+        **means,
+        "learning_rate": Mean(schedule(state.step), one),
       }
 
-    def validate(params: Any, frozen: Any, batch: Batch) -> Sums:
+    def validate(params: Any, frozen: Any, batch: Batch) -> Means:
       key = stream_key(config.seed, "validation")
       return objective(params, frozen, batch, key)[1]
 
@@ -193,13 +188,13 @@ class Program:
 
   def step(
     self, state: TrainState, frozen: Any, batch: Batch
-  ) -> tuple[TrainState, Sums]:
+  ) -> tuple[TrainState, Means]:
     """One step; `state` is given up. See `train_step`."""
     with jax.set_mesh(self.mesh):
       return self._compiled.get("step", self._step)(state, frozen, batch)
 
-  def validate(self, params: Any, frozen: Any, batch: Batch) -> Sums:
-    """The objective's sums, with the same noise at every step."""
+  def validate(self, params: Any, frozen: Any, batch: Batch) -> Means:
+    """The objective's means, with the same noise at every step."""
     with jax.set_mesh(self.mesh):
       validate = self._compiled.get("validate", self._validate)
       return validate(params, frozen, batch)

@@ -5,8 +5,8 @@ from typing import Any
 import jax
 from etils import epath
 
+from calm_jax.losses.mean import Means
 from calm_jax.training.loop import StepFn
-from calm_jax.training.metrics import Sums
 from calm_jax.training.state import TrainState
 
 
@@ -41,18 +41,18 @@ class TracedSteps:
 
   def __call__(
     self, state: TrainState, frozen: Any, batch: Any
-  ) -> tuple[TrainState, Sums]:
+  ) -> tuple[TrainState, Means]:
     if self._next in self._steps and not self._is_recording:
       jax.block_until_ready(state)  # nothing of earlier steps
       jax.profiler.start_trace(str(self._directory))
       self._is_recording = True
     number, self._next = self._next, self._next + 1
     with jax.profiler.StepTraceAnnotation("train", step_num=number):
-      state, sums = self._step_fn(state, frozen, batch)
+      state, means = self._step_fn(state, frozen, batch)
     if self._is_recording and self._next not in self._steps:
       jax.block_until_ready(state)
       self.close()
-    return state, sums
+    return state, means
 
   def close(self) -> None:
     """Writes what is recorded, if the run ended before the last such step."""

@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from calm_jax.families import family_of
 from calm_jax.randomness import stream_key
-from calm_jax.sampling.bound import make_sampler_fn
 from calm_jax.sampling.generate import RowKeys, advance, row_keys, start
-from calm_jax.sampling.next_chunk import Temperature
+from calm_jax.sampling.next_chunk import TemperatureSettings
 from calm_jax.sampling.prompt import Prompts
 from calm_jax.workflows.benchmark_models import (
   MODEL_SIZES,
@@ -73,7 +73,9 @@ def run(
     versions = {
       "counted on the host": functools.partial(
         count_on_host,
-        model._replace(config=plain, sampler_fn=make_sampler_fn(plain)),
+        model._replace(
+          config=plain, sampler_fn=family_of(plain.model).sampler_fn(plain)
+        ),
         prompts,
         num_candidates=letters.num_candidates,
         **settings,
@@ -84,7 +86,7 @@ def run(
         generate,
         model,
         prompts,
-        Temperature(
+        TemperatureSettings(
           temperature=_TEMPERATURE,
           method=method,
           num_candidates=letters.num_candidates,
@@ -92,7 +94,7 @@ def run(
         **settings,
       )
     versions["T = 1, one draw"] = functools.partial(
-      generate, model, prompts, Temperature(), **settings
+      generate, model, prompts, TemperatureSettings(), **settings
     )
     yield from compare_calls(
       f"T = {_TEMPERATURE}, {100 * agreement:.0f} % of pairs agree",
@@ -107,7 +109,7 @@ def run(
 def generate(
   model: RandomModel,
   prompts: Prompts,
-  settings: Temperature,
+  settings: TemperatureSettings,
   *,
   num_chunks: int,
   seed: int,

@@ -13,11 +13,10 @@ from calm_jax.config import (
   VocabularyConfig,
 )
 from calm_jax.data.batch import Batch
+from calm_jax.families import build_model, family_of, param_shapes
 from calm_jax.layers.attention import causal_attention
 from calm_jax.losses import energy, vocabulary
 from calm_jax.randomness import stream_key
-from calm_jax.training.objective import make_objective
-from calm_jax.training.state import build_model, param_shapes
 from calm_jax.workflows.benchmark_timing import Roofline, Row, Work, compare
 
 
@@ -184,7 +183,8 @@ def _autoencoder_step(size, key):
       dtype=size.dtype,
       vocabulary_implementation=name,
     )
-    objective = make_objective(ExperimentConfig(model=model))
+    config = ExperimentConfig(model=model)
+    objective = family_of(model).objective(config)
 
     def total(params, batch, objective=objective):
       return objective(params, None, batch, key)

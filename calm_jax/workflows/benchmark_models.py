@@ -13,10 +13,9 @@ from calm_jax.config import (
   NextVectorConfig,
   VocabularyConfig,
 )
+from calm_jax.families import build_model, family_of
 from calm_jax.layers.parameters import init_params
 from calm_jax.randomness import position_keys
-from calm_jax.sampling.bound import bind_params, make_sampler_fn
-from calm_jax.training.state import build_model
 
 _NUM_PROBES = 64  # draws from which agreement is estimated
 _NUM_HALVINGS = 24
@@ -110,8 +109,8 @@ def random_model(
   # What all draws share, against what is different in each.
   direction = jax.random.normal(keys[2], outer["bias"].shape)
   outer["kernel"] = 0.02 * jax.random.normal(keys[3], outer["kernel"].shape)
-  sampler_fn = make_sampler_fn(config)
-  bound = bind_params(config, params, autoencoder)
+  sampler_fn = family_of(config.model).sampler_fn(config)
+  bound = family_of(config.model).bind_params(params, autoencoder)
   hidden = jax.random.normal(keys[4], (16, config.model.hidden_size))
   ids = jnp.arange(16, dtype=jnp.uint32)
   probe_keys = position_keys(keys[4], ids, ids[:1])[:, 0]

@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import optax
 
 from calm_jax.config import ExperimentConfig, MeshConfig, OptimizerConfig
+from calm_jax.families import family_of
 from calm_jax.layers.vocabulary import scored_ids
 from calm_jax.losses import vocabulary
 from calm_jax.losses.energy import energy_loss
 from calm_jax.model.heads import build_head
 from calm_jax.randomness import position_keys, stream_key
-from calm_jax.training.objective import make_objective
 from calm_jax.training.optimizer import make_optimizer
 from calm_jax.training.sharding import make_mesh
 from calm_jax.training.step import Program
@@ -76,7 +76,7 @@ def _step(program: Program, frozen: Any, batch: Any) -> Version:
 
 
 def _parts(config, state, frozen, batch, key) -> dict[str, Version]:
-  objective = make_objective(config)
+  objective = family_of(config.model).objective(config)
   optimizer = make_optimizer(OptimizerConfig(), config.num_steps)
   num_tokens = batch.tokens.size
 

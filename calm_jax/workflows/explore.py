@@ -7,13 +7,12 @@ the same text.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import tqdm
 
 from calm_jax.checkpoint.run_directory import LoadedRun
-from calm_jax.config import NextVectorConfig, TokenModelConfig
 from calm_jax.data.batch import Batch
 from calm_jax.data.pipeline import eval_batches
 from calm_jax.evaluation.held_out_text import open_text
@@ -22,11 +21,11 @@ from calm_jax.evaluation.prediction import (
   PredictionSettings,
   prediction_columns,
 )
-from calm_jax.evaluation.provenance import provenance
 from calm_jax.evaluation.temperature_curve import batch_method_columns
 from calm_jax.evaluation.windows import Columns, summarise
+from calm_jax.families import family_of
+from calm_jax.runs.provenance import provenance
 from calm_jax.sampling.batch import log_weights
-from calm_jax.sampling.bound import bind_params, make_sampler_fn
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -152,9 +151,10 @@ class _Rows:
 def _batch_method(
   run: LoadedRun, rows: _Rows, settings: ExploreSettings
 ) -> list[dict[str, Any]]:
+  family = family_of(run.config.model)
   found = batch_method_columns(
-    make_sampler_fn(run.config),
-    bind_params(run.config, run.params, run.autoencoder),
+    family.sampler_fn(run.config),
+    family.bind_params(run.params, run.autoencoder),
     rows.batches(run),
     temperatures=settings.temperatures,
     candidate_counts=settings.candidate_counts,
@@ -175,7 +175,8 @@ def _curve(
   values: Sequence[float],
 ) -> list[dict[str, Any]]:
   """One number varied, everything else the model's own distribution."""
-  sampler_fn: Callable[[Any], Any] = make_sampler_fn(run.config)
+  family = family_of(run.config.model)
+  sampler_fn = family.sampler_fn(run.config)
   measured = PredictionSettings(
     num_samples=settings.num_samples,
     positions=settings.positions,
@@ -188,7 +189,7 @@ def _curve(
       method,
       prediction_columns(
         sampler_fn,
-        bind_params(run.config, run.params, run.autoencoder, **{name: value}),
+        family.bind_params(run.params, run.autoencoder, **{name: value}),
         batches,
         measured,
       ),
@@ -210,15 +211,13 @@ def _point(method: str, columns: Columns, **settings: float) -> dict[str, Any]:
 
 
 def _check_runs(run: LoadedRun, baseline: LoadedRun | None) -> None:
-  if not isinstance(run.config.model, NextVectorConfig):
+  model = run.config.model
+  if not model.predicts or model.has_likelihoods:
     raise ValueError(
-      f"--checkpoint={run.path} holds a model of kind"
-      f" {run.config.model.kind!r}; give a next-vector run there and a token"
-      " model as --baseline."
+      f"--checkpoint={run.path} holds a model of kind {model.kind!r}; give a"
+      " next-vector run there and a token model as --baseline."
     )
-  if baseline is not None and not isinstance(
-    baseline.config.model, TokenModelConfig
-  ):
+  if baseline is not None and not baseline.config.model.has_likelihoods:
     raise ValueError(
       f"--baseline={baseline.path} holds a model of kind"
       f" {baseline.config.model.kind!r}; give a token model."

@@ -6,12 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from calm_jax.checkpoint.run_directory import LoadedRun
-from calm_jax.evaluation.provenance import provenance
-from calm_jax.sampling.continuation import (
-  Continuation,
-  SamplingSettings,
-  TextGenerator,
-)
+from calm_jax.runs.continuation import Continuation, TextGenerator
+from calm_jax.runs.provenance import provenance
+from calm_jax.sampling.settings import SamplingSettings
 
 
 def run_generation(

@@ -7,11 +7,7 @@ from etils import epath
 from jax.sharding import Mesh
 
 from calm_jax.checkpoint.run_directory import RunDirectory, load_run
-from calm_jax.config import (
-  AutoencoderConfig,
-  ExperimentConfig,
-  NextVectorConfig,
-)
+from calm_jax.config import AutoencoderConfig, ExperimentConfig
 from calm_jax.data.tokenizer import Tokenizer
 
 
@@ -34,7 +30,7 @@ def find_autoencoder(
   Returns:
     Its config and parameters; None twice if either run has none.
   """
-  if not isinstance(config.model, NextVectorConfig):
+  if not config.model.needs_autoencoder:
     return None, None
   run = RunDirectory(path)
   saved = run.read_config()

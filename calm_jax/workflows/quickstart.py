@@ -16,8 +16,9 @@ from calm_jax.data import preparation
 from calm_jax.data.store import TokenStore
 from calm_jax.data.tokenizer import ByteTokenizer
 from calm_jax.evaluation.prediction import PredictionSettings
-from calm_jax.evaluation.runner import evaluate_run
-from calm_jax.sampling.continuation import SamplingSettings, TextGenerator
+from calm_jax.runs.continuation import TextGenerator
+from calm_jax.runs.runner import evaluate_run
+from calm_jax.sampling.settings import SamplingSettings
 from calm_jax.workflows.training import run_training
 
 _NUM_ROWS = 128  # held-out windows scored

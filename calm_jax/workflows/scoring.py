@@ -8,11 +8,12 @@ from typing import Any
 import tqdm
 
 from calm_jax.checkpoint.run_directory import LoadedRun, RunDirectory
-from calm_jax.evaluation.follow import evaluate_steps, follow_run
 from calm_jax.evaluation.prediction import PredictionSettings
 from calm_jax.evaluation.result_rows import ResultRows
-from calm_jax.evaluation.runner import evaluate_run, make_scores_fn
 from calm_jax.evaluation.table import format_table
+from calm_jax.families import family_of
+from calm_jax.runs.follow import evaluate_steps, follow_run
+from calm_jax.runs.runner import evaluate_run
 
 
 def score(
@@ -59,7 +60,9 @@ def score_steps(
     )
   numbers = None if steps is None else _whole_numbers(steps)
   run, rows = RunDirectory(checkpoint), ResultRows(output)
-  compiled = functools.cache(lambda config: make_scores_fn(config, settings))
+  compiled = functools.cache(
+    lambda config: family_of(config.model).make_scores_fn(config, settings)
+  )
 
   def evaluate(loaded: LoadedRun) -> dict[str, Any]:
     print(f"step {loaded.step}")

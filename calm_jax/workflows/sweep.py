@@ -9,15 +9,18 @@ import copy
 import dataclasses
 import hashlib
 import json
+from collections.abc import Collection
 from typing import Any
 
+import tqdm
 from etils import epath
 
 from calm_jax import config_file
-from calm_jax.config import AutoencoderConfig, ExperimentConfig, resolve
+from calm_jax.config import ExperimentConfig, resolve
 from calm_jax.data.store import TokenStore
 from calm_jax.evaluation.positions import select_positions
 from calm_jax.evaluation.result_file import read_result
+from calm_jax.families import costs
 from calm_jax.workflows.sweep_file import Points
 from calm_jax.workflows.sweep_point import Scoring
 
@@ -80,7 +83,7 @@ class Sweep:
       if field.name in _FREE:
         setattr(config, field.name, field.default)
     fingerprint = {
-      "config": _hash(config_file.to_dict(config)),
+      "config": _hash(config_file.to_dict(config, with_absent=False)),
       "data": self._data_hash,
       "scoring": _hash(dataclasses.asdict(self.scoring)),
     }
@@ -117,6 +120,26 @@ class Sweep:
     """Names of the points without a result, in order."""
     return [name for name in self.points if self.result(name) is None]
 
+  def check_tabled(self, names: Collection[str]) -> None:
+    """Raises ValueError if a point could be trained, but not put in the table.
+
+    That takes its cost, counted from its program, and its config, read back
+    from the result file. Better known before any training than after all.
+    """
+    for name in tqdm.tqdm(names, desc="counting", unit="point", delay=1):
+      config = self.points[name]
+      try:
+        config_file.from_dict(ExperimentConfig, config_file.to_dict(config))
+        if config.model.predicts:
+          costs.check(config.model, config.autoencoder, config.num_chunks)
+      except Exception as error:  # a kind of model may raise anything
+        message = " ".join(str(error).split())[:300]
+        raise ValueError(
+          f"point {name!r} cannot be put in the table: its cost cannot be"
+          f" counted or its config not be written ({type(error).__name__}:"
+          f" {message}); nothing was trained."
+        ) from error
+
   def result_files(self) -> dict[str, epath.Path]:
     """The result file of each finished point."""
     left = self.unfinished()
@@ -146,7 +169,7 @@ class Sweep:
       vocabulary=store.tokenizer.vocabulary,
       autoencoder=autoencoder and autoencoder.model,
     )
-    if not isinstance(config.model, AutoencoderConfig):
+    if config.model.predicts:
       select_positions(
         self.scoring.positions,
         row_length=config.data.row_length,
@@ -160,7 +183,7 @@ def _largest_of_each_kind(points: Points) -> set[str]:
   largest: dict[tuple[str, int], tuple[tuple[int, int], str]] = {}
   for name, config in points.items():
     model = config.model
-    if isinstance(model, AutoencoderConfig):
+    if not model.predicts:
       continue
     num_tokens = (
       config.num_steps * config.data.batch_size * config.data.row_length

@@ -4,11 +4,7 @@ import os
 import re
 import runpy
 
-from calm_jax.config import (
-  AutoencoderConfig,
-  ExperimentConfig,
-  NextVectorConfig,
-)
+from calm_jax.config import ExperimentConfig
 
 Points = dict[str, ExperimentConfig]
 
@@ -46,14 +42,14 @@ def read_sweep_file(sweep: str) -> Points:
         f"{path} names two points {name!r}; every point has its own name."
       )
     points[name] = config
-  if not any(_is_scored(config) for config in points.values()):
+  if not any(config.model.predicts for config in points.values()):
     raise ValueError(
       f"{path} names {len(points)} points and none with a next-vector or token"
       " model; a sweep compares such."
     )
   for name, config in points.items():
     _check_autoencoder(name, config, points)
-  return dict(sorted(points.items(), key=lambda item: _is_scored(item[1])))
+  return dict(sorted(points.items(), key=lambda item: item[1].model.predicts))
 
 
 def _items(path: str, argument: str | None) -> list:
@@ -85,18 +81,14 @@ def _checked(item: object, path: str) -> tuple[str, ExperimentConfig]:
   )
 
 
-def _is_scored(config: ExperimentConfig) -> bool:
-  return not isinstance(config.model, AutoencoderConfig)
-
-
 def _check_autoencoder(
   name: str, config: ExperimentConfig, points: Points
 ) -> None:
-  if not isinstance(config.model, NextVectorConfig):
+  if not config.model.needs_autoencoder:
     return
   wanted, chunk_size = config.autoencoder_run, config.model.chunk_size
   found = points.get(wanted)
-  if found is None or _is_scored(found):
+  if found is None or found.model.predicts:
     raise ValueError(
       f"point {name!r} has autoencoder_run {wanted!r}, which is no autoencoder"
       " of this sweep; name one of its points."

@@ -8,7 +8,6 @@ import re
 import shlex
 from collections.abc import Sequence
 
-from calm_jax.config import AutoencoderConfig
 from calm_jax.workflows.sweep import Sweep
 
 
@@ -78,6 +77,5 @@ def _stages(sweep: Sweep) -> tuple[list[int], list[int]]:
   todo = set(sweep.unfinished())
   for index, (name, config) in enumerate(sweep.points.items()):
     if name in todo:
-      is_first = isinstance(config.model, AutoencoderConfig)
-      stages[0 if is_first else 1].append(index)
+      stages[config.model.predicts].append(index)
   return stages

@@ -11,18 +11,19 @@ from calm_jax.checkpoint.run_directory import (
   RunDirectory,
   load_run,
 )
-from calm_jax.config import ExperimentConfig, NextVectorConfig
+from calm_jax.config import ExperimentConfig
 from calm_jax.data.pipeline import eval_batches
 from calm_jax.data.store import TokenStore
 from calm_jax.evaluation.prediction import (
   PredictionSettings,
   prediction_columns,
 )
-from calm_jax.evaluation.runner import evaluate_run
 from calm_jax.evaluation.temperature_curve import batch_method_columns
 from calm_jax.evaluation.windows import COUNT
-from calm_jax.sampling.bound import bind_params, make_sampler_fn
-from calm_jax.sampling.continuation import SamplingSettings, TextGenerator
+from calm_jax.families import family_of
+from calm_jax.runs.continuation import TextGenerator
+from calm_jax.runs.runner import evaluate_run
+from calm_jax.sampling.settings import SamplingSettings
 from calm_jax.workflows.training import run_training
 
 _NUM_CANDIDATES = 100  # N_b, for what is shown
@@ -134,7 +135,8 @@ def _trade_off(
 ) -> list[dict[str, Any]]:
   """Accuracy and collision of the next token at each temperature."""
   config = run.config
-  sampler_fn = make_sampler_fn(config)
+  family = family_of(config.model)
+  sampler_fn = family.sampler_fn(config)
   batches = list(
     eval_batches(
       store,
@@ -145,10 +147,10 @@ def _trade_off(
       num_rows=_NUM_ROWS,
     )
   )
-  if isinstance(config.model, NextVectorConfig):
+  if not config.model.has_likelihoods:
     found = batch_method_columns(
       sampler_fn,
-      bind_params(config, run.params, run.autoencoder),
+      family.bind_params(run.params, run.autoencoder),
       batches,
       temperatures=_TEMPERATURES,
       candidate_counts=(_NUM_CANDIDATES,),
@@ -160,7 +162,9 @@ def _trade_off(
     columns = [
       prediction_columns(
         sampler_fn,
-        bind_params(config, run.params, None, temperature=temperature),
+        family.bind_params(
+          run.params, run.autoencoder, temperature=temperature
+        ),
         batches,
         scoring.settings(),
       )

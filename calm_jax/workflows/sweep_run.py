@@ -51,13 +51,15 @@ def run_all(sweep: Sweep) -> dict[str, Status]:
     a stop are missing.
 
   Raises:
-    ValueError: if a result file is damaged or foreign, before any work.
+    ValueError: if a result file is damaged or foreign, or a point could not be
+      put in the table, before any work.
   """
   start = time.monotonic()
   count, todo = len(sweep.points), sweep.unfinished()
   num_before = count - len(todo)
   statuses: dict[str, Status] = {}
   _say(f"{num_before} of {count} points are finished.")
+  sweep.check_tabled(todo)
   while todo:
     for name in todo:
       statuses[name] = run_point(sweep, name)
@@ -101,6 +103,7 @@ def _attempt(sweep: Sweep, name: str) -> Status:
     config = dataclasses.replace(
       config, autoencoder_run=str(sweep.directory(needed))
     )
+  sweep.check_tabled([name])
   with _claimed(directory) as is_ours:
     if not is_ours:
       return Status.BUSY

@@ -14,20 +14,16 @@ from calm_jax.checkpoint.run_directory import (
   content_hash,
   load_run,
 )
-from calm_jax.config import (
-  AutoencoderConfig,
-  ExperimentConfig,
-  NextVectorConfig,
-  resolve,
-)
+from calm_jax.config import AutoencoderConfig, ExperimentConfig, resolve
 from calm_jax.data.batch import Batch
 from calm_jax.data.pipeline import eval_batches, open_sources, train_batches
 from calm_jax.data.store import TokenStore
 from calm_jax.data.tokenizer import Tokenizer
 from calm_jax.data.tokenizer_base import hash_parts
+from calm_jax.losses.mean import Mean, compute, merge
 from calm_jax.training import processes, sharding
 from calm_jax.training.loop import Evaluator, Result, train
-from calm_jax.training.metrics import MetricsWriter, Sum, compute, merge
+from calm_jax.training.metrics import MetricsWriter
 from calm_jax.training.progress import Stopwatch
 from calm_jax.training.step import Program
 from calm_jax.training.trace import TracedSteps
@@ -186,7 +182,7 @@ def _find_autoencoder(
   A run that exists has its own copy; the run it came from is read again only
   if the config now names another one.
   """
-  if not isinstance(config.model, NextVectorConfig):
+  if not config.model.needs_autoencoder:
     return None, None
   own, own_params = None, None
   path = config.autoencoder_run
@@ -240,7 +236,7 @@ def _validation(
     for name, store in stores.items():
       if not store.num_tokens("valid"):
         continue
-      sums: dict[str, Sum] = {}
+      means: dict[str, Mean] = {}
       for batch in eval_batches(
         store,
         "valid",
@@ -252,11 +248,11 @@ def _validation(
         num_hosts=part.count,
       ):
         rows = sharding.global_batch(program.mesh, batch, part.count)
-        sums = merge(
-          sums, jax.device_get(program.validate(params, frozen, rows))
+        means = merge(
+          means, jax.device_get(program.validate(params, frozen, rows))
         )
       prefix = f"{name}/" if len(stores) > 1 else ""
-      values |= {f"{prefix}{key}": it for key, it in compute(sums).items()}
+      values |= {f"{prefix}{key}": it for key, it in compute(means).items()}
     return values
 
   return evaluate

@@ -14,7 +14,7 @@ def _scores(tokens, labels):
   num_samples = tokens.shape[-2]
   shape = (*tokens.shape[:-2], num_samples, num_samples)
   pairs = np.broadcast_to(brier.all_pairs(num_samples), shape)
-  agreed = brier.agreement(tokens, pairs)
+  agreed = brier.agreeing_pairs(tokens, pairs)
   collision = np.stack([brier.pair_share(it) for it in agreed], axis=-1)
   return np.asarray(brier.accuracy(tokens, labels)), collision
 

@@ -14,10 +14,10 @@ from calm_jax.evaluation.prediction import (
   PredictionSettings,
   prediction_columns,
 )
+from calm_jax.families import family_of
 from calm_jax.losses.energy import energy_loss
 from calm_jax.model import TokenModel
 from calm_jax.randomness import position_keys, stream_key
-from calm_jax.sampling.bound import bind_params, make_sampler_fn
 from tests.sampling.tiny_runs import calm_run, token_run
 
 _LENGTH = 12
@@ -42,8 +42,8 @@ def _batch(run, row_ids=(0, 1, 2), size=3):
 @functools.cache
 def _bound(run_fn, **kwargs):
   run = run_fn(num_chunks=_LENGTH, **kwargs)
-  params = bind_params(run.config, run.params, run.autoencoder)
-  return run, make_sampler_fn(run.config), params
+  params = family_of(run.config.model).bind_params(run.params, run.autoencoder)
+  return run, family_of(run.config.model).sampler_fn(run.config), params
 
 
 def _columns(run_fn, batches, settings=_SETTINGS, **kwargs):
@@ -214,7 +214,9 @@ def test_last_chunk_is_read_alone():
   batch = _batch(run)
   settings = PredictionSettings(num_samples=3, last_chunk=True)
   model = dataclasses.replace(run.config.model, use_segment_mask=True)
-  segment_fn = make_sampler_fn(dataclasses.replace(run.config, model=model))
+  segment_fn = family_of(run.config.model).sampler_fn(
+    dataclasses.replace(run.config, model=model)
+  )
   draw = functools.partial(_compiled_draw, sampler_fn, params)
   tokens = batch.tokens
   for row, i in ((0, 0), (0, 1), (1, 1)):  # text that comes up in the draws

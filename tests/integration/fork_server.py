@@ -28,11 +28,11 @@ from unittest import mock
 from jax._src import compiler, distributed
 
 _IMPORTED = (
-  "calm_jax.evaluation.runner",
+  "calm_jax.runs.runner",
   "calm_jax.interop.conversion",
   "calm_jax.interop.export",
   "calm_jax.interop.verification",
-  "calm_jax.sampling.continuation",
+  "calm_jax.runs.continuation",
   "calm_jax.workflows.training",
   "ml_collections.config_flags",
 )

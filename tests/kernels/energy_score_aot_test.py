@@ -17,6 +17,7 @@ from jax.sharding import (
 )
 
 from calm_jax.kernels import energy_score_tpu
+from calm_jax.kernels.distance import Distance
 from calm_jax.losses import energy
 
 pytestmark = pytest.mark.aot
@@ -110,7 +111,7 @@ def test_the_kernel_keeps_nothing_in_memory(devices, use_gradient):
     shape(dtype=jnp.uint32),
     shape(dtype=jnp.uint32),
     num_targets=_NUM_TARGETS,
-    alpha=1.0,
+    distance=Distance("energy", 1.0),
     use_antithetic_targets=False,
     use_gradient=use_gradient,
   )

@@ -25,6 +25,7 @@ from calm_jax.kernels import (
   energy_score_tpu,
   energy_score_xla,
 )
+from calm_jax.kernels.distance import Distance
 
 _VERSIONS = {
   "xla": energy_score_xla.energy_sums,
@@ -93,7 +94,7 @@ def _check(
     log_std,
     *counter.key_words(keys),
     num_targets=num_targets,
-    alpha=alpha,
+    distance=Distance("energy", alpha),
     use_antithetic_targets=antithetic,
     use_gradient=True,
   )
@@ -151,7 +152,7 @@ def test_no_gradient_where_everything_coincides(version, alpha):
     jnp.full_like(log_std, -jnp.inf),
     *counter.key_words(keys),
     num_targets=3,
-    alpha=alpha,
+    distance=Distance("energy", alpha),
     use_antithetic_targets=False,
     use_gradient=True,
   )
@@ -178,7 +179,7 @@ def test_values_without_gradient_are_the_same(version):
     log_std,
     *counter.key_words(keys),
     num_targets=9,
-    alpha=1.5,
+    distance=Distance("energy", 1.5),
     use_antithetic_targets=False,
   )
   values, all_three = call(use_gradient=False), call(use_gradient=True)

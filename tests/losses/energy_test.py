@@ -9,6 +9,7 @@ import pytest
 
 from calm_jax import randomness
 from calm_jax.kernels import counter
+from calm_jax.kernels.distance import Distance
 from calm_jax.losses import energy
 
 _IMPLEMENTATIONS = ["reference", "xla", "pallas"]
@@ -83,7 +84,7 @@ def check(inputs, tolerance=1e-5, **settings):
     settings["num_targets"],
     settings.get("use_antithetic_targets", False),
   )
-  expected = numpy_energy(inputs[0], targets, settings["alpha"])
+  expected = numpy_energy(inputs[0], targets, settings["distance"].parameter)
   actual = value_and_gradient(inputs, **settings)
   for name, a, b in zip(
     ("loss", "fidelity", "diversity", "gradient"), actual, expected, strict=True
@@ -108,7 +109,7 @@ def test_matches_float64(
   check(
     make_inputs((2, 3), num_samples, latent_size),
     num_targets=num_targets,
-    alpha=alpha,
+    distance=Distance("energy", alpha),
     implementation=implementation,
   )
 
@@ -137,7 +138,7 @@ def test_coinciding_samples_do_not_push_each_other(implementation, alpha):
   check(
     (jnp.repeat(samples, 4, axis=1), *rest),
     num_targets=10,
-    alpha=alpha,
+    distance=Distance("energy", alpha),
     implementation=implementation,
   )
 
@@ -150,7 +151,7 @@ def test_gradient_is_zero_where_everything_coincides(implementation, alpha):
   results = value_and_gradient(
     (samples, mean, jnp.full_like(mean, -jnp.inf), keys),
     num_targets=10,
-    alpha=alpha,
+    distance=Distance("energy", alpha),
     implementation=implementation,
   )
   for result in results:
@@ -164,7 +165,7 @@ def test_samples_far_closer_to_the_mean_than_the_targets(implementation):
   check(
     (samples, mean, log_std, keys),
     num_targets=20,
-    alpha=1.0,
+    distance=Distance("energy", 1.0),
     implementation=implementation,
   )
 
@@ -177,7 +178,7 @@ def test_narrow_posterior_far_from_the_origin():
   check(
     (samples, mean, log_std - 6.0, keys),
     num_targets=20,
-    alpha=1.0,
+    distance=Distance("energy", 1.0),
     implementation="xla",
   )
 
@@ -187,7 +188,7 @@ def test_antithetic_targets(implementation):
   check(
     make_inputs((4,), 3, 20),
     num_targets=6,
-    alpha=1.0,
+    distance=Distance("energy", 1.0),
     use_antithetic_targets=True,
     implementation=implementation,
   )
@@ -210,7 +211,11 @@ def test_bfloat16_samples(implementation):
 
 def test_loss_without_gradient_is_the_same():
   inputs = make_inputs((2, 5), 4, 24)
-  settings = {"num_targets": 9, "alpha": 1.5, "implementation": "xla"}
+  settings = {
+    "num_targets": 9,
+    "distance": Distance("energy", 1.5),
+    "implementation": "xla",
+  }
   loss, _ = energy.energy_loss(*inputs, **settings)
   np.testing.assert_allclose(
     loss, value_and_gradient(inputs, **settings)[0], rtol=1e-6
@@ -308,7 +313,6 @@ def test_memory_does_not_grow_with_the_targets():
   ("change", "words"),
   [
     ({"num_targets": 0}, "num_targets is 0"),
-    ({"alpha": 2.0}, "alpha is 2.0"),
     ({"num_targets": 3, "use_antithetic_targets": True}, "even"),
   ],
 )
@@ -316,6 +320,13 @@ def test_impossible_settings_are_refused(change, words):
   inputs = make_inputs((2,), 3, 4)
   with pytest.raises(ValueError, match=words):
     energy.energy_loss(*inputs, **{"num_targets": 4, **change})
+
+
+def test_an_impossible_distance_is_refused():
+  with pytest.raises(ValueError, match=r"alpha is 2\.0"):
+    Distance("energy", 2.0)
+  with pytest.raises(ValueError, match="'cosine'; choose one of energy"):
+    Distance("cosine", 1.0)
 
 
 def test_a_single_sample_is_refused():

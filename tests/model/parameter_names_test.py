@@ -10,7 +10,7 @@ import jax
 import pytest
 
 from calm_jax.config import VocabularyConfig, resolve
-from calm_jax.training.state import build_model, param_shapes
+from calm_jax.families import build_model, param_shapes
 from experiments import autoencoder, calm, token
 
 _FOLDER = pathlib.Path(__file__).parent.parent / "fixtures" / "parameters"

@@ -5,9 +5,9 @@ import math
 import jax
 import pytest
 
+from calm_jax.families import build_model, param_shapes
 from calm_jax.planning.assumptions import complete, default_mesh, parse_mesh
 from calm_jax.scaling.flops import training_flops
-from calm_jax.training.state import build_model, param_shapes
 from experiments import autoencoder, calm, token
 
 

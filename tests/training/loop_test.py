@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from calm_jax.losses.mean import Mean
 from calm_jax.training.log import NonFiniteError
 from calm_jax.training.loop import train
-from calm_jax.training.metrics import MetricsWriter, Sum, read_rows
+from calm_jax.training.metrics import MetricsWriter, read_rows
 from calm_jax.training.progress import Stopwatch
 from calm_jax.training.state import TrainState
 from tests.training import tiny
@@ -39,8 +40,8 @@ class _Run:
     loss = np.nan if batch + 1 == self.bad_step else 1.0 / (batch + 1)
     one = jnp.ones(())
     sums = {
-      "loss": Sum(loss * 3 * one, 3 * one),
-      "gradient_norm": Sum(one, one),
+      "loss": Mean(loss * 3 * one, 3 * one),
+      "gradient_norm": Mean(one, one),
     }
     return state._replace(step=state.step + 1), sums
 

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from calm_jax.config import OptimizerConfig
+from calm_jax.families import build_model, param_shapes
 from calm_jax.training.optimizer import (
   decay_mask,
   make_optimizer,
   make_schedule,
 )
-from calm_jax.training.state import build_model, param_shapes
 from tests.training import tiny
 
 

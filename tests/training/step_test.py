@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from calm_jax.config import MeshConfig, OptimizerConfig
+from calm_jax.families import family_of
+from calm_jax.losses.mean import compute
 from calm_jax.randomness import stream_key
 from calm_jax.training import sharding
-from calm_jax.training.metrics import compute
-from calm_jax.training.objective import make_objective
 from calm_jax.training.step import Program, accumulated_gradients
 from tests.perturbation import relative_error
 from tests.training import tiny
@@ -46,7 +46,7 @@ def _gradients(config, program, num_microbatches=1):
   gradients = jax.jit(
     functools.partial(
       accumulated_gradients,
-      make_objective(config),
+      family_of(config.model).objective(config),
       num_microbatches=num_microbatches,
     ),
     out_shardings=(places, sharding.replicated(mesh)),

@@ -5,7 +5,7 @@ import numpy as np
 
 from calm_jax import config
 from calm_jax.data.batch import Batch
-from calm_jax.training.state import build_model, param_shapes
+from calm_jax.families import build_model, param_shapes
 
 VOCABULARY = config.VocabularyConfig(
   size=40, begin_id=38, end_id=39, unscored_ids=(38,)

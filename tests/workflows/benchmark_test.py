@@ -12,7 +12,7 @@ from calm_jax.evaluation.prediction import (
   PredictionSettings,
   prediction_columns,
 )
-from calm_jax.sampling.next_chunk import Temperature
+from calm_jax.sampling.next_chunk import TemperatureSettings
 from calm_jax.sampling.prompt import Prompts
 from calm_jax.workflows import benchmark
 from calm_jax.workflows.benchmark_evaluate import random_batch, score_in_turn
@@ -163,7 +163,9 @@ def test_the_host_counts_what_the_compiled_loop_counts(model):
   settings = {"num_chunks": 3, "seed": 0}
   expected = count_on_host(model, prompts, num_candidates=8, **settings)
   for method in ("batch", "hybrid"):
-    temperature = Temperature(temperature=0.5, method=method, num_candidates=8)
+    temperature = TemperatureSettings(
+      temperature=0.5, method=method, num_candidates=8
+    )
     found = generate(model, prompts, temperature, **settings)
     np.testing.assert_array_equal(found, expected)
 

@@ -1,9 +1,7 @@
 """Heads: how a hidden state becomes a distribution over the next latent.
 
-A head is one file with one module, and one line in `HEADS`.
+A head is one file with one `Head`, and one line in `HEADS`.
 """
-
-from flax import linen as nn
 
 from calm_jax.config import (
   DiffusionHeadConfig,
@@ -14,16 +12,16 @@ from calm_jax.config import (
 from calm_jax.model.heads.diffusion import DiffusionHead
 from calm_jax.model.heads.energy import EnergyHead
 from calm_jax.model.heads.flow import FlowHead
-from calm_jax.model.heads.head import HeadLoss
+from calm_jax.model.heads.head import Head, HeadLoss
 
-HEADS = {
+HEADS: dict[type, type[Head]] = {
   EnergyHeadConfig: EnergyHead,
   DiffusionHeadConfig: DiffusionHead,
   FlowHeadConfig: FlowHead,
 }
 
 
-def build_head(config: NextVectorConfig) -> nn.Module:
+def build_head(config: NextVectorConfig) -> Head:
   """The head that `config.head` describes."""
   return HEADS[type(config.head)](
     config=config.head,
@@ -39,6 +37,7 @@ __all__ = [
   "DiffusionHead",
   "EnergyHead",
   "FlowHead",
+  "Head",
   "HeadLoss",
   "build_head",
 ]

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from calm_jax.layers.activation import split_rows
+from calm_jax.layers.activation import constrain_rows
 from calm_jax.layers.linear import linear
 from calm_jax.layers.norm import LayerNorm
 
@@ -39,7 +39,7 @@ class AdaLNBlock(nn.Module):
       name="modulation",
       **options,
     )
-    x, modulation = split_rows(x), split_rows(modulation)
+    x, modulation = constrain_rows(x), constrain_rows(modulation)
     shift, scale, gate = jnp.split(modulate(modulation), 3, axis=-1)
     y = LayerNorm(name="norm")(x) * (1 + scale) + shift
     return x + gate * outer(nn.silu(inner(y)))

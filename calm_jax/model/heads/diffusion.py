@@ -14,18 +14,14 @@ from calm_jax.model.heads.denoising import (
   noise_schedule,
   p_mean_log_variance,
 )
-from calm_jax.model.heads.head import HeadLoss
+from calm_jax.model.heads.head import Head, HeadLoss
 from calm_jax.randomness import draw, sample_keys
 
 
-class DiffusionHead(nn.Module):
+class DiffusionHead(Head):
   """Learns to take the noise out of a latent, in 1000 small steps."""
 
   config: DiffusionHeadConfig
-  hidden_size: int  # D
-  latent_size: int  # Z
-  dtype: str = "float32"
-  init_std: float = 0.02
 
   def setup(self):
     self.network = AdaLNNetwork(
@@ -131,6 +127,15 @@ class DiffusionHead(nn.Module):
       denoise, variable_broadcast="params", split_rngs={"params": False}
     )
     return scan(self.network, x, jnp.arange(num_steps)[::-1])[0]
+
+  @property
+  def num_evaluations(self) -> int:
+    return self.config.num_sampling_steps
+
+  @property
+  def published_products(self) -> int:
+    """5D² a block, and nothing else."""
+    return 5 * self.hidden_size**2 * self.config.num_mlp_layers
 
 
 def _draw(key: jax.Array, size: int) -> tuple[jax.Array, jax.Array, jax.Array]:

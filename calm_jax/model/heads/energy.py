@@ -6,11 +6,12 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from calm_jax.config import EnergyHeadConfig
-from calm_jax.layers.activation import position_partition, split_rows
+from calm_jax.kernels.distance import Distance
+from calm_jax.layers.activation import constrain_rows, position_partition
 from calm_jax.layers.linear import linear
 from calm_jax.layers.norm import LayerNorm
 from calm_jax.losses.energy import energy_loss
-from calm_jax.model.heads.head import HeadLoss
+from calm_jax.model.heads.head import Head, HeadLoss
 from calm_jax.randomness import draw, sample_keys
 
 
@@ -40,20 +41,16 @@ class EnergyBlock(nn.Module):
     middle = linear(size, ("mlp", "embed"), name="middle", **options)
     gate_value = linear(2 * size, axes, name="gate_value", **options)
     down = linear(size, ("mlp", "embed"), name="down", **options)
-    x = split_rows(x)
+    x = constrain_rows(x)
     y = inner_x(LayerNorm(name="norm")(x)) + inner_c(condition)[..., None, :]
     gate, value = jnp.split(gate_value(nn.silu(middle(nn.silu(y)))), 2, axis=-1)
     return x + down(nn.silu(gate) * value)
 
 
-class EnergyHead(nn.Module):
+class EnergyHead(Head):
   """Noise and a hidden state to a sample of the next latent."""
 
   config: EnergyHeadConfig
-  hidden_size: int  # D
-  latent_size: int  # Z
-  dtype: str = "float32"
-  init_std: float = 0.02
 
   def setup(self):
     size = self.hidden_size
@@ -89,11 +86,13 @@ class EnergyHead(nn.Module):
       Samples of the latent, [..., n, Z] float32.
     """
     chex.assert_equal_shape_prefix([hidden, noise], hidden.ndim - 1)
-    condition = self.condition_norm(split_rows(self.condition_embed(hidden)))
+    condition = self.condition_norm(
+      constrain_rows(self.condition_embed(hidden))
+    )
     x = self.noise_norm(self.noise_embed(noise))
     for block in self.blocks:
       x = block(x, condition)
-    return self.outer(nn.silu(self.inner(self.norm(split_rows(x)))))
+    return self.outer(nn.silu(self.inner(self.norm(constrain_rows(x)))))
 
   def loss(
     self,
@@ -102,7 +101,7 @@ class EnergyHead(nn.Module):
     log_std: jax.Array,
     keys: jax.Array,
   ) -> HeadLoss:
-    """The energy loss (eq. 9, 10); see `NextVectorModel.loss`."""
+    """The energy loss (eq. 9, 10); see `Head.loss`."""
     config = self.config
     sample_ids = jnp.arange(config.num_samples, dtype=jnp.uint32)
     samples = self.sample(hidden, keys, sample_ids)
@@ -113,7 +112,7 @@ class EnergyHead(nn.Module):
       log_std,
       target_keys,
       num_targets=config.num_targets,
-      alpha=config.alpha,
+      distance=Distance(*config.distance),
       use_antithetic_targets=config.use_antithetic_targets,
       implementation=config.implementation,
       partition=position_partition(),
@@ -133,10 +132,27 @@ class EnergyHead(nn.Module):
     sample_ids: jax.Array,
     noise_scale: float | jax.Array = 1.0,
   ) -> jax.Array:
-    """Draws latents; see `NextVectorModel.sample`."""
+    """Draws latents; see `Head.sample`."""
     keys = sample_keys(keys, sample_ids)  # [..., n]
     shape = (self.config.noise_size,)
     noise = draw(
       lambda k: jax.random.uniform(k, shape, minval=-0.5, maxval=0.5), keys
     )
     return self(hidden, noise_scale * noise)
+
+  @property
+  def alpha(self) -> float:
+    kind, parameter = self.config.distance
+    return parameter if kind == "energy" else 1.0
+
+  @property
+  def elementwise_flops(self) -> float:
+    """A difference, a square and a sum for each pair and coordinate."""
+    n = self.config.num_samples
+    pairs = n * self.config.num_targets + n * (n - 1) / 2
+    return 3 * pairs * self.latent_size
+
+  @property
+  def published_products(self) -> int:
+    """6D² a block, and nothing else."""
+    return 6 * self.hidden_size**2 * self.config.num_mlp_layers

@@ -7,20 +7,16 @@ from flax import linen as nn
 
 from calm_jax.config import FlowHeadConfig
 from calm_jax.model.heads.adaln import AdaLNNetwork
-from calm_jax.model.heads.head import HeadLoss
+from calm_jax.model.heads.head import Head, HeadLoss
 from calm_jax.randomness import draw, sample_keys
 
 _TIME_SCALE = 1000  # the network sees ⌊1000·t⌋
 
 
-class FlowHead(nn.Module):
+class FlowHead(Head):
   """Learns the straight-line velocity from noise to a latent."""
 
   config: FlowHeadConfig
-  hidden_size: int  # D
-  latent_size: int  # Z
-  dtype: str = "float32"
-  init_std: float = 0.02
 
   def setup(self):
     self.network = AdaLNNetwork(
@@ -86,7 +82,7 @@ class FlowHead(nn.Module):
     sample_ids: jax.Array,
     noise_scale: float | jax.Array = 1.0,
   ) -> jax.Array:
-    """Draws latents; see `NextVectorModel.sample`.
+    """Draws latents; see `Head.sample`.
 
     Args:
       hidden: [..., D].
@@ -136,6 +132,16 @@ class FlowHead(nn.Module):
       advance, variable_broadcast="params", split_rngs={"params": False}
     )
     return scan(self.network, noise, jnp.arange(num_steps))[0]
+
+  @property
+  def num_evaluations(self) -> int:
+    is_midpoint = self.config.solver == "midpoint"
+    return self.config.num_sampling_steps * (2 if is_midpoint else 1)
+
+  @property
+  def published_products(self) -> int:
+    """5D² a block, and nothing else."""
+    return 5 * self.hidden_size**2 * self.config.num_mlp_layers
 
 
 def interpolate(

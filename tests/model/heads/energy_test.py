@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from calm_jax.config import EnergyHeadConfig
+from calm_jax.kernels.distance import Distance
 from calm_jax.losses.energy import energy_loss
 from calm_jax.model.heads.energy import EnergyHead
 from calm_jax.randomness import position_keys, stream_key
@@ -124,7 +125,12 @@ def test_loss_is_that_of_samples_zero_to_n():
   )
   target_keys = jax.vmap(jax.vmap(lambda key: jax.random.fold_in(key, 2**31)))
   expected, _ = energy_loss(
-    samples, mean, mean - 1, target_keys(_keys()), num_targets=6, alpha=1.3
+    samples,
+    mean,
+    mean - 1,
+    target_keys(_keys()),
+    num_targets=6,
+    distance=Distance("energy", 1.3),
   )
   np.testing.assert_allclose(found.loss, expected, rtol=1e-5)
   np.testing.assert_allclose(

@@ -1,7 +1,5 @@
 """Prompts to text with a loaded run."""
 
-import dataclasses
-import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -9,35 +7,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from calm_jax.checkpoint.run_directory import LoadedRun
-from calm_jax.config import NextVectorConfig
-from calm_jax.sampling.bound import bind_params, make_sampler_fn
+from calm_jax.families import family_of
 from calm_jax.sampling.generate import Generation, advance, row_keys, start
-from calm_jax.sampling.next_chunk import Temperature
 from calm_jax.sampling.prompt import (
   check_context,
   encode_prompt,
   prompt_id,
   stack_prompts,
 )
+from calm_jax.sampling.settings import SamplingSettings
 from calm_jax.sampling.text_stream import TextStream
 
 _PROMPT_STEP = 16  # chunks; prompts up to a multiple share one compilation
 _CHUNKS_BETWEEN_LOOKS = 8  # for stop strings, where nobody watches
-
-
-@dataclasses.dataclass(kw_only=True, frozen=True)
-class SamplingSettings:
-  """How to sample; see `Temperature` for next-vector models."""
-
-  temperature: float = 1.0  # T; next-vector models take 0 < T <= 1
-  method: str = "batch"
-  num_candidates: int = 200
-  max_draws: int = 20_000
-  when_spent: str = "error"
-  noise_scale: float = 1.0  # next-vector: factor on the head's noise, a cheap
-  # substitute for a temperature; 0 is greedy
-  top_k: int = 0  # token models: the k most likely tokens; 0: all
-  top_p: float = 1.0  # token models: the most likely of that probability
 
 
 class Continuation(NamedTuple):
@@ -66,10 +48,10 @@ class TextGenerator:
     """
     self._run = run
     self._chunk_size = run.config.model.chunk_size
-    self._sampler_fn = make_sampler_fn(run.config, top_k=settings.top_k)
-    self._temperature = _split(settings, run)
-    self._params = bind_params(
-      run.config,
+    family = family_of(run.config.model)
+    self._sampler_fn = family.sampler_fn(run.config, top_k=settings.top_k)
+    self._temperature = family.temperature_settings(settings)
+    self._params = family.bind_params(
       run.params,
       run.autoencoder,
       noise_scale=settings.noise_scale,
@@ -230,40 +212,3 @@ def _take(
   if length >= num_left:
     return "length", ids[:num_left].tolist()
   return ("end" if len(ends) else None), ids[:length].tolist()
-
-
-def _split(settings: SamplingSettings, run: LoadedRun) -> Temperature:
-  """What the loop over chunks does; a token's sampler divides its logits."""
-  if not 0 <= settings.noise_scale < math.inf:
-    raise ValueError(
-      f"noise_scale is {settings.noise_scale}; it is 0 (greedy) or positive."
-    )
-  if settings.top_k < 0 or not 0 < settings.top_p <= 1:
-    raise ValueError(
-      f"top_k is {settings.top_k} and top_p {settings.top_p}; top_k is 0 (all)"
-      " or positive, and 0 < top_p <= 1."
-    )
-  if isinstance(run.config.model, NextVectorConfig):
-    if settings.top_k or settings.top_p < 1:
-      raise ValueError(
-        "top_k and top_p need the probabilities of tokens, which a next-vector"
-        " model does not have; use temperature."
-      )
-    return Temperature(
-      temperature=settings.temperature,
-      method=settings.method,
-      num_candidates=settings.num_candidates,
-      max_draws=settings.max_draws,
-      when_spent=settings.when_spent,
-    )
-  if settings.noise_scale != 1:
-    raise ValueError(
-      "noise_scale belongs to next-vector models, and this run holds a token"
-      " model; use temperature, top_k or top_p."
-    )
-  if not settings.temperature > 0:
-    raise ValueError(
-      f"temperature is {settings.temperature}; it is positive (top_k=1 is"
-      " greedy)."
-    )
-  return Temperature()

@@ -11,8 +11,8 @@ from calm_jax.checkpoint.checkpointer import Checkpointer
 from calm_jax.checkpoint.run_directory import RunDirectory
 from calm_jax.config import MeshConfig
 from calm_jax.data.tokenizer_bytes import ByteTokenizer
-from calm_jax.evaluation import follow
 from calm_jax.evaluation.result_rows import ResultRows
+from calm_jax.runs import follow
 from calm_jax.training import sharding
 from calm_jax.training.step import Program
 from tests.training import tiny

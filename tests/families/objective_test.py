@@ -1,4 +1,4 @@
-"""Tests calm_jax/training/objective.py: what counts, and closed forms."""
+"""Tests what each family minimises: what counts, and closed forms."""
 
 import dataclasses
 import functools
@@ -10,15 +10,12 @@ import pytest
 
 from calm_jax.autoencoder import Autoencoder, Posterior
 from calm_jax.data.batch import Batch
+from calm_jax.families import build_model, family_of
+from calm_jax.families.autoencoder import autoencoder_objective
+from calm_jax.families.next_vector import next_vector_objective
+from calm_jax.losses.mean import compute
 from calm_jax.model.heads import HeadLoss
 from calm_jax.randomness import stream_key
-from calm_jax.training.metrics import compute
-from calm_jax.training.objective import (
-  autoencoder_objective,
-  make_objective,
-  next_vector_objective,
-)
-from calm_jax.training.state import build_model
 from tests.perturbation import bind, relative_error
 from tests.training import tiny
 
@@ -36,7 +33,7 @@ def _stage(stage):
     config,
     tiny.params(config.model),
     frozen,
-    jax.jit(make_objective(config)),
+    jax.jit(family_of(config.model).objective(config)),
   )
 
 
@@ -93,7 +90,9 @@ def test_a_row_gives_what_it_gives_elsewhere(stage):
 
 def test_uncounted_chunks_change_nothing_in_the_autoencoder():
   config, params, _, _ = _stage("autoencoder")
-  objective = jax.jit(jax.grad(make_objective(config), has_aux=True))
+  objective = jax.jit(
+    jax.grad(family_of(config.model).objective(config), has_aux=True)
+  )
   batch = tiny.batch(config)
   counted = _full_chunks(batch)[..., None]
   # Begin ids are never scored; as labels they would give infinite nats.
@@ -207,7 +206,7 @@ def test_hidden_i_is_scored_against_chunk_i_plus_1():
 
 def test_nothing_flows_into_the_frozen_autoencoder():
   config, params, frozen, _ = _stage("next_vector")
-  objective = make_objective(config)
+  objective = family_of(config.model).objective(config)
   gradient = jax.jit(jax.grad(objective, argnums=1, has_aux=True))
   found, _ = gradient(params, frozen, tiny.batch(config), _KEY)
   assert all(not leaf.any() for leaf in jax.tree.leaves(found))

@@ -5,67 +5,13 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from calm_jax.checkpoint.run_directory import LoadedRun
-from calm_jax.config import AutoencoderConfig, ExperimentConfig
+from calm_jax.config import ExperimentConfig
 from calm_jax.data.batch import Batch
 from calm_jax.data.pipeline import eval_batches
 from calm_jax.evaluation.held_out_text import open_text
-from calm_jax.evaluation.prediction import (
-  PredictionSettings,
-  prediction_columns,
-)
-from calm_jax.evaluation.provenance import provenance
-from calm_jax.evaluation.reconstruction import reconstruction_columns
-from calm_jax.evaluation.windows import summarise
-from calm_jax.sampling.bound import bind_params, make_sampler_fn
-
-ScoresFn = Callable[[Any, Any, Iterable[Batch]], dict[str, Any]]
-
-
-def make_scores_fn(
-  config: ExperimentConfig, settings: PredictionSettings
-) -> ScoresFn:
-  """The evaluation of one kind of model, compiled once for many steps.
-
-  Args:
-    config: of the run, resolved.
-    settings: what is measured; of an autoencoder only the seed.
-
-  Returns:
-    (params, autoencoder params or None, batches) → scores by name, see
-    `summarise`, and `warnings`, a list of sentences; of an autoencoder also
-    `std_per_dimension`, Z numbers.
-  """
-  model = config.model
-  if isinstance(model, AutoencoderConfig):
-
-    def scores_fn(params, autoencoder, batches):
-      del autoencoder
-      columns, stds = reconstruction_columns(
-        model, params, batches, settings.seed
-      )
-      scores, warnings = summarise(columns)
-      scores["std_per_dimension"] = stds.tolist()
-      return scores | {"warnings": warnings}
-
-    return scores_fn
-
-  sampler_fn = make_sampler_fn(config)
-  inside_segments = dataclasses.replace(model, use_segment_mask=True)
-  segment_sampler_fn = make_sampler_fn(
-    dataclasses.replace(config, model=inside_segments)
-  )
-
-  def scores_fn(params, autoencoder, batches):
-    bound = bind_params(
-      config, params, autoencoder, noise_scale=settings.noise_scale
-    )
-    columns = prediction_columns(
-      sampler_fn, bound, batches, settings, segment_sampler_fn
-    )
-    scores, warnings = summarise(columns)
-    return scores | {"warnings": warnings}
-
-  return scores_fn
+from calm_jax.evaluation.prediction import PredictionSettings
+from calm_jax.families import ScoresFn, family_of
+from calm_jax.runs.provenance import provenance
 
 
 def window_length(config: ExperimentConfig, row_length: int | None) -> int:
@@ -107,7 +53,7 @@ def evaluate_run(
     num_rows: so many windows, spread evenly over the data; None: all.
     batch_size: windows at once; bounds the memory.
     rows_fn: called with the number of rows of each batch as it is taken.
-    scores_fn: from `make_scores_fn`, where several steps of the run share it.
+    scores_fn: of the model's family, where several steps of the run share it.
 
   Returns:
     Scores by name, what was measured, and where it comes from: what a result
@@ -127,10 +73,11 @@ def evaluate_run(
     batch_size=batch_size,
     num_rows=num_rows,
   )
-  scores_fn = scores_fn or make_scores_fn(config, settings)
+  if scores_fn is None:
+    scores_fn = family_of(config.model).make_scores_fn(config, settings)
   scores = scores_fn(run.params, run.autoencoder, _counted(batches, rows_fn))
   settings_used = dataclasses.asdict(settings)
-  if isinstance(config.model, AutoencoderConfig):
+  if not config.model.predicts:
     settings_used = {}
   settings_used.pop("seed", None)
   return {

@@ -1,4 +1,4 @@
-"""Tests calm_jax/planning/matrix_flops.py against closed forms."""
+"""Tests calm_jax/families/matrix_flops.py against closed forms."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, PartitionSpec
 
-from calm_jax.planning.matrix_flops import matrix_flops
+from calm_jax.families.matrix_flops import matrix_flops
 
 _X, _W = np.ones((3, 5), np.float32), np.ones((5, 5), np.float32)
 _ONE = 2 * 3 * 5 * 5

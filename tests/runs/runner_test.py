@@ -11,7 +11,7 @@ from calm_jax.data.tokenizer_bytes import ByteTokenizer
 from calm_jax.evaluation.held_out_text import open_text, read_files
 from calm_jax.evaluation.prediction import PredictionSettings
 from calm_jax.evaluation.result_file import check_output, write_result
-from calm_jax.evaluation.runner import evaluate_run
+from calm_jax.runs.runner import evaluate_run
 from tests.sampling.tiny_runs import autoencoder_run, calm_run
 
 _SETTINGS = PredictionSettings(num_samples=2, permuted=True)

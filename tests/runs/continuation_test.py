@@ -7,13 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from calm_jax.families import family_of
 from calm_jax.randomness import stream_key
-from calm_jax.sampling.bound import bind_params, make_sampler_fn
+from calm_jax.runs.continuation import TextGenerator
 from calm_jax.sampling.chunk_sampler import ChunkSampler
-from calm_jax.sampling.continuation import SamplingSettings, TextGenerator
 from calm_jax.sampling.generate import row_keys
-from calm_jax.sampling.next_chunk import Temperature, draw_next
+from calm_jax.sampling.next_chunk import TemperatureSettings, draw_next
 from calm_jax.sampling.prompt import encode_prompt, prompt_id
+from calm_jax.sampling.settings import SamplingSettings
 from tests.sampling.tiny_runs import autoencoder_run, calm_run, token_run
 
 _PROMPTS = ["ab", "hello world", ""]
@@ -33,8 +34,8 @@ def _continue(run_fn, settings=_COLD, prompts=tuple(_PROMPTS), **kwargs):
 def _uncached(run, prompts, temperature, num_chunks, sample_id=0):
   """Reads the whole row anew for every chunk, up to 32 of them."""
   size = run.config.model.chunk_size
-  sampler_fn = make_sampler_fn(run.config)
-  params = bind_params(run.config, run.params, run.autoencoder)
+  sampler_fn = family_of(run.config.model).sampler_fn(run.config)
+  params = family_of(run.config.model).bind_params(run.params, run.autoencoder)
   fold = jax.random.fold_in
   streams = (
     stream_key(0, "generation_noise"),
@@ -62,7 +63,7 @@ def _uncached(run, prompts, temperature, num_chunks, sample_id=0):
 
 
 def test_cached_equals_uncached():
-  temperature = Temperature(temperature=0.5, num_candidates=20)
+  temperature = TemperatureSettings(temperature=0.5, num_candidates=20)
   expected = _uncached(calm_run(), _PROMPTS, temperature, 4)
   assert [found[0].tokens for found in _continue(calm_run)] == expected
 
@@ -70,7 +71,9 @@ def test_cached_equals_uncached():
 def test_token_model_cached_equals_uncached():
   found = _continue(token_run, SamplingSettings(), num_samples=2)
   prompt = _PROMPTS[1]
-  expected = _uncached(token_run(), [prompt], Temperature(), 14, sample_id=1)
+  expected = _uncached(
+    token_run(), [prompt], TemperatureSettings(), 14, sample_id=1
+  )
   assert found[1][1].tokens == expected[0]
 
 
@@ -155,7 +158,7 @@ def test_exact_in_the_loop_equals_exact_alone():
   run_fn = functools.partial(calm_run, scale=0.05)
   settings = {"temperature": 0.5, "method": "exact", "max_draws": 500}
   (found,) = _continue(run_fn, SamplingSettings(**settings), prompts=("ab",))[0]
-  expected = _uncached(run_fn(), ["ab"], Temperature(**settings), 4)
+  expected = _uncached(run_fn(), ["ab"], TemperatureSettings(**settings), 4)
   assert found.tokens == expected[0]
   assert found.num_draws >= 8
 

@@ -1,0 +1,52 @@
+"""Rows of tokens: what they are cut from and how they are ordered."""
+
+import math
+
+from calm_jax.config.fields import (
+  check_not_negative,
+  check_positive,
+  config_class,
+)
+
+
+@config_class
+class SourceConfig:
+  """One prepared directory of a mixture."""
+
+  path: str  # written by launch.prepare
+  name: str = ""  # for metrics; empty: the directory's name
+  weight: float = 1.0  # share of the rows, relative to the other sources
+  num_epochs: int | None = None  # passes over it, then it ends; None: no end
+
+  def __post_init__(self):
+    if not 0 < self.weight < math.inf:
+      raise ValueError(
+        f"source {self.path!r} has weight {self.weight}; weights are positive."
+      )
+    if self.num_epochs is not None:
+      check_positive(self, "num_epochs")
+
+
+@config_class
+class DataConfig:
+  """Rows of tokens: what they are cut from and how they are ordered."""
+
+  path: str = ""  # a directory written by launch.prepare; or give `sources`
+  sources: tuple[SourceConfig, ...] = ()  # a weighted mixture instead of `path`
+  row_length: int = 2048  # T, tokens; a multiple of K
+  batch_size: int = 8  # B, rows of the global batch
+  use_random_fill: bool = True  # 0 … K−1 end ids in front of each training row
+  seed: int = 0  # of the order of the rows and of the fill
+  num_prefetch_batches: int = 4
+
+  def __post_init__(self):
+    check_positive(self, "row_length", "batch_size")
+    check_not_negative(self, "num_prefetch_batches")
+    if self.path and self.sources:
+      raise ValueError(
+        f"data.path is {self.path!r} and data.sources names"
+        f" {len(self.sources)} more; give one of the two."
+      )
+
+  def all_sources(self) -> tuple[SourceConfig, ...]:
+    return self.sources or (SourceConfig(path=self.path),)

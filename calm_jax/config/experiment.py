@@ -1,0 +1,117 @@
+"""One training run: a model, its data, its optimizer, and where it runs."""
+
+import dataclasses
+
+from calm_jax.config.data import DataConfig
+from calm_jax.config.fields import (
+  check_not_negative,
+  check_positive,
+  config_class,
+  rebuild,
+)
+from calm_jax.config.model import AutoencoderConfig, ModelConfig
+from calm_jax.config.optimizer import OptimizerConfig
+from calm_jax.config.vocabulary import VocabularyConfig
+
+
+@config_class
+class MeshConfig:
+  """Sizes of the four mesh axes; their product is the number of devices."""
+
+  data: int = -1  # copies of the parameters; −1: all devices that are left
+  fsdp: int = 1  # parameters split along their widest axis
+  tensor: int = 1  # heads and feed-forward columns split
+  sequence: int = 1  # chunks of a row split
+
+  def __post_init__(self):
+    check_positive(self, "fsdp", "tensor", "sequence")
+    if self.data != -1:
+      check_positive(self, "data")
+
+
+@config_class
+class ExperimentConfig:
+  """One training run, of whichever model `model` describes."""
+
+  model: ModelConfig = None  # has to be given
+  autoencoder: AutoencoderConfig | None = None  # filled from autoencoder_run
+  autoencoder_run: str = ""  # next_vector: run directory of the autoencoder
+  data: DataConfig = dataclasses.field(default_factory=DataConfig)
+  optimizer: OptimizerConfig = dataclasses.field(
+    default_factory=OptimizerConfig
+  )
+  mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
+  num_steps: int = 1000
+  num_microbatches: int = 1  # parts of a batch, one after another
+  seed: int = 0  # of parameters and noise
+  log_interval: int = 10  # steps
+  save_interval: int = 1000  # steps
+  eval_interval: int = 0  # steps; 0: never
+  num_eval_rows: int = 64
+  max_checkpoints: int = 3  # newest kept
+  keep_interval: int = 0  # steps kept for good; 0: none
+
+  def __post_init__(self):
+    check_positive(
+      self,
+      "num_steps",
+      "num_microbatches",
+      "log_interval",
+      "save_interval",
+      "num_eval_rows",
+      "max_checkpoints",
+    )
+    check_not_negative(self, "eval_interval", "keep_interval")
+    if not isinstance(self.model, ModelConfig):
+      choices = [kind.__name__ for kind in ModelConfig.kinds.values()]
+      raise ValueError(
+        f"model is {self.model!r}; it should be of {', '.join(choices)}."
+      )
+    chunk_size, row_length = self.model.chunk_size, self.data.row_length
+    if row_length % chunk_size:
+      low = row_length - row_length % chunk_size
+      raise ValueError(
+        f"row length {row_length} is not a multiple of chunk_size"
+        f" {chunk_size}; the nearest are {low} and {low + chunk_size}."
+      )
+    if row_length == chunk_size and self.model.predicts:
+      raise ValueError(
+        f"row length {row_length} is a single chunk, which predicts nothing;"
+        f" give {2 * chunk_size} or more."
+      )
+    if self.data.batch_size % self.num_microbatches:
+      raise ValueError(
+        f"batch_size {self.data.batch_size} is not a multiple of"
+        f" num_microbatches {self.num_microbatches}."
+      )
+
+  @property
+  def num_chunks(self) -> int:
+    """L, chunks a row."""
+    return self.data.row_length // self.model.chunk_size
+
+
+def resolve(
+  config: ExperimentConfig,
+  *,
+  vocabulary: VocabularyConfig,
+  autoencoder: AutoencoderConfig | None = None,
+) -> ExperimentConfig:
+  """Fills what was left None and runs every check on the final values.
+
+  Args:
+    config: as the experiment file and the flags left it.
+    vocabulary: that of the prepared data's tokenizer.
+    autoencoder: that of `config.autoencoder_run`; None for other models.
+
+  Returns:
+    A new config; `config` is left alone.
+
+  Raises:
+    ValueError: if a value is impossible, or two of them do not fit.
+  """
+  config = rebuild(config)
+  config.model.fill(vocabulary, autoencoder)
+  if config.model.needs_autoencoder:
+    config.autoencoder = rebuild(autoencoder)
+  return rebuild(config)

@@ -1,0 +1,189 @@
+"""Autoencoders: K tokens to a latent and back (paper §2)."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from calm_jax.autoencoder import Autoencoder, Posterior
+from calm_jax.autoencoder.posteriors import posterior_kind
+from calm_jax.config import AutoencoderConfig, ExperimentConfig
+from calm_jax.data.batch import Batch
+from calm_jax.evaluation.prediction import PredictionSettings
+from calm_jax.evaluation.reconstruction import reconstruction_columns
+from calm_jax.evaluation.windows import summarise
+from calm_jax.families.autoencoder_published import PublishedAutoencoder
+from calm_jax.families.family import Family, Objective, ScoresFn, Work
+from calm_jax.losses.mean import Mean, Means, masked_mean
+from calm_jax.losses.reconstruction import kl_divergence
+from calm_jax.randomness import chunk_keys, draw, sample_keys
+
+# Training accuracy costs an encoding and an argmax over the vocabulary, so it
+# is measured on every eighth chunk only.
+_ACCURACY_STRIDE = 8
+
+# A dimension whose posterior mean varies less than this over the data says
+# nothing of the chunk (Burda et al., "Importance weighted autoencoders", §5.2).
+_DEAD_VARIANCE = 0.01
+
+
+class AutoencoderFamily(Family):
+  """See `Autoencoder`."""
+
+  published = PublishedAutoencoder()
+
+  def build(self, config: AutoencoderConfig) -> Autoencoder:
+    return Autoencoder(config)
+
+  def example_inputs(self, config: AutoencoderConfig) -> tuple[Any, ...]:
+    return (jnp.zeros((1, 1, config.chunk_size), jnp.int32),)
+
+  def objective(self, config: ExperimentConfig) -> Objective:
+    return functools.partial(autoencoder_objective, self.build(config.model))
+
+  def make_scores_fn(
+    self, config: ExperimentConfig, settings: PredictionSettings
+  ) -> ScoresFn:
+    """Shares of tokens and chunks that come back; the seed alone is read.
+
+    Beside the scores, `std_per_dimension`: Z numbers.
+    """
+    model = config.model
+
+    def scores_fn(params, autoencoder, batches):
+      del autoencoder
+      columns, stds = reconstruction_columns(
+        model, params, batches, settings.seed
+      )
+      scores, warnings = summarise(columns)
+      scores["std_per_dimension"] = stds.tolist()
+      return scores | {"warnings": warnings}
+
+    return scores_fn
+
+  def training_work(
+    self, model: AutoencoderConfig, autoencoder: None, num_positions: int
+  ) -> dict[str, Work]:
+    return {
+      "encoder": encoder_work(model, num_positions),
+      "decoder": decoder_work(model, num_positions),
+    }
+
+
+def encoder_work(
+  model: AutoencoderConfig, num_positions: int, *, is_trained: bool = True
+) -> Work:
+  """Encoding a row."""
+  tokens = jax.ShapeDtypeStruct((num_positions, model.chunk_size), jnp.int32)
+  return Work(model, "encode", (tokens,), is_trained)
+
+
+def decoder_work(
+  model: AutoencoderConfig, num_positions: int, num_draws: int = 1
+) -> Work:
+  """Decoding n latents for each chunk of a row."""
+  shape = (num_positions, num_draws, model.latent_size)
+  latents = jax.ShapeDtypeStruct(shape, jnp.float32)
+  return Work(model, "logits", (latents,))
+
+
+def autoencoder_objective(
+  model: Autoencoder, params: Any, frozen: None, batch: Batch, key: jax.Array
+) -> tuple[jax.Array, Means]:
+  """K · CE + β_KL · penalty of the posterior, with two noises (paper §2).
+
+  The paper's penalty is Σ_z max(λ_KL, KL_z). Each input token is replaced by
+  the mask id with probability `token_mask_rate`, and each dimension of the
+  latent is dropped with probability `latent_dropout_rate`, the others being
+  scaled up. The labels are the clean tokens. A chunk counts only if all its K
+  tokens are real text.
+
+  Deviation: the authors overwrite input tokens with id 0, a real token.
+
+  Args:
+    model: the module.
+    params: its parameters.
+    frozen: None.
+    batch: rows of chunks.
+    key: of the step, [].
+
+  Returns:
+    The loss summed over chunks, and means of what is logged.
+  """
+  del frozen
+  config = model.config
+  kind = posterior_kind(config)
+  apply = functools.partial(model.apply, {"params": params})
+  is_counted = jnp.all(batch.token_mask, axis=-1)  # [B, L]
+  keys = sample_keys(
+    chunk_keys(key, batch.row_ids, batch.tokens.shape[1]),
+    jnp.arange(4, dtype=jnp.uint32),
+  )
+  size, dropped = config.latent_size, config.latent_dropout_rate
+
+  is_masked = draw(
+    lambda k: jax.random.bernoulli(
+      k, config.token_mask_rate, (config.chunk_size,)
+    ),
+    keys[..., 0],
+  )
+  noise = draw(lambda k: jax.random.normal(k, (size,)), keys[..., 1])
+  is_kept = draw(
+    lambda k: jax.random.bernoulli(k, 1 - dropped, (size,)), keys[..., 2]
+  )
+
+  posterior = apply(batch.tokens, is_masked, method="encode")
+  latents = kind.draw(posterior, noise, keys[..., 3])
+  latents = latents * is_kept / (1 - dropped)
+  # Ids that are never scored stand only in chunks that do not count.
+  labels = jnp.where(
+    is_counted[..., None], batch.tokens, config.vocabulary.end_id
+  )
+  weights = jnp.broadcast_to(is_counted[..., None], labels.shape)
+  total_nats, nats = apply(
+    latents,
+    labels,
+    weights.astype(jnp.float32),
+    method="cross_entropy_sum",
+  )  # nats: [B, L, K]
+  penalty = masked_mean(kind.penalty(posterior), is_counted)
+  loss = penalty._replace(total=total_nats + config.kl_weight * penalty.total)
+  means = {
+    "loss": loss,
+    "cross_entropy": masked_mean(nats.mean(axis=-1), is_counted),
+    "kl": masked_mean(kl_divergence(*posterior).sum(axis=-1), is_counted),
+    "latent_std": masked_mean(
+      jnp.exp(posterior.log_std).mean(axis=-1), is_counted
+    ),
+    "dead_dimensions": dead_dimensions(posterior, is_counted),
+    "token_accuracy": _accuracy(apply, batch, noise, is_counted),
+  }
+  return loss.total, means
+
+
+def dead_dimensions(posterior: Posterior, is_counted: jax.Array) -> Mean:
+  """How many of the Z dimensions do not depend on the chunk."""
+  weights = is_counted.astype(jnp.float32)[..., None]  # [B, L, 1]
+  count = jnp.maximum(weights.sum(), 1)
+  mean = (posterior.mean * weights).sum(axis=(0, 1), keepdims=True) / count
+  variance = (jnp.square(posterior.mean - mean) * weights).sum((0, 1)) / count
+  num_dead = jnp.sum(variance < _DEAD_VARIANCE, dtype=jnp.float32)
+  return Mean(num_dead, jnp.ones((), jnp.float32))
+
+
+def _accuracy(
+  apply: Callable[..., Any],
+  batch: Batch,
+  noise: jax.Array,
+  is_counted: jax.Array,
+) -> Mean:
+  """Tokens that a sampled latent of the clean chunk gives back."""
+  tokens, noise, is_counted = (
+    jax.lax.stop_gradient(it[:, ::_ACCURACY_STRIDE])
+    for it in (batch.tokens, noise, is_counted)
+  )
+  latents = apply(tokens, method="encode").sample(noise)
+  is_right = apply(latents, method="decode_tokens") == tokens
+  return masked_mean(is_right.mean(axis=-1, dtype=jnp.float32), is_counted)

@@ -1,0 +1,202 @@
+"""Next-vector models, CALM itself: the latent of the next chunk (paper §3)."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from calm_jax.autoencoder import Autoencoder, Posterior
+from calm_jax.config import (
+  AutoencoderConfig,
+  ExperimentConfig,
+  NextVectorConfig,
+)
+from calm_jax.data.batch import Batch
+from calm_jax.families.autoencoder import (
+  dead_dimensions,
+  decoder_work,
+  encoder_work,
+)
+from calm_jax.families.family import Objective, Work
+from calm_jax.families.next_vector_published import PublishedNextVector
+from calm_jax.families.predicting import (
+  PredictingFamily,
+  next_chunk,
+  next_is_real,
+)
+from calm_jax.losses.mean import Means, masked_mean
+from calm_jax.model import NextVectorModel
+from calm_jax.model.heads import build_head
+from calm_jax.randomness import chunk_keys
+from calm_jax.sampling.chunk_sampler import ChunkSampler
+from calm_jax.sampling.next_chunk import TemperatureSettings
+from calm_jax.sampling.sampler import SamplerFn
+from calm_jax.sampling.settings import SamplingSettings
+
+
+class NextVectorFamily(PredictingFamily):
+  """See `NextVectorModel`."""
+
+  published = PublishedNextVector()
+
+  def build(self, config: NextVectorConfig) -> NextVectorModel:
+    return NextVectorModel(config)
+
+  def example_inputs(self, config: NextVectorConfig) -> tuple[Any, ...]:
+    tokens = jnp.zeros((1, 1, config.chunk_size), jnp.int32)
+    keys = jnp.broadcast_to(jax.random.key(0), (1, 1))
+    return tokens, keys, jnp.zeros((1, 1, config.latent_size))
+
+  def objective(self, config: ExperimentConfig) -> Objective:
+    return functools.partial(
+      next_vector_objective,
+      self.build(config.model),
+      Autoencoder(config.autoencoder),
+    )
+
+  def sampler_fn(
+    self, config: ExperimentConfig, *, top_k: int = 0
+  ) -> SamplerFn:
+    del top_k
+    return lambda params: ChunkSampler(
+      config.model,
+      config.autoencoder,
+      params["model"],
+      params["autoencoder"],
+      noise_scale=params["noise_scale"],
+    )
+
+  def bind_params(
+    self,
+    params: Any,
+    autoencoder: Any,
+    *,
+    noise_scale: float = 1.0,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+  ) -> dict[str, Any]:
+    del temperature, top_p
+    return {
+      "model": params,
+      "autoencoder": autoencoder,
+      "noise_scale": noise_scale,
+    }
+
+  def temperature_settings(
+    self, settings: SamplingSettings
+  ) -> TemperatureSettings:
+    if settings.top_k or settings.top_p < 1:
+      raise ValueError(
+        "top_k and top_p need the probabilities of tokens, which a next-vector"
+        " model does not have; use temperature."
+      )
+    return TemperatureSettings(
+      temperature=settings.temperature,
+      method=settings.method,
+      num_candidates=settings.num_candidates,
+      max_draws=settings.max_draws,
+      when_spent=settings.when_spent,
+    )
+
+  def training_work(
+    self,
+    model: NextVectorConfig,
+    autoencoder: AutoencoderConfig | None,
+    num_positions: int,
+  ) -> dict[str, Work]:
+    hidden, keys, latents = _arrays(model, num_positions)
+    loss = (hidden, latents, latents, keys)
+    flops = build_head(model).elementwise_flops * num_positions
+    work = {
+      "backbone": _backbone_work(model, num_positions),
+      "head": Work(model, "loss", loss, elementwise_flops=flops),
+    }
+    if autoencoder is not None:
+      work["encoder"] = encoder_work(
+        autoencoder, num_positions, is_trained=False
+      )
+    return work
+
+  def generation_work(
+    self,
+    model: NextVectorConfig,
+    autoencoder: AutoencoderConfig,
+    num_positions: int,
+    num_draws: int,
+  ) -> dict[str, Work]:
+    hidden, keys, _ = _arrays(model, num_positions)
+    ids = jax.ShapeDtypeStruct((num_draws,), jnp.uint32)
+    return {
+      "backbone": _backbone_work(model, num_positions),
+      "head": Work(model, "sample", (hidden, keys, ids)),
+      "decode": decoder_work(autoencoder, num_positions, num_draws),
+    }
+
+
+def _backbone_work(model: NextVectorConfig, num_positions: int) -> Work:
+  shape = (1, num_positions, model.chunk_size)
+  tokens = jax.ShapeDtypeStruct(shape, jnp.int32)
+  latents = _arrays(model, num_positions)[-1]
+  return Work(model, "hidden", (tokens, latents))
+
+
+def _arrays(model: NextVectorConfig, num_positions: int) -> tuple[Any, ...]:
+  """Hidden states, keys and latents of one row."""
+  shape = (1, num_positions)
+  keys = jax.eval_shape(lambda: jnp.broadcast_to(jax.random.key(0), shape))
+  return (
+    jax.ShapeDtypeStruct((*shape, model.hidden_size), model.dtype),
+    keys,
+    jax.ShapeDtypeStruct((*shape, model.latent_size), jnp.float32),
+  )
+
+
+def next_vector_objective(
+  model: NextVectorModel,
+  autoencoder: Autoencoder,
+  params: Any,
+  frozen: Any,
+  batch: Batch,
+  key: jax.Array,
+) -> tuple[jax.Array, Means]:
+  """The head's loss against the posterior of the next chunk (paper §3).
+
+  The hidden state of chunk i predicts chunk i + 1, so the first chunk is never
+  predicted. Targets come from the frozen encoder without noise. A chunk counts
+  only if all its K tokens are real text.
+
+  Args:
+    model: the module.
+    autoencoder: the frozen module.
+    params: the model's parameters.
+    frozen: the autoencoder's parameters.
+    batch: rows of chunks.
+    key: of the step, [].
+
+  Returns:
+    The loss summed over predicted chunks, and means of what is logged.
+  """
+  apply = functools.partial(model.apply, {"params": params})
+  posterior = autoencoder.apply(
+    {"params": frozen}, batch.tokens, method="encode"
+  )
+  hidden = apply(
+    batch.tokens, posterior.mean, batch.segment_ids, method="hidden"
+  )
+  # All L positions go through the head, the last without a target: a length
+  # of L − 1 would divide by nothing.
+  mean, log_std = jax.tree.map(next_chunk, posterior)
+  is_counted = next_is_real(batch)
+  keys = chunk_keys(key, batch.row_ids, batch.tokens.shape[1])
+  head = apply(hidden, mean, log_std, keys, method="loss")
+  loss = masked_mean(head.loss, is_counted)
+  means = {
+    name: masked_mean(it, is_counted) for name, it in head.metrics.items()
+  }
+  means["loss"] = loss
+  means["latent_std"] = masked_mean(jnp.exp(log_std).mean(axis=-1), is_counted)
+  means["dead_dimensions"] = dead_dimensions(
+    Posterior(mean, log_std), is_counted
+  )
+  return loss.total, means

@@ -1,0 +1,58 @@
+"""What generation and scoring ask of a model, whichever kind it is."""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import jax
+
+from calm_jax.config import BackboneConfig
+from calm_jax.model import Cache
+
+
+class Sampler(Protocol):
+  """A model with its parameters: contexts in, sampled chunks out.
+
+  Built inside a compiled function. All methods are functions of arrays, and a
+  draw depends on its hidden state, its key and its number alone.
+  """
+
+  config: BackboneConfig  # for the shape of a cache, and the vocabulary
+  chunk_size: int  # K
+
+  # None where there are no likelihoods. Maps hidden states [..., D] and labels
+  # [...] to p(label) and Σ p², both [...] float32.
+  probabilities: Callable[..., tuple[jax.Array, jax.Array]] | None
+
+  def hidden(self, tokens: jax.Array, segment_ids: jax.Array) -> jax.Array:
+    """Reads rows: [B, L, K] ids, [B, L] → [B, L, D]."""
+
+  def read(self, tokens: jax.Array, segment_ids: jax.Array) -> tuple:
+    """[B, L, K] ids → hidden states [B, L, D] and their context."""
+
+  def branch(
+    self, tokens: jax.Array, chunk_ids: jax.Array, context: Any
+  ) -> jax.Array:
+    """Hidden states after paths that leave their row.
+
+    Args:
+      tokens: [B, Q, J, K] int32, Q paths of J chunks for each row.
+      chunk_ids: [B, Q] int32; the path follows the row's chunks 0 … chunk_id.
+      context: of the rows, from `read`.
+
+    Returns:
+      [B, Q, D], after the last chunk of each path.
+    """
+
+  def step(
+    self, tokens: jax.Array, positions: jax.Array, cache: Cache
+  ) -> tuple[jax.Array, Cache]:
+    """Goes on from a cache; see `NextVectorModel.step`."""
+
+  def draw(
+    self, hidden: jax.Array, keys: jax.Array, sample_ids: jax.Array
+  ) -> jax.Array:
+    """[..., D], [...], [S] → independent next chunks [..., S, K] int32."""
+
+
+# Binds parameters to a sampler inside compiled functions.
+SamplerFn = Callable[[Any], Sampler]
