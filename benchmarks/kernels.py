@@ -7,6 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from benchmarks.timing import Roofline, Row, Work, compare
 from calm_jax.config import (
   AutoencoderConfig,
   ExperimentConfig,
@@ -18,7 +19,6 @@ from calm_jax.losses import energy, vocabulary
 from calm_jax.randomness import stream_key
 from calm_jax.training.objective import make_objective
 from calm_jax.training.state import build_model, param_shapes
-from calm_jax.workflows.benchmark_timing import Roofline, Row, Work, compare
 
 
 class _Size(NamedTuple):
