@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from calm_jax.scaling import law
+from calm_jax.scaling import estimator
 from calm_jax.scaling.points import (
   QUANTITIES,
   Point,
@@ -28,7 +28,7 @@ class Law:
   names: tuple[str, ...]  # E, lnA, lnB, a, b (, p, q)
   estimate: np.ndarray  # [P]
   samples: np.ndarray  # [S, P], of the bootstrap over runs, as fitted
-  widening: float  # of bands, see `law.fit`
+  widening: float  # of bands, see `estimator.estimate_laws`
   scatter: float  # robust std about the law of the ln L of an exact score
 
   @property
@@ -37,7 +37,7 @@ class Law:
 
   def parameters(self, level: float = 0.9) -> dict[str, tuple[float, ...]]:
     """E, A, B, a, b (, p, q): the estimate, low and high ends of its band."""
-    samples = law.widen(self.estimate, self.samples, self.widening)
+    samples = estimator.widen(self.estimate, self.samples, self.widening)
     low, high = np.quantile(samples, _ends(level), axis=0)
     result = {}
     for i, name in enumerate(self.names):
@@ -50,13 +50,13 @@ class Law:
   def losses(self, parameters, tokens, chunk_size) -> np.ndarray:
     """L at points given as arrays [n] or numbers: [n] float64."""
     arrays = _arrays(parameters, tokens, chunk_size)
-    return np.exp(law.log_law(self.estimate, *arrays))
+    return np.exp(estimator.log_law(self.estimate, *arrays))
 
   def sampled_losses(self, parameters, tokens, chunk_size) -> np.ndarray:
     """L of every bootstrap sample at the points, widened in ln L: [S, n]."""
     arrays = _arrays(parameters, tokens, chunk_size)
-    middle = law.log_law(self.estimate, *arrays)
-    shift = law.log_law(self.samples, *arrays) - middle
+    middle = estimator.log_law(self.estimate, *arrays)
+    shift = estimator.log_law(self.samples, *arrays) - middle
     return np.exp(middle + self.widening * shift)
 
   def score(self, losses: np.ndarray) -> np.ndarray:
@@ -88,8 +88,8 @@ def fit_law(
 ) -> Law:
   """Fits L = E + A·K^p/N^a + B·K^q/D^b to the points of one family.
 
-  K enters where the points have several; see `law.fit` for the estimator and
-  `points.split_censored` for the points that count.
+  K enters where the points have several; `estimator.estimate_laws` says how,
+  `points.split_censored` which points count.
 
   Args:
     points: of one family, in any order.
@@ -110,7 +110,7 @@ def fit_law(
     for name in ("parameters", "tokens", "chunk_size")
   }
   use_chunk_size = len({point.chunk_size for point in points}) > 1
-  names = law.parameter_names(use_chunk_size)
+  names = estimator.parameter_names(use_chunk_size)
   _check_variation(arrays, names, len(censored))
   losses, errors = np.array([point.loss(quantity) for point in kept]).T
   if losses.min() <= 0:
@@ -119,7 +119,7 @@ def fit_law(
       f"point {worst!r} has a {quantity} loss of {losses.min():.3g}; the law"
       " needs losses above 0."
     )
-  fit = law.fit(
+  estimates = estimator.estimate_laws(
     *arrays.values(),
     losses[None],
     errors,
@@ -127,17 +127,17 @@ def fit_law(
     num_bootstraps=num_bootstraps,
     seed=seed,
   )
-  _check_identified(fit)
+  _check_identified(estimates)
   return Law(
     family,
     quantity,
     tuple(kept),
     tuple(censored),
     names,
-    fit.estimate[0],
-    fit.samples[0],
-    fit.widening,
-    float(fit.scatter[0]),
+    estimates.estimate[0],
+    estimates.samples[0],
+    estimates.widening,
+    float(estimates.scatter[0]),
   )
 
 
@@ -180,7 +180,7 @@ def predict_largest(
   predictions = []
   for point in held_out:
     loss, error = point.loss(quantity)
-    scatter = fitted.scatter / law.run_weights(error / loss)
+    scatter = fitted.scatter / estimator.run_weights(error / loss)
     new_runs = middles * np.exp(scatter * noise)
     low, high = np.quantile(new_runs, _ends(0.9))
     predictions.append(Prediction(point, loss, predicted, low, high))
@@ -241,27 +241,29 @@ def _check_variation(
       )
 
 
-def _check_identified(fit: law.Fit) -> None:
+def _check_identified(estimates: estimator.Estimates) -> None:
   """Raises ValueError where the fit shows that the law is not determined."""
   vanished = {
     "lnA": "the loss does not fall with N",
     "lnB": "the loss does not fall with D",
   }
-  for i, name in enumerate(fit.names):
+  for i, name in enumerate(estimates.names):
     # An E of 0 is an answer: the points do not tell it from 0.
-    if fit.is_at_bound[0, i] and name != "E":
+    if estimates.is_at_bound[0, i] and name != "E":
       reason = vanished.get(name, "a power law does not follow these points")
       raise ValueError(
         f"the points do not identify the law: {name} ran to its limit;"
         f" {reason}."
       )
-  if fit.condition[0] > _MAX_CONDITION:
-    weak = np.abs(fit.weakest[0])
+  if estimates.condition[0] > _MAX_CONDITION:
+    weak = np.abs(estimates.weakest[0])
     together = [
-      name for name, share in zip(fit.names, weak, strict=True) if share > 0.2
+      name
+      for name, share in zip(estimates.names, weak, strict=True)
+      if share > 0.2
     ]
     raise ValueError(
       "the points do not identify the law: the Jacobian has no full rank"
-      f" (condition {fit.condition[0]:.0e}), {', '.join(together)} cannot be"
-      " told apart; add points that vary N, D and K apart from each other."
+      f" (condition {estimates.condition[0]:.0e}), {', '.join(together)} cannot"
+      " be told apart; add points that vary N, D and K apart from each other."
     )

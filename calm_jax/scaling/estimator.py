@@ -1,4 +1,4 @@
-"""The law L(N, D, K) and its estimator, for many data sets at once.
+"""Estimates the law L(N, D, K), for many data sets at once.
 
     L = E + A·K^p / N^a + B·K^q / D^b
 
@@ -32,7 +32,7 @@ _BOUNDS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Fit:
+class Estimates:
   """Estimates for R data sets with S bootstrap samples each.
 
   Parameters are E, lnA, lnB, a, b (, p, q), with A and B as in the law.
@@ -84,7 +84,7 @@ def run_weights(relative_errors: np.ndarray) -> np.ndarray:
   return _RUN_SCATTER / np.hypot(_RUN_SCATTER, relative_errors)
 
 
-def fit(
+def estimate_laws(
   num_parameters: np.ndarray,
   num_tokens: np.ndarray,
   chunk_size: np.ndarray,
@@ -94,7 +94,7 @@ def fit(
   use_chunk_size: bool,
   num_bootstraps: int = 200,
   seed: int = 0,
-) -> Fit:
+) -> Estimates:
   """Fits the law by Huber's loss on ln L, and bootstraps over runs.
 
   Levenberg–Marquardt steps are damped on the exponents alone, so that each
@@ -115,7 +115,7 @@ def fit(
     seed: of the bootstrap weights.
 
   Returns:
-    The fits of all data sets.
+    The estimates of all data sets.
   """
   x = np.log(np.stack([num_parameters, num_tokens, chunk_size]).astype(float))
   log_losses = np.log(losses)
@@ -151,7 +151,7 @@ def fit(
     jacobian.transpose(0, 2, 1), full_matrices=False
   )
   last = size - 1 - is_at_bound[:, 0]
-  return Fit(
+  return Estimates(
     names,
     _uncentred(best, centre, level),
     _uncentred(samples, centre, level[:, None]),
