@@ -1,11 +1,11 @@
-"""Tests calm_jax/scaling/fit.py on points whose law is known."""
+"""Tests calm_jax/scaling/law.py on points whose law is known."""
 
 import dataclasses
 
 import numpy as np
 import pytest
 
-from calm_jax.scaling.fit import fit_law, predict_largest
+from calm_jax.scaling.law import fit_law, predict_largest
 from calm_jax.scaling.points import Point
 from tests.scaling.known_laws import (
   CHUNK_LAW,
