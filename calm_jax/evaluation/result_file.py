@@ -1,9 +1,13 @@
 """Result files, and the refusal of impossible ones before the work."""
 
+import contextlib
 import json
+from collections.abc import Iterator
 from typing import Any
 
 from etils import epath
+
+from calm_jax import paths
 
 
 def check_output(path: str | None) -> None:
@@ -16,16 +20,16 @@ def check_output(path: str | None) -> None:
       f"--output={path} cannot be written: it names a directory, or one that"
       " does not exist; give a file in an existing directory."
     )
-  _write_beside(target, "")
-  _unfinished(target).unlink()
+  with _named(target):
+    paths.check_writable(target)
 
 
 def write_result(path: str, result: dict[str, Any]) -> None:
   """Writes a result as JSON, all of it or nothing."""
   text = json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False)
   target = epath.Path(path).expanduser()
-  _write_beside(target, text + "\n")
-  _unfinished(target).replace(target)
+  with _named(target):
+    paths.write_whole(target, text + "\n")
 
 
 def read_result(path: epath.PathLike) -> dict[str, Any]:
@@ -50,16 +54,13 @@ def read_result(path: epath.PathLike) -> dict[str, Any]:
   return result
 
 
-def _write_beside(target: epath.Path, text: str) -> None:
+@contextlib.contextmanager
+def _named(target: epath.Path) -> Iterator[None]:
+  """Says of an error of the disk which flag it is about."""
   try:
-    _unfinished(target).write_text(text)
+    yield
   except OSError as error:
-    _unfinished(target).unlink(missing_ok=True)
     raise OSError(
       f"--output={target} cannot be written ({error.strerror or error}); give a"
       " file elsewhere."
     ) from error
-
-
-def _unfinished(target: epath.Path) -> epath.Path:
-  return target.parent / f".{target.name}.unfinished"

@@ -72,7 +72,5 @@ class ResultRows:
         )
 
   def _write_whole(self) -> None:
-    unfinished = self._path.parent / f".{self._path.name}.unfinished"
     lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in self._rows]
-    unfinished.write_text("".join(lines))
-    unfinished.replace(self._path)
+    paths.write_whole(self._path, "".join(lines))

@@ -6,6 +6,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from calm_jax import paths
 from calm_jax.scaling.points import Point, write_points
 from calm_jax.scaling.scored_run import read_point
 from calm_jax.scaling.study import read_json
@@ -66,9 +67,7 @@ def collect(
     values = [result.get(key) for result in found.values()]
     summary[key] = _agreed([value for value in values if value])
   text = json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False)
-  unfinished = directory / ".results.json.unfinished"
-  unfinished.write_text(text + "\n")
-  unfinished.replace(directory / "results.json")
+  paths.write_whole(directory / "results.json", text + "\n")
   write_points(points, directory / "table")
   return points
 

@@ -105,6 +105,4 @@ def _drop_rows_after(path: epath.Path, step: int) -> None:
   if not path.exists():
     return
   kept = [row for row in read_rows(path) if row["step"] <= step]
-  unfinished = path.parent / f"{path.name}.unfinished"
-  unfinished.write_text("".join(json.dumps(row) + "\n" for row in kept))
-  unfinished.replace(path)
+  paths.write_whole(path, "".join(json.dumps(row) + "\n" for row in kept))
