@@ -11,6 +11,7 @@ _ORDER = [
   "config",
   "config_file",
   "paths",
+  "json_files",
   "randomness",
   "data",
   "kernels",

@@ -1,13 +1,12 @@
 """Result files, and the refusal of impossible ones before the work."""
 
 import contextlib
-import json
 from collections.abc import Iterator
 from typing import Any
 
 from etils import epath
 
-from calm_jax import paths
+from calm_jax import json_files, paths
 
 
 def check_output(path: str | None) -> None:
@@ -26,10 +25,9 @@ def check_output(path: str | None) -> None:
 
 def write_result(path: str, result: dict[str, Any]) -> None:
   """Writes a result as JSON, all of it or nothing."""
-  text = json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False)
   target = epath.Path(path).expanduser()
   with _named(target):
-    paths.write_whole(target, text + "\n")
+    json_files.write_json(target, result)
 
 
 def read_result(path: epath.PathLike) -> dict[str, Any]:
@@ -39,19 +37,10 @@ def read_result(path: epath.PathLike) -> dict[str, Any]:
     OSError: if it cannot be read.
     ValueError: if it is no JSON object of finite numbers.
   """
-
-  def refuse(constant: str) -> None:
-    raise ValueError(f"it holds {constant}")
-
   try:
-    result = json.loads(epath.Path(path).read_text(), parse_constant=refuse)
-    if not isinstance(result, dict):
-      raise ValueError("it is no JSON object")
+    return json_files.read_json(path)
   except ValueError as error:
-    raise ValueError(
-      f"the result {path} is damaged ({error}); remove it and score again."
-    ) from None
-  return result
+    raise ValueError(f"{error} Remove it and score again.") from None
 
 
 @contextlib.contextmanager

@@ -1,6 +1,5 @@
 """Means kept as sums and counts, and the files they are written to."""
 
-import json
 import math
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -10,7 +9,7 @@ import jax.numpy as jnp
 import tensorboardX
 from etils import epath
 
-from calm_jax import paths
+from calm_jax import json_files
 
 
 class Sum(NamedTuple):
@@ -65,6 +64,10 @@ class MetricsWriter:
       start_step: steps done. Rows of later steps come from an interrupted
         attempt; they are dropped, because they will be written again.
       is_active: False on all processes but one: they write nothing.
+
+    Raises:
+      OSError: if a file cannot be read or written.
+      ValueError: if metrics.jsonl holds something else than rows.
     """
     self._rows = None
     if is_active:
@@ -83,26 +86,15 @@ class MetricsWriter:
     for name, value in values.items():
       row[name] = value if math.isfinite(value) else None
       self._board.add_scalar(name, value, step)
-    paths.append(self._rows, json.dumps(row, allow_nan=False) + "\n")
+    json_files.append_row(self._rows, row)
 
   def close(self) -> None:
     if self._rows is not None:
       self._board.close()
 
 
-def read_rows(path: epath.PathLike) -> list[dict[str, float]]:
-  """Reads metrics.jsonl; a half-written last line is left out."""
-  rows = []
-  for line in epath.Path(path).read_text().splitlines():
-    try:
-      rows.append(json.loads(line))
-    except ValueError:
-      continue  # the process was killed while it wrote this line
-  return rows
-
-
 def _drop_rows_after(path: epath.Path, step: int) -> None:
   if not path.exists():
     return
-  kept = [row for row in read_rows(path) if row["step"] <= step]
-  paths.write_whole(path, "".join(json.dumps(row) + "\n" for row in kept))
+  rows = json_files.read_rows(path)
+  json_files.write_rows(path, (row for row in rows if row["step"] <= step))

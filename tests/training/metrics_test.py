@@ -4,14 +4,15 @@ import math
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
+from calm_jax.json_files import read_rows
 from calm_jax.training.metrics import (
   MetricsWriter,
   Sum,
   compute,
   masked_sum,
   merge,
-  read_rows,
 )
 
 
@@ -71,6 +72,14 @@ def test_a_half_written_line_is_left_out(tmp_path):
   assert read_rows(path) == [{"step": 1, "loss": 0.5}]
   _write(tmp_path, 1, [(2, {"loss": 0.25})])
   assert read_rows(path)[1:] == [{"step": 2, "loss": 0.25}]
+
+
+def test_a_damaged_line_is_named_and_kept(tmp_path):
+  text = '{"step": 1, "loss": 0.5}\n{"st\n{"step": 3, "loss": 0.1}\n'
+  (tmp_path / "metrics.jsonl").write_text(text)
+  with pytest.raises(ValueError, match=r"metrics\.jsonl line 2 is damaged"):
+    MetricsWriter(tmp_path, start_step=1, is_active=True)
+  assert (tmp_path / "metrics.jsonl").read_text() == text
 
 
 def test_what_is_not_finite_is_null(tmp_path):
