@@ -6,13 +6,13 @@ earlier version wrote stays readable, and nothing else is guessed.
 """
 
 import dataclasses
-import json
 import types
 import typing
 from typing import Any, TypeVar
 
 from etils import epath
 
+from calm_jax import json_files
 from calm_jax.config import FORMAT_VERSION, absent_values
 
 _Config = TypeVar("_Config")
@@ -110,11 +110,8 @@ def differences(first: Any, second: Any) -> dict[str, tuple[Any, Any]]:
 
 def write(path: epath.PathLike, config: Any) -> None:
   """Writes a config with its format version; nobody sees half of a file."""
-  path = epath.Path(path)
   content = {"format_version": FORMAT_VERSION, "config": to_dict(config)}
-  unfinished = path.parent / f"{path.name}.unfinished"
-  unfinished.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
-  unfinished.replace(path)
+  json_files.write_json(path, content)
 
 
 def read(path: epath.PathLike, kind: type[_Config]) -> _Config:
@@ -131,11 +128,8 @@ def read(path: epath.PathLike, kind: type[_Config]) -> _Config:
     OSError: if the file cannot be read.
     ValueError: if it is no JSON, of another format version, or does not fit.
   """
-  try:
-    content = json.loads(epath.Path(path).read_text())
-  except ValueError as error:
-    raise ValueError(f"{path} is not a JSON file: {error}.") from None
-  version = content.get("format_version") if isinstance(content, dict) else None
+  content = json_files.read_json(path)
+  version = content.get("format_version")
   if version != FORMAT_VERSION:
     raise ValueError(
       f"{path} has format_version {version!r}; this version of calm_jax reads"

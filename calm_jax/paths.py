@@ -1,6 +1,8 @@
 """What differs between paths on a disk and in a bucket, as gs://bucket/run."""
 
+import contextlib
 import os
+from collections.abc import Iterator
 
 import fsspec
 from etils import epath
@@ -37,3 +39,47 @@ def append(path: epath.Path, text: str) -> None:
   else:
     with path.open("a") as file:
       file.write(text)
+
+
+def write_whole(path: epath.PathLike, text: str) -> None:
+  """Writes a text file, all of it or nothing."""
+  with written_whole(path) as beside:
+    beside.write_text(text)
+
+
+@contextlib.contextmanager
+def written_whole(path: epath.PathLike) -> Iterator[epath.Path]:
+  """A hidden file beside the path, which takes its place at the end.
+
+  Nobody sees half of a file. A killed process leaves the path as it was, and so
+  does an error, which removes the hidden file.
+
+  Args:
+    path: new, or of a file.
+
+  Yields:
+    The hidden file, to be written.
+  """
+  path = epath.Path(path)
+  beside = _beside(path)
+  try:
+    yield beside
+    beside.replace(path)
+  except BaseException:
+    # The first error is the one to be told.
+    with contextlib.suppress(OSError):
+      beside.unlink(missing_ok=True)
+    raise
+
+
+def check_writable(path: epath.PathLike) -> None:
+  """Raises OSError if `write_whole` cannot write there; changes nothing."""
+  beside = _beside(epath.Path(path))
+  try:
+    beside.write_text("")
+  finally:
+    beside.unlink(missing_ok=True)
+
+
+def _beside(path: epath.Path) -> epath.Path:
+  return path.parent / f".{path.name}.unfinished"

@@ -11,18 +11,18 @@ reached in matrix products, vector arithmetic and copying in the same run.
 
 from absl import flags
 
+from benchmarks import suites
 from calm_jax.evaluation.result_file import check_output, write_result
-from calm_jax.workflows import benchmark
 from launch import entry
 
 _SUITE = flags.DEFINE_enum(
-  "suite", None, list(benchmark.SUITES), "What to measure."
+  "suite", None, list(suites.SUITES), "What to measure."
 )
 _OUTPUT = flags.DEFINE_string("output", None, "JSON file to write.")
 _SIZE = flags.DEFINE_enum(
   "size",
   "auto",
-  ["auto", *benchmark.SIZES],
+  ["auto", *suites.SIZES],
   "Of the work; auto: what the device is made for.",
 )
 _SECONDS = flags.DEFINE_float(
@@ -35,13 +35,13 @@ flags.mark_flags_as_required(["suite"])
 def main(arguments: list[str]) -> None:
   del arguments
   check_output(_OUTPUT.value)
-  print(benchmark.format_row())
-  result = benchmark.run_suite(
+  print(suites.format_row())
+  result = suites.run_suite(
     _SUITE.value,
     size=_SIZE.value,
     seed=_SEED.value,
     seconds=_SECONDS.value,
-    row_fn=lambda row: print(benchmark.format_row(row), flush=True),
+    row_fn=lambda row: print(suites.format_row(row), flush=True),
   )
   if _OUTPUT.value:
     write_result(_OUTPUT.value, result)

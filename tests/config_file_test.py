@@ -118,8 +118,8 @@ def test_flags_of_the_wrong_type_are_caught():
   [
     ('{"format_version": 99, "config": {}}', "format_version 99"),
     ('{"config": {}}', "format_version None"),
-    ("[1, 2]", "format_version None"),
-    ("{", "not a JSON file"),
+    ("[1, 2]", "no JSON object"),
+    ("{", "is damaged"),
     ('{"format_version": 1}', "config.json: the config is None"),
     ('{"format_version": 1, "config": {"a": 1}}', "a is not a field of"),
   ],

@@ -83,6 +83,28 @@ def test_rows_in_a_bucket_are_added_to_those_before(bucket):
   assert path.read_text().splitlines()[2:] == ["end"]
 
 
+@pytest.mark.parametrize("place", ["disk", "bucket"])
+def test_a_file_is_written_whole_or_not_at_all(place, bucket, tmp_path):
+  path = (epath.Path(tmp_path) if place == "disk" else bucket / "a") / "file"
+  paths.write_whole(path, "first")
+  paths.write_whole(path, "second")
+  with pytest.raises(KeyboardInterrupt), paths.written_whole(path) as beside:
+    beside.write_text("half of")
+    raise KeyboardInterrupt
+  assert path.read_text() == "second"
+  paths.check_writable(path)
+  assert [it.name for it in path.parent.iterdir()] == ["file"]
+
+
+def test_an_error_of_the_disk_is_the_one_that_is_told(tmp_path):
+  with pytest.raises(FileNotFoundError, match=r"absent/\.file\.unf"):
+    paths.write_whole(tmp_path / "absent" / "file", "text")
+  (tmp_path / "file").mkdir()
+  with pytest.raises(OSError, match="directory"):
+    paths.write_whole(tmp_path / "file", "text")
+  assert [it.name for it in tmp_path.iterdir()] == ["file"]
+
+
 def test_damaged_steps_in_a_bucket_are_set_aside(bucket):
   for step in ("3", "6"):
     (bucket / "steps" / step / "params").write_text(step)

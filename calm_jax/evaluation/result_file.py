@@ -1,9 +1,12 @@
 """Result files, and the refusal of impossible ones before the work."""
 
-import json
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 from etils import epath
+
+from calm_jax import json_files, paths
 
 
 def check_output(path: str | None) -> None:
@@ -16,16 +19,15 @@ def check_output(path: str | None) -> None:
       f"--output={path} cannot be written: it names a directory, or one that"
       " does not exist; give a file in an existing directory."
     )
-  _write_beside(target, "")
-  _unfinished(target).unlink()
+  with _named(target):
+    paths.check_writable(target)
 
 
 def write_result(path: str, result: dict[str, Any]) -> None:
   """Writes a result as JSON, all of it or nothing."""
-  text = json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False)
   target = epath.Path(path).expanduser()
-  _write_beside(target, text + "\n")
-  _unfinished(target).replace(target)
+  with _named(target):
+    json_files.write_json(target, result)
 
 
 def read_result(path: epath.PathLike) -> dict[str, Any]:
@@ -35,31 +37,19 @@ def read_result(path: epath.PathLike) -> dict[str, Any]:
     OSError: if it cannot be read.
     ValueError: if it is no JSON object of finite numbers.
   """
-
-  def refuse(constant: str) -> None:
-    raise ValueError(f"it holds {constant}")
-
   try:
-    result = json.loads(epath.Path(path).read_text(), parse_constant=refuse)
-    if not isinstance(result, dict):
-      raise ValueError("it is no JSON object")
+    return json_files.read_json(path)
   except ValueError as error:
-    raise ValueError(
-      f"the result {path} is damaged ({error}); remove it and score again."
-    ) from None
-  return result
+    raise ValueError(f"{error} Remove it and score again.") from None
 
 
-def _write_beside(target: epath.Path, text: str) -> None:
+@contextlib.contextmanager
+def _named(target: epath.Path) -> Iterator[None]:
+  """Says of an error of the disk which flag it is about."""
   try:
-    _unfinished(target).write_text(text)
+    yield
   except OSError as error:
-    _unfinished(target).unlink(missing_ok=True)
     raise OSError(
       f"--output={target} cannot be written ({error.strerror or error}); give a"
       " file elsewhere."
     ) from error
-
-
-def _unfinished(target: epath.Path) -> epath.Path:
-  return target.parent / f".{target.name}.unfinished"

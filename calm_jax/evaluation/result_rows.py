@@ -5,7 +5,7 @@ from typing import Any
 
 from etils import epath
 
-from calm_jax import paths
+from calm_jax import json_files, paths
 
 
 class ResultRows:
@@ -31,7 +31,7 @@ class ResultRows:
     self._rows: list[dict[str, Any]] = []
     if self._path.exists():
       self._rows = self._read()
-      self._write_whole()
+      json_files.write_rows(self._path, self._rows)
     self.steps = {row["step"] for row in self._rows}
 
   def append(self, result: dict[str, Any]) -> None:
@@ -42,19 +42,16 @@ class ResultRows:
       ValueError: if its settings are not those of the rows before it.
     """
     self._check_settings(json.loads(json.dumps(result["settings"])))
-    line = json.dumps(result, ensure_ascii=False, allow_nan=False) + "\n"
-    paths.append(self._path, line)
+    json_files.append_row(self._path, result)
     self._rows.append(result)
     self.steps.add(result["step"])
 
   def _read(self) -> list[dict[str, Any]]:
-    *lines, last = self._path.read_text().split("\n")
-    del last  # empty, or cut short
     try:
-      rows = [json.loads(line) for line in lines]
-      if all({"step", "settings"} <= {*row} for row in rows):
+      rows = json_files.read_rows(self._path)
+      if all("settings" in row for row in rows):
         return rows
-    except (ValueError, TypeError):
+    except ValueError:
       pass
     raise ValueError(
       f"--output={self._path} exists and does not hold results by step; give"
@@ -70,9 +67,3 @@ class ResultRows:
           f" and now it is {settings.get(name)!r}; give another file, or the"
           " same flags."
         )
-
-  def _write_whole(self) -> None:
-    unfinished = self._path.parent / f".{self._path.name}.unfinished"
-    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in self._rows]
-    unfinished.write_text("".join(lines))
-    unfinished.replace(self._path)

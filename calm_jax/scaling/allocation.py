@@ -25,7 +25,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from calm_jax.scaling.fit import Law
+from calm_jax.scaling.law import Law
 from calm_jax.scaling.points import Point, split_censored
 
 _NUM_SIZES = 3  # that a parabola needs

@@ -1,14 +1,13 @@
 """The result files of a sweep in one table, and what a page shows beside it."""
 
-import json
 import os
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from calm_jax.json_files import read_json, write_json
 from calm_jax.scaling.points import Point, write_points
 from calm_jax.scaling.scored_run import read_point
-from calm_jax.scaling.study import read_json
 
 _SHOWN = ("_stderr", "_per_dimension")  # of an autoencoder, and its scores
 _SAME = ("commit", "device", "versions", "hashes", "settings")
@@ -36,7 +35,7 @@ def collect(
       f"{directory} is remote; copy it to a local disk and collect there."
     )
   directory = pathlib.Path(directory)
-  found = {name: read_json(pathlib.Path(it)) for name, it in results.items()}
+  found = {name: read_json(it) for name, it in results.items()}
   scored = [name for name in found if found[name].get("kind") != "autoencoder"]
   if not scored:
     raise ValueError(
@@ -65,10 +64,7 @@ def collect(
   for key in _SAME:
     values = [result.get(key) for result in found.values()]
     summary[key] = _agreed([value for value in values if value])
-  text = json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False)
-  unfinished = directory / ".results.json.unfinished"
-  unfinished.write_text(text + "\n")
-  unfinished.replace(directory / "results.json")
+  write_json(directory / "results.json", summary)
   write_points(points, directory / "table")
   return points
 

@@ -1,303 +1,269 @@
-"""The law L(N, D, K) and its estimator, for many data sets at once.
-
-    L = E + A·K^p / N^a + B·K^q / D^b
-
-N parameters, D training tokens, K tokens a chunk. Without K it is the token
-law of Hoffmann et al. (arXiv:2203.15556, eq. 10). With K, a chunk of K tokens
-asks more of the network and shows it fewer positions: p and q say how fast,
-as if there were N / K^(p/a) parameters and D / K^(q/b) tokens. E has no K: all
-K factorise one distribution of text, whose own score is the same.
-
-Deviation: the paper names such a law as open (§8); this form is ours.
-"""
+"""Laws fitted to the points of a study, or a reason why they cannot be."""
 
 import dataclasses
-import itertools
+from collections.abc import Sequence
 
 import numpy as np
 
-_HUBER = 1.345  # robust standard deviations: 95 % efficient on Gaussian noise
-_NUM_RESCALES = 4  # an outlier first widens Huber's threshold, too
-_RUN_SCATTER = 0.01  # of ln L between seeds, which a run's error does not know
-_EXPONENTS = (0.15, 0.4, 0.9)  # where the search for a and b starts
-_BOUNDS = {
-  "E": (0.0, 400.0),  # 0: the points do not tell it from 0
-  "lnA": (-9.0, 6.0),
-  "lnB": (-9.0, 6.0),
-  "a": (0.01, 3.0),
-  "b": (0.01, 3.0),
-  "p": (-3.0, 3.0),
-  "q": (-3.0, 3.0),
-}
+from calm_jax.scaling import estimator
+from calm_jax.scaling.points import (
+  QUANTITIES,
+  Point,
+  check_unique,
+  score_of_loss,
+  split_censored,
+)
+
+_MAX_CONDITION = 1e5  # of the Jacobian by (E, lnA, lnB, a, b, p, q)
 
 
 @dataclasses.dataclass(frozen=True)
-class Fit:
-  """Estimates for R data sets with S bootstrap samples each.
+class Law:
+  """A fitted law of one family and one quantity."""
 
-  Parameters are E, lnA, lnB, a, b (, p, q), with A and B as in the law.
-  """
+  family: str  # calm | token
+  quantity: str  # brier_lm | brier_1 | cross_entropy; see `Point.loss`
+  points: tuple[Point, ...]  # that were fitted
+  censored: tuple[tuple[Point, str], ...]  # that were not, and why
+  names: tuple[str, ...]  # E, lnA, lnB, a, b (, p, q)
+  estimate: np.ndarray  # [P]
+  samples: np.ndarray  # [S, P], of the bootstrap over runs, as fitted
+  widening: float  # of bands, see `estimator.estimate_laws`
+  scatter: float  # robust std about the law of the ln L of an exact score
 
-  names: tuple[str, ...]
-  estimate: np.ndarray  # [R, P] float64
-  samples: np.ndarray  # [R, S, P] float64, as fitted
-  widening: float  # n/(n−P), by which samples lie too close to the estimate
-  scatter: np.ndarray  # [R], robust std of the ln L of a run without error
-  is_at_bound: np.ndarray  # [R, P] bool: the search ended at its limit
-  condition: np.ndarray  # [R], of the Jacobian: largest over smallest
-  weakest: np.ndarray  # [R, P], the direction the points tell least about
-  # An E of 0 is left out of both.
+  @property
+  def uses_chunk_size(self) -> bool:
+    return "p" in self.names
 
+  def parameters(self, level: float = 0.9) -> dict[str, tuple[float, ...]]:
+    """E, A, B, a, b (, p, q): the estimate, low and high ends of its band."""
+    samples = estimator.widen(self.estimate, self.samples, self.widening)
+    low, high = np.quantile(samples, _ends(level), axis=0)
+    result = {}
+    for i, name in enumerate(self.names):
+      values = np.array([self.estimate[i], low[i], high[i]])
+      if name.startswith("ln"):
+        name, values = name[2:], np.exp(values)
+      result[name] = tuple(values.tolist())
+    return result
 
-def parameter_names(use_chunk_size: bool) -> tuple[str, ...]:
-  """Names of the law's parameters, with p and q where K enters."""
-  return tuple(_BOUNDS)[: 7 if use_chunk_size else 5]
+  def losses(self, parameters, tokens, chunk_size) -> np.ndarray:
+    """L at points given as arrays [n] or numbers: [n] float64."""
+    arrays = _arrays(parameters, tokens, chunk_size)
+    return np.exp(estimator.log_law(self.estimate, *arrays))
 
+  def sampled_losses(self, parameters, tokens, chunk_size) -> np.ndarray:
+    """L of every bootstrap sample at the points, widened in ln L: [S, n]."""
+    arrays = _arrays(parameters, tokens, chunk_size)
+    middle = estimator.log_law(self.estimate, *arrays)
+    shift = estimator.log_law(self.samples, *arrays) - middle
+    return np.exp(middle + self.widening * shift)
 
-def log_law(
-  parameters: np.ndarray,
-  num_parameters: np.ndarray,
-  num_tokens: np.ndarray,
-  chunk_size: np.ndarray,
-) -> np.ndarray:
-  """ln L of parameters [..., P] at n points: [..., n]."""
-  x = np.log(np.stack([num_parameters, num_tokens, chunk_size]))
-  flat = parameters.reshape(-1, parameters.shape[-1])
-  log_loss = _evaluate(flat, x)[0]
-  return log_loss.reshape(*parameters.shape[:-1], -1)
-
-
-def widen(
-  estimate: np.ndarray, samples: np.ndarray, widening: float
-) -> np.ndarray:
-  """Samples [S, P] with their distance from the estimate [P] widened.
-
-  E stops at 0.
-  """
-  wide = estimate + widening * (samples - estimate)
-  wide[:, 0] = np.maximum(wide[:, 0], 0)
-  return wide
-
-
-def run_weights(relative_errors: np.ndarray) -> np.ndarray:
-  """What the residual of a run counts by its error, 1 for one without."""
-  return _RUN_SCATTER / np.hypot(_RUN_SCATTER, relative_errors)
+  def score(self, losses: np.ndarray) -> np.ndarray:
+    """BrierLM, Brier-1 or cross-entropy of losses."""
+    return np.vectorize(score_of_loss, otypes=[float])(losses, self.quantity)
 
 
-def fit(
-  num_parameters: np.ndarray,
-  num_tokens: np.ndarray,
-  chunk_size: np.ndarray,
-  losses: np.ndarray,
-  errors: np.ndarray | None = None,
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+  """The largest run as the law of all smaller ones sees it."""
+
+  point: Point
+  loss: float  # observed
+  predicted: float
+  low: float  # of the 90 % band of a new run: its scatter, its score's error
+  high: float
+
+  @property
+  def is_inside(self) -> bool:
+    return self.low <= self.loss <= self.high
+
+
+def fit_law(
+  points: Sequence[Point],
+  quantity: str = "brier_lm",
   *,
-  use_chunk_size: bool,
   num_bootstraps: int = 200,
   seed: int = 0,
-) -> Fit:
-  """Fits the law by Huber's loss on ln L, and bootstraps over runs.
+) -> Law:
+  """Fits L = E + A·K^p/N^a + B·K^q/D^b to the points of one family.
 
-  Levenberg–Marquardt steps are damped on the exponents alone, so that each
-  eliminates the coefficients of the three terms (variable projection). It
-  starts from a grid of exponents. Huber's threshold follows the residuals'
-  median. A bootstrap sample gives each run a weight from Exp(1), which unlike
-  drawing runs never loses a size. Bands are to be widened by n/(n−P), as
-  leaving out each run in turn would: few runs fit themselves.
+  K enters where the points have several; `estimator.estimate_laws` says how,
+  `points.split_censored` which points count.
 
   Args:
-    num_parameters: [n], N.
-    num_tokens: [n], D.
-    chunk_size: [n], K.
-    losses: [R, n], R data sets at the same points.
-    errors: [n], standard errors of the losses; None: equal.
-    use_chunk_size: whether the law has p and q.
+    points: of one family, in any order.
+    quantity: brier_lm, brier_1 or cross_entropy.
     num_bootstraps: S.
-    seed: of the bootstrap weights.
+    seed: of the bootstrap.
 
   Returns:
-    The fits of all data sets.
+    The law with its bands.
+
+  Raises:
+    ValueError: with the reason, if the points cannot identify the law.
   """
-  x = np.log(np.stack([num_parameters, num_tokens, chunk_size]).astype(float))
-  log_losses = np.log(losses)
-  # Around the points' middle a coefficient and its exponent are independent.
-  centre = x.mean(axis=1) * np.array([1, 1, 0])
-  # The level of L is taken out so that the bounds mean the same for all data.
-  level = log_losses.mean(axis=1, keepdims=True)
-  names = parameter_names(use_chunk_size)
-  num_sets, (num_runs, size) = len(losses), (x.shape[1], len(names))
-  scale = np.ones(num_runs)
-  if errors is not None:
-    scale = run_weights(errors / losses.mean(axis=0))
-  problem = _Problem(x - centre[:, None], log_losses - level, scale)
-
-  everything = np.arange(num_sets)
-  inflation = num_runs / max(num_runs - size, 1)
-  best, limit = _search(problem, everything, size, np.sqrt(inflation))
-  residuals, jacobian = problem.residuals(everything, best)
-
-  repeated = np.repeat(everything, num_bootstraps)
-  weights = np.random.default_rng(seed).exponential(
-    size=(len(repeated), num_runs)
-  )
-  samples, _ = _minimise(
-    problem, repeated, best[repeated], weights, limit[repeated]
-  )
-  samples = samples.reshape(num_sets, num_bootstraps, size)
-
-  low, high = _bounds(size)
-  is_at_bound = (best <= low) | (best >= high)
-  jacobian[is_at_bound[:, 0], 0] = 0
-  _, singular, directions = np.linalg.svd(
-    jacobian.transpose(0, 2, 1), full_matrices=False
-  )
-  last = size - 1 - is_at_bound[:, 0]
-  return Fit(
-    names,
-    _uncentred(best, centre, level),
-    _uncentred(samples, centre, level[:, None]),
-    inflation,
-    np.sqrt(inflation) * _robust_scale(residuals),
-    is_at_bound,
-    singular[:, 0]
-    / np.maximum(singular[everything, last], np.finfo(float).tiny),
-    directions[everything, last],
-  )
-
-
-class _Problem:
-  """Points x [3, n] with R rows of ln L; rows are chosen by index."""
-
-  def __init__(self, x: np.ndarray, log_losses: np.ndarray, scale: np.ndarray):
-    self._x, self._log_losses, self._scale = x, log_losses, scale
-    self.num_runs = x.shape[1]
-
-  def residuals(
-    self, rows: np.ndarray, parameters: np.ndarray
-  ) -> tuple[np.ndarray, np.ndarray]:
-    """Scaled residuals [R, n] and their Jacobian [R, P, n]."""
-    log_loss, jacobian = _evaluate(parameters, self._x)
-    residuals = (log_loss - self._log_losses[rows]) * self._scale
-    return residuals, jacobian * self._scale
-
-
-def _evaluate(
-  parameters: np.ndarray, x: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-  """ln L, [R, n], and its derivatives by the parameters, [R, P, n]."""
-  e, a, b, exponent_a, exponent_b, *of_k = parameters.T[:, :, None]
-  log_n, log_d, log_k = x
-  term_a = a - exponent_a * log_n
-  term_b = b - exponent_b * log_d
-  if of_k:
-    term_a = term_a + of_k[0] * log_k
-    term_b = term_b + of_k[1] * log_k
-  terms = np.exp([term_a, term_b])
-  total = e + terms.sum(axis=0)
-  share_a, share_b = terms / total
-  columns = [1 / total, share_a, share_b, -log_n * share_a, -log_d * share_b]
-  if of_k:
-    columns += [log_k * share_a, log_k * share_b]
-  return np.log(total), np.stack(columns, axis=1)
-
-
-def _search(
-  problem: _Problem, rows: np.ndarray, size: int, inflation: float
-) -> tuple[np.ndarray, np.ndarray]:
-  """Parameters [R, P] from all starts, and the threshold they end with [R]."""
-  ones = np.ones((len(rows), problem.num_runs))
-  no_limit = np.full(len(rows), np.inf)
-  best, lowest = np.zeros((len(rows), size)), np.full(len(rows), np.inf)
-  for start in _starts(size):
-    start = np.tile(start, (len(rows), 1))
-    found, value = _minimise(problem, rows, start, ones, no_limit)
-    is_better = value < lowest
-    best[is_better], lowest[is_better] = found[is_better], value[is_better]
-  for _ in range(_NUM_RESCALES):
-    residuals, _ = problem.residuals(rows, best)
-    limit = np.maximum(_HUBER * inflation * _robust_scale(residuals), 1e-9)
-    best, _ = _minimise(problem, rows, best, ones, limit)
-  return best, limit
-
-
-def _minimise(
-  problem: _Problem,
-  rows: np.ndarray,
-  start: np.ndarray,
-  weights: np.ndarray,
-  limit: np.ndarray,
-  num_steps: int = 100,
-) -> tuple[np.ndarray, np.ndarray]:
-  """Σ weights · Huber(residual), one problem a row: parameters and value."""
-  low, high = _bounds(start.shape[1])
-  limit = limit[:, None]
-  parameters = np.clip(start, low, high)
-  residuals, jacobian = problem.residuals(rows, parameters)
-  value = _huber(residuals, weights, limit)
-  damping = np.full(len(rows), 1e-2)
-  diagonal = np.arange(start.shape[1])
-  # Coefficients follow the exponents, held only as far as solving needs.
-  is_damped = np.where(diagonal < 3, 1e-3, 1.0)
-  for _ in range(num_steps):
-    size = np.maximum(np.abs(residuals), 1e-300)
-    weighted = jacobian * (weights * np.minimum(1, limit / size))[:, None]
-    hessian = weighted @ jacobian.transpose(0, 2, 1)
-    slope = (weighted @ residuals[..., None])[..., 0]
-    # A bound holds what would leave; it must not bend the others' step.
-    is_held = (parameters <= low) & (slope > 0)
-    is_held |= (parameters >= high) & (slope < 0)
-    slope[is_held] = 0
-    hessian[is_held] = 0
-    hessian.transpose(0, 2, 1)[is_held] = 0
-    curvature = hessian[:, diagonal, diagonal]
-    floor = 1e-9 * curvature.max(axis=1, keepdims=True) + 1e-300
-    hessian[:, diagonal, diagonal] += (
-      damping[:, None] * is_damped * (curvature + floor) + floor * 1e-3
+  family = _check_points(points, quantity)
+  kept, censored = split_censored(points, quantity)
+  arrays = {
+    name: np.array([getattr(point, name) for point in kept], float)
+    for name in ("parameters", "tokens", "chunk_size")
+  }
+  use_chunk_size = len({point.chunk_size for point in points}) > 1
+  names = estimator.parameter_names(use_chunk_size)
+  _check_variation(arrays, names, len(censored))
+  losses, errors = np.array([point.loss(quantity) for point in kept]).T
+  if losses.min() <= 0:
+    worst = kept[int(losses.argmin())].name
+    raise ValueError(
+      f"point {worst!r} has a {quantity} loss of {losses.min():.3g}; the law"
+      " needs losses above 0."
     )
-    step = np.linalg.solve(hessian, slope[..., None])[..., 0]
-    step /= np.maximum(np.abs(step).max(axis=1, keepdims=True), 1)
-    trial = np.clip(parameters - step, low, high)
-    trial_residuals, trial_jacobian = problem.residuals(rows, trial)
-    trial_value = _huber(trial_residuals, weights, limit)
-    is_better = trial_value < value
-    parameters[is_better] = trial[is_better]
-    residuals[is_better] = trial_residuals[is_better]
-    jacobian[is_better] = trial_jacobian[is_better]
-    value = np.where(is_better, trial_value, value)
-    damping = np.where(is_better, damping / 5, damping * 4).clip(1e-9, 1e6)
-  return parameters, value
+  estimates = estimator.estimate_laws(
+    *arrays.values(),
+    losses[None],
+    errors,
+    use_chunk_size=use_chunk_size,
+    num_bootstraps=num_bootstraps,
+    seed=seed,
+  )
+  _check_identified(estimates)
+  return Law(
+    family,
+    quantity,
+    tuple(kept),
+    tuple(censored),
+    names,
+    estimates.estimate[0],
+    estimates.samples[0],
+    estimates.widening,
+    float(estimates.scatter[0]),
+  )
 
 
-def _huber(
-  residuals: np.ndarray, weights: np.ndarray, limit: np.ndarray
-) -> np.ndarray:
-  size = np.abs(residuals)
-  inner = np.minimum(size, limit)
-  return (weights * inner * (size - inner / 2)).sum(axis=1)
+def predict_largest(
+  points: Sequence[Point],
+  quantity: str = "brier_lm",
+  *,
+  num_bootstraps: int = 200,
+  seed: int = 0,
+) -> list[Prediction]:
+  """Predicts the largest run from a law that has not seen it.
+
+  The largest is the one with most training FLOPs among those that count, N·D
+  where FLOPs are not given; all seeds of it are held out together.
+
+  Args:
+    points: of one family.
+    quantity: see `fit_law`.
+    num_bootstraps: see `fit_law`.
+    seed: see `fit_law`.
+
+  Returns:
+    One prediction for each seed of the largest run.
+
+  Raises:
+    ValueError: with the reason, if the others cannot identify the law.
+  """
+  _check_points(points, quantity)
+  kept, _ = split_censored(points, quantity)
+  if not kept:
+    raise ValueError(f"no point has a {quantity} that counts.")
+  largest = max(kept, key=_size)
+  held_out = [point for point in kept if _shape(point) == _shape(largest)]
+  others = [point for point in points if _shape(point) != _shape(largest)]
+  fitted = fit_law(others, quantity, num_bootstraps=num_bootstraps, seed=seed)
+  shape = _shape(largest)
+  predicted = fitted.losses(*shape)[0]
+  middles = fitted.sampled_losses(*shape)[:, 0]
+  noise = np.random.default_rng(seed).standard_normal(num_bootstraps)
+  predictions = []
+  for point in held_out:
+    loss, error = point.loss(quantity)
+    scatter = fitted.scatter / estimator.run_weights(error / loss)
+    new_runs = middles * np.exp(scatter * noise)
+    low, high = np.quantile(new_runs, _ends(0.9))
+    predictions.append(Prediction(point, loss, predicted, low, high))
+  return predictions
 
 
-def _robust_scale(residuals: np.ndarray) -> np.ndarray:
-  """Standard deviation of each row, from the median of its sizes."""
-  return np.median(np.abs(residuals), axis=1) / 0.6745
+def _ends(level: float) -> tuple[float, float]:
+  return (1 - level) / 2, (1 + level) / 2
 
 
-def _starts(size: int) -> list[np.ndarray]:
-  """Equal terms at the points' middle, over a grid of exponents."""
-  grid = [_EXPONENTS, _EXPONENTS, *[(0.0, 0.5)] * (size - 5)]
-  third = [1 / 3, -np.log(3), -np.log(3)]
-  return [np.array([*third, *point]) for point in itertools.product(*grid)]
+def _arrays(*values) -> list[np.ndarray]:
+  arrays = [np.atleast_1d(np.asarray(value, float)) for value in values]
+  return list(np.broadcast_arrays(*arrays))
 
 
-def _bounds(size: int) -> np.ndarray:
-  return np.array(list(_BOUNDS.values())).T[:, :size]
+def _shape(point: Point) -> tuple[float, float, int]:
+  return point.parameters, point.tokens, point.chunk_size
 
 
-def _uncentred(
-  parameters: np.ndarray, centre: np.ndarray, level: np.ndarray
-) -> np.ndarray:
-  """Back to A and B as they stand in the law."""
-  out = parameters.copy()
-  out[..., :1] *= np.exp(level)
-  out[..., 1:3] += level
-  out[..., 1] += centre[0] * parameters[..., 3]
-  out[..., 2] += centre[1] * parameters[..., 4]
-  return out
+def _size(point: Point) -> float:
+  return point.training_flops or point.parameters * point.tokens
+
+
+def _check_points(points: Sequence[Point], quantity: str) -> str:
+  """The one family of the points."""
+  if quantity not in QUANTITIES:
+    raise ValueError(
+      f"quantity is {quantity!r}; choose one of {', '.join(QUANTITIES)}."
+    )
+  families = {point.family for point in check_unique(list(points))}
+  if len(families) != 1:
+    raise ValueError(
+      f"the points are of {len(families)} families"
+      f" ({', '.join(sorted(families)) or 'no points'}); fit each by itself."
+    )
+  return families.pop()
+
+
+def _check_variation(
+  arrays: dict[str, np.ndarray], names: tuple[str, ...], num_censored: int
+) -> None:
+  """Raises ValueError where counting shows that points do not suffice."""
+  num_points, needed = len(arrays["tokens"]), len(names) + 1
+  if num_points < needed:
+    raise ValueError(
+      f"{num_points} points count and {num_censored} are censored; a law with"
+      f" {len(names)} parameters needs at least {needed} that count."
+    )
+  wanted = {"parameters": 2, "tokens": 2, "chunk_size": 2}
+  if "p" not in names:
+    wanted = {"parameters": 3, "tokens": 3}
+  for name, number in wanted.items():
+    found = len(set(arrays[name].tolist()))
+    if found < number:
+      raise ValueError(
+        f"the points that count have {found} different values of {name}; the"
+        f" law needs at least {number}."
+      )
+
+
+def _check_identified(estimates: estimator.Estimates) -> None:
+  """Raises ValueError where the fit shows that the law is not determined."""
+  vanished = {
+    "lnA": "the loss does not fall with N",
+    "lnB": "the loss does not fall with D",
+  }
+  for i, name in enumerate(estimates.names):
+    # An E of 0 is an answer: the points do not tell it from 0.
+    if estimates.is_at_bound[0, i] and name != "E":
+      reason = vanished.get(name, "a power law does not follow these points")
+      raise ValueError(
+        f"the points do not identify the law: {name} ran to its limit;"
+        f" {reason}."
+      )
+  if estimates.condition[0] > _MAX_CONDITION:
+    weak = np.abs(estimates.weakest[0])
+    together = [
+      name
+      for name, share in zip(estimates.names, weak, strict=True)
+      if share > 0.2
+    ]
+    raise ValueError(
+      "the points do not identify the law: the Jacobian has no full rank"
+      f" (condition {estimates.condition[0]:.0e}), {', '.join(together)} cannot"
+      " be told apart; add points that vary N, D and K apart from each other."
+    )

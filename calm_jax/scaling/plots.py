@@ -17,7 +17,7 @@ from typing import Any, ParamSpec
 import numpy as np
 
 from calm_jax.scaling.allocation import IsoFlop
-from calm_jax.scaling.fit import Law
+from calm_jax.scaling.law import Law
 from calm_jax.scaling.points import Point, score_of_loss, series_title
 
 LABELS = {

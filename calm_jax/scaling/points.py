@@ -10,6 +10,7 @@ from collections.abc import Iterable
 import pyarrow
 import pyarrow.parquet
 
+from calm_jax import paths
 from calm_jax.config import ModelConfig
 
 QUANTITIES = ("brier_lm", "brier_1", "cross_entropy")
@@ -132,14 +133,15 @@ def write_points(points: list[Point], stem: str | os.PathLike) -> None:
     {name: [row[name] for row in rows] for name in _COLUMNS}
   )
   stem = pathlib.Path(stem)
-  unfinished = stem.with_name(f".{stem.name}.unfinished")
-  pyarrow.parquet.write_table(table, unfinished)
-  unfinished.replace(stem.with_suffix(".parquet"))
-  with unfinished.open("w", newline="") as file:
+  with paths.written_whole(stem.with_suffix(".parquet")) as beside:
+    pyarrow.parquet.write_table(table, beside)
+  with (
+    paths.written_whole(stem.with_suffix(".csv")) as beside,
+    open(beside, "w", newline="") as file,
+  ):
     writer = csv.DictWriter(file, _COLUMNS)
     writer.writeheader()
     writer.writerows(rows)
-  unfinished.replace(stem.with_suffix(".csv"))
 
 
 def read_points(path: str | os.PathLike) -> list[Point]:

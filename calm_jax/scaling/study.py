@@ -9,12 +9,11 @@ Any part may be missing. A part that is there and damaged is refused.
 """
 
 import dataclasses
-import json
-import math
 import os
 import pathlib
 from typing import Any
 
+from calm_jax.json_files import read_json, read_rows
 from calm_jax.scaling.points import Point, read_points
 
 TABLES = ("table.parquet", "table.csv")  # the first that exists is read
@@ -91,32 +90,20 @@ def read_study(directory: str | os.PathLike) -> Study:
   return study
 
 
-def read_json(path: pathlib.Path) -> dict[str, Any]:
-  """Reads a JSON object whose numbers are all finite."""
-  return _parse(path.read_bytes(), str(path))
-
-
 def read_metrics(path: pathlib.Path) -> list[dict[str, float]]:
   """Reads metrics.jsonl: a step and numbers by name in every line.
 
-  A last line without its end is still being written, and is left out; so is
-  what is null, which stands for a number that was not finite.
+  A last line that is still being written is left out; so is what is null, which
+  stands for a number that was not finite.
   """
-  *lines, _ = path.read_bytes().split(b"\n")
-  rows = []
-  for i, line in enumerate(lines):
-    place = f"{path} line {i + 1}"
-    values = _parse(line, place)
-    if not isinstance(values.get("step"), int):
-      raise ValueError(f"{place} has no step; a training step is expected.")
-    rows.append(
-      {
-        name: value
-        for name, value in values.items()
-        if isinstance(value, int | float)
-      }
-    )
-  return rows
+  return [
+    {
+      name: value
+      for name, value in row.items()
+      if isinstance(value, int | float)
+    }
+    for row in read_rows(path)
+  ]
 
 
 def _read_results(path: pathlib.Path) -> dict[str, Any]:
@@ -170,26 +157,3 @@ def _read_run(path: pathlib.Path, directory: pathlib.Path) -> Run:
     read_metrics(path),
     read_json(config) if config.exists() else {},
   )
-
-
-def _parse(text: bytes, place: str) -> dict[str, Any]:
-  def refuse(constant: str) -> float:
-    raise ValueError(f"it holds {constant}")
-
-  def finite(digits: str) -> float:
-    value = float(digits)
-    return value if math.isfinite(value) else refuse(digits)
-
-  try:
-    values = json.loads(text, parse_constant=refuse, parse_float=finite)
-  except ValueError as error:
-    raise ValueError(
-      f"{place} is damaged: {error}; a JSON object of finite numbers is"
-      " expected."
-    ) from None
-  if not isinstance(values, dict):
-    raise ValueError(
-      f"{place} is damaged: a JSON object is expected, not"
-      f" {type(values).__name__}."
-    )
-  return values

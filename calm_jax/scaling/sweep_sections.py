@@ -8,7 +8,7 @@ from calm_jax.scaling.allocation import (
   isoflop_parabolas,
   rank_allocations,
 )
-from calm_jax.scaling.fit import Law, fit_law, predict_largest
+from calm_jax.scaling.law import Law, fit_law, predict_largest
 from calm_jax.scaling.page import Page, with_error
 from calm_jax.scaling.points import (
   QUANTITIES,

@@ -1,13 +1,13 @@
 """The files that the numbers of training are written to."""
 
-import json
 import math
+import sys
 from collections.abc import Mapping
 
 import tensorboardX
 from etils import epath
 
-from calm_jax import paths
+from calm_jax import json_files
 
 
 class MetricsWriter:
@@ -23,6 +23,9 @@ class MetricsWriter:
       start_step: steps done. Rows of later steps come from an interrupted
         attempt; they are dropped, because they will be written again.
       is_active: False on all processes but one: they write nothing.
+
+    Raises:
+      OSError: if a file cannot be read or written.
     """
     self._rows = None
     if is_active:
@@ -41,28 +44,20 @@ class MetricsWriter:
     for name, value in values.items():
       row[name] = value if math.isfinite(value) else None
       self._board.add_scalar(name, value, step)
-    paths.append(self._rows, json.dumps(row, allow_nan=False) + "\n")
+    json_files.append_row(self._rows, row)
 
   def close(self) -> None:
     if self._rows is not None:
       self._board.close()
 
 
-def read_rows(path: epath.PathLike) -> list[dict[str, float]]:
-  """Reads metrics.jsonl; a half-written last line is left out."""
-  rows = []
-  for line in epath.Path(path).read_text().splitlines():
-    try:
-      rows.append(json.loads(line))
-    except ValueError:
-      continue  # the process was killed while it wrote this line
-  return rows
-
-
 def _drop_rows_after(path: epath.Path, step: int) -> None:
   if not path.exists():
     return
-  kept = [row for row in read_rows(path) if row["step"] <= step]
-  unfinished = path.parent / f"{path.name}.unfinished"
-  unfinished.write_text("".join(json.dumps(row) + "\n" for row in kept))
-  unfinished.replace(path)
+  # A torn log is no reason to refuse a sound checkpoint.
+  rows = json_files.read_rows(path, warn_fn=_warn_of_loss)
+  json_files.write_rows(path, (row for row in rows if row["step"] <= step))
+
+
+def _warn_of_loss(text: str) -> None:
+  print(f"warning: {text} The line is left out.", file=sys.stderr, flush=True)

@@ -9,7 +9,7 @@ import pytest
 
 from calm_jax.checkpoint.run_directory import load_run
 from calm_jax.checkpoint.steps import list_steps
-from calm_jax.training.metrics import read_rows
+from calm_jax.json_files import read_rows
 from tests.integration import runs
 from tests.integration.scene import (
   EXIT_SECONDS,

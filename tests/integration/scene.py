@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from calm_jax.checkpoint.run_directory import content_hash, load_run
 from calm_jax.checkpoint.steps import list_steps
-from calm_jax.training.metrics import read_rows
+from calm_jax.json_files import read_rows
 from tests.integration import runs
 
 # Differ from one run to the next, whatever happens.

@@ -11,8 +11,8 @@ import pytest
 from calm_jax import config
 from calm_jax.checkpoint.run_directory import load_run
 from calm_jax.checkpoint.steps import list_steps
+from calm_jax.json_files import read_rows
 from calm_jax.training.log import NonFiniteError
-from calm_jax.training.metrics import read_rows
 from calm_jax.workflows.training import run_training
 from tests.data.prepared import prepare
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from calm_jax.scaling import allocation
-from calm_jax.scaling.fit import Law
+from calm_jax.scaling.law import Law
 from calm_jax.scaling.points import Point
 
 _E, _A, _B, _ALPHA, _BETA, _P, _Q = 1.5, 400.0, 400.0, 0.34, 0.28, 0.2, 0.3

@@ -10,7 +10,7 @@ import pytest
 
 from calm_jax.scaling import plots
 from calm_jax.scaling.allocation import isoflop_parabolas
-from calm_jax.scaling.fit import fit_law
+from calm_jax.scaling.law import fit_law
 
 from . import studies
 

@@ -38,12 +38,7 @@ def test_sweep_is_found(tmp_path):
   ("name", "content", "message"),
   [
     ("metrics.jsonl", '{"step": 1}\n{"st\n', "line 2 is damaged"),
-    ("metrics.jsonl", '{"loss": 1.0}\n', "line 1 has no step"),
-    ("metrics.jsonl", '{"step": 1, "loss": NaN}\n', "line 1 .* holds NaN"),
-    ("metrics.jsonl", "[1]\n", "object is expected, not list"),
     ("results.json", "", "results.json is damaged"),
-    ("results.json", '{"calm": {"brier_1": Infinity}}', "holds Infinity"),
-    ("results.json", '{"calm": {"brier_1": 1e999}}', "holds 1e999"),
     ("results.json", '{"calm": [1]}', "calm is not a JSON object"),
     (
       "results.json",

@@ -8,7 +8,7 @@ import pytest
 from calm_jax import config as config_lib
 from calm_jax.data import preparation
 from calm_jax.data.tokenizer import ByteTokenizer
-from calm_jax.training.metrics import read_rows
+from calm_jax.json_files import read_rows
 from calm_jax.workflows.training import run_training
 
 _NUM_STEPS = 500

@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from calm_jax.json_files import read_rows
 from calm_jax.losses.mean import Mean
 from calm_jax.training.log import NonFiniteError
 from calm_jax.training.loop import train
-from calm_jax.training.metrics import MetricsWriter, read_rows
+from calm_jax.training.metrics import MetricsWriter
 from calm_jax.training.progress import Stopwatch
 from calm_jax.training.state import TrainState
 from tests.training import tiny

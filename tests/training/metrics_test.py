@@ -2,7 +2,10 @@
 
 import math
 
-from calm_jax.training.metrics import MetricsWriter, read_rows
+import pytest
+
+from calm_jax.json_files import read_rows
+from calm_jax.training.metrics import MetricsWriter
 
 
 def _write(directory, start_step, rows):
@@ -29,6 +32,19 @@ def test_a_half_written_line_is_left_out(tmp_path):
   assert read_rows(path) == [{"step": 1, "loss": 0.5}]
   _write(tmp_path, 1, [(2, {"loss": 0.25})])
   assert read_rows(path)[1:] == [{"step": 2, "loss": 0.25}]
+
+
+@pytest.mark.parametrize("damaged", [b'{"st', b"12", b"\xff\xfe", b"{}"])
+def test_a_damaged_line_is_named_and_left_out(damaged, tmp_path, capsys):
+  path = tmp_path / "metrics.jsonl"
+  first, last = b'{"step": 1, "loss": 0.5}\n', b'{"step": 2, "loss": 0.1}\n'
+  path.write_bytes(first + damaged + b"\n" + last)
+  _write(tmp_path, 2, [])
+  assert path.read_bytes() == first + last
+  assert "metrics.jsonl line 2" in capsys.readouterr().err
+  path.write_bytes(first + damaged + b"\n" + last)
+  with pytest.raises(ValueError, match=r"metrics\.jsonl line 2"):
+    read_rows(path)
 
 
 def test_what_is_not_finite_is_null(tmp_path):

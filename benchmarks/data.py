@@ -9,16 +9,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from benchmarks.timing import Roofline, Row, Version, compare_calls
 from calm_jax.config import DataConfig
 from calm_jax.data.pipeline import open_sources, train_batches
 from calm_jax.data.preparation import prepare
 from calm_jax.data.tokenizer_bytes import ByteTokenizer
-from calm_jax.workflows.benchmark_timing import (
-  Roofline,
-  Row,
-  Version,
-  compare_calls,
-)
 
 
 class _Size(NamedTuple):

@@ -11,23 +11,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from calm_jax.families import family_of
-from calm_jax.randomness import stream_key
-from calm_jax.sampling.generate import RowKeys, advance, row_keys, start
-from calm_jax.sampling.next_chunk import TemperatureSettings
-from calm_jax.sampling.prompt import Prompts
-from calm_jax.workflows.benchmark_models import (
+from benchmarks.random_model import (
   MODEL_SIZES,
   RandomModel,
   make_config,
   random_model,
 )
-from calm_jax.workflows.benchmark_timing import (
-  Roofline,
-  Row,
-  Version,
-  compare_calls,
-)
+from benchmarks.timing import Roofline, Row, Version, compare_calls
+from calm_jax.families import family_of
+from calm_jax.randomness import stream_key
+from calm_jax.sampling.generate import RowKeys, advance, row_keys, start
+from calm_jax.sampling.next_chunk import TemperatureSettings
+from calm_jax.sampling.prompt import Prompts
 
 
 class _Size(NamedTuple):

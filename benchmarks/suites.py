@@ -6,29 +6,19 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from benchmarks import data, evaluate, generate, kernels, train
+from benchmarks.timing import Roofline, Row, measure_roofline
 from calm_jax.evaluation import provenance
-from calm_jax.workflows import (
-  benchmark_data,
-  benchmark_evaluate,
-  benchmark_generate,
-  benchmark_kernels,
-  benchmark_train,
-)
-from calm_jax.workflows.benchmark_timing import (
-  Roofline,
-  Row,
-  measure_roofline,
-)
 
 # Each yields the rows of one task after another.
 Suite = Callable[[str, int, Roofline, float], Iterator[Row]]
 
 SUITES: Mapping[str, Suite] = {
-  "kernels": benchmark_kernels.run,
-  "train": benchmark_train.run,
-  "generate": benchmark_generate.run,
-  "evaluate": benchmark_evaluate.run,
-  "data": benchmark_data.run,
+  "kernels": kernels.run,
+  "train": train.run,
+  "generate": generate.run,
+  "evaluate": evaluate.run,
+  "data": data.run,
 }
 
 

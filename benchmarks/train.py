@@ -7,6 +7,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from benchmarks.random_model import MODEL_SIZES, make_config, random_batch
+from benchmarks.timing import (
+  Roofline,
+  Row,
+  Version,
+  compare_calls,
+  compile_version,
+)
 from calm_jax.config import ExperimentConfig, MeshConfig, OptimizerConfig
 from calm_jax.families import family_of
 from calm_jax.layers.vocabulary import scored_ids
@@ -17,15 +25,6 @@ from calm_jax.randomness import position_keys, stream_key
 from calm_jax.training.optimizer import make_optimizer
 from calm_jax.training.sharding import make_mesh
 from calm_jax.training.step import Program
-from calm_jax.workflows.benchmark_evaluate import random_batch
-from calm_jax.workflows.benchmark_models import MODEL_SIZES, make_config
-from calm_jax.workflows.benchmark_timing import (
-  Roofline,
-  Row,
-  Version,
-  compare_calls,
-  compile_version,
-)
 
 # Rows and chunks of a batch; the authors' figures are for 4 × 1024 tokens.
 _BATCHES = {"tiny": (2, 8), "cpu": (4, 256), "accelerator": (8, 2048)}

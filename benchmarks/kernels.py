@@ -7,6 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from benchmarks.timing import Roofline, Row, Work, compare
 from calm_jax.config import (
   AutoencoderConfig,
   ExperimentConfig,
@@ -17,7 +18,6 @@ from calm_jax.families import build_model, family_of, param_shapes
 from calm_jax.layers.attention import causal_attention
 from calm_jax.losses import energy, vocabulary
 from calm_jax.randomness import stream_key
-from calm_jax.workflows.benchmark_timing import Roofline, Row, Work, compare
 
 
 class _Size(NamedTuple):

@@ -8,6 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.random_model import (
+  MODEL_SIZES,
+  RandomModel,
+  make_config,
+  random_batch,
+  random_model,
+)
+from benchmarks.timing import Roofline, Row, Version, compare_calls
 from calm_jax.data.batch import Batch
 from calm_jax.evaluation.positions import NUM_ORDERS, select_positions
 from calm_jax.evaluation.prediction import (
@@ -15,18 +23,6 @@ from calm_jax.evaluation.prediction import (
   prediction_columns,
 )
 from calm_jax.randomness import position_keys, stream_key
-from calm_jax.workflows.benchmark_models import (
-  MODEL_SIZES,
-  RandomModel,
-  make_config,
-  random_model,
-)
-from calm_jax.workflows.benchmark_timing import (
-  Roofline,
-  Row,
-  Version,
-  compare_calls,
-)
 
 
 class _Size(NamedTuple):
@@ -89,18 +85,6 @@ def run(
     }
     name = f"K = {_CHUNK_SIZE}, {100 * agreement:.0f} % of pairs agree"
     yield from compare_calls(name, versions, seconds)
-
-
-def random_batch(key, num_rows, num_chunks, config) -> Batch:
-  """Rows of one document each, nothing masked."""
-  shape = (num_rows, num_chunks, config.model.chunk_size)
-  tokens = jax.random.randint(key, shape, 2, config.model.vocabulary.size)
-  return Batch(
-    tokens=np.asarray(tokens, np.int32),
-    token_mask=np.ones(shape, bool),
-    segment_ids=np.zeros(shape[:2], np.int32),
-    row_ids=np.arange(num_rows, dtype=np.uint32),
-  )
 
 
 def score_in_turn(

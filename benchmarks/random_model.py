@@ -1,10 +1,11 @@
-"""Models with random parameters, as the benchmarks need them."""
+"""Models with random parameters and rows of random ids for them."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from calm_jax.config import (
   AutoencoderConfig,
@@ -13,6 +14,7 @@ from calm_jax.config import (
   NextVectorConfig,
   VocabularyConfig,
 )
+from calm_jax.data.batch import Batch
 from calm_jax.families import build_model, family_of
 from calm_jax.layers.parameters import init_params
 from calm_jax.randomness import position_keys
@@ -78,6 +80,18 @@ def make_config(
   )
   data = DataConfig(row_length=num_chunks * chunk_size, batch_size=num_rows)
   return ExperimentConfig(model=model, autoencoder=autoencoder, data=data)
+
+
+def random_batch(key, num_rows, num_chunks, config) -> Batch:
+  """Rows of one document each, nothing masked."""
+  shape = (num_rows, num_chunks, config.model.chunk_size)
+  tokens = jax.random.randint(key, shape, 2, config.model.vocabulary.size)
+  return Batch(
+    tokens=np.asarray(tokens, np.int32),
+    token_mask=np.ones(shape, bool),
+    segment_ids=np.zeros(shape[:2], np.int32),
+    row_ids=np.arange(num_rows, dtype=np.uint32),
+  )
 
 
 def random_model(

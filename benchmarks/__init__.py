@@ -1,0 +1,1 @@
+"""Speed measured side by side; the folders beside hold results in JSON."""

@@ -1,0 +1,139 @@
+"""Tests calm_jax/scaling/law.py on points whose law is known."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from calm_jax.scaling.law import fit_law, predict_largest
+from calm_jax.scaling.points import Point
+from tests.scaling.known_laws import (
+  CHUNK_LAW,
+  SIZES,
+  TOKEN_LAW,
+  TOKENS,
+  make_grid,
+  make_losses,
+  make_points,
+)
+
+
+def test_law_of_points_with_k():
+  grid = make_grid(chunk_sizes=(1, 2, 4))
+  losses = make_losses(CHUNK_LAW, grid, 0.005)[0]
+  points = make_points(CHUNK_LAW, grid, losses, "brier_lm")
+  weak = Point(
+    name="weak",
+    family="calm",
+    parameters=1e6,
+    tokens=1e6,
+    chunk_size=8,
+    scores={f"brier_{n}": 0.01 for n in range(1, 5)} | {"brier_lm": 1.0},
+    errors={f"brier_{n}": 0.01 for n in range(1, 5)},
+  )
+  found = fit_law([*points, weak], "brier_lm")
+  assert [point.name for point, _ in found.censored] == ["weak"]
+  values = [CHUNK_LAW[0], *np.exp(CHUNK_LAW[1:3]), *CHUNK_LAW[3:]]
+  truth = dict(zip("EABabpq", values, strict=True))
+  for name, (value, low, high) in found.parameters().items():
+    assert low < value < high
+    assert low < truth[name] < high, name
+  predicted = found.losses(*grid)
+  np.testing.assert_allclose(predicted, losses, rtol=0.03)
+  scores = found.score(predicted)
+  np.testing.assert_allclose(scores, 100 * np.exp(-predicted))
+
+
+def test_largest_run_is_predicted_unseen():
+  grid = make_grid()
+  losses = make_losses(TOKEN_LAW, grid, 0.005)[0]
+  points = make_points(TOKEN_LAW, grid, losses)
+  [prediction] = predict_largest(points, "cross_entropy")
+  assert prediction.point.name == points[-1].name
+  assert prediction.is_inside
+  # What the largest run says must not matter to what is predicted.
+  lied = [
+    *points[:-1],
+    make_points(TOKEN_LAW, grid, 2 * losses)[-1],
+  ]
+  [second] = predict_largest(lied, "cross_entropy")
+  assert second.predicted == prediction.predicted
+  assert not second.is_inside
+
+
+def test_a_prediction_allows_for_the_error_of_the_score():
+  grid = make_grid()
+  points = make_points(TOKEN_LAW, grid, make_losses(TOKEN_LAW, grid, 0.005)[0])
+  [exact] = predict_largest(points, "cross_entropy")
+  errors = {"cross_entropy": 0.1 * exact.loss}
+  points[-1] = dataclasses.replace(points[-1], errors=errors)
+  [rough] = predict_largest(points, "cross_entropy")
+  assert rough.high - rough.low > 5 * (exact.high - exact.low)
+
+
+@pytest.mark.parametrize(
+  ("grid", "message"),
+  [
+    (
+      make_grid(SIZES[:1], np.geomspace(1e9, 5e10, 9)),
+      "1 different values of par",
+    ),
+    (
+      make_grid(np.geomspace(5e7, 2e9, 9), TOKENS[:2]),
+      "2 different values of tok",
+    ),
+    (make_grid(SIZES[:2], TOKENS[:2]), "at least 6"),
+  ],
+)
+def test_too_few_points_are_refused(grid, message):
+  points = make_points(TOKEN_LAW, grid, make_losses(TOKEN_LAW, grid, 0.01)[0])
+  with pytest.raises(ValueError, match=message):
+    fit_law(points, "cross_entropy")
+
+
+def test_tokens_in_step_with_parameters_are_refused():
+  """D = 20·N leaves A and B, a and b apart only by chance."""
+  sizes = np.geomspace(5e7, 2e9, 12)
+  grid = [sizes, 20 * sizes, np.ones(12)]
+  truth = TOKEN_LAW.copy()
+  truth[4] = truth[3]
+  points = make_points(truth, grid, make_losses(truth, grid, 0.0)[0])
+  with pytest.raises(ValueError, match=r"no full rank .* cannot be told apart"):
+    fit_law(points, "cross_entropy")
+
+
+def test_an_irreducible_loss_of_0_is_an_answer():
+  """Small runs are too far from E to tell it from 0; the rest still holds."""
+  truth = CHUNK_LAW.copy()
+  truth[0] = 0
+  grid = make_grid(chunk_sizes=(1, 2, 4))
+  losses = make_losses(truth, grid, 0.005)[0] - 0.02  # best with E below 0
+  found = fit_law(make_points(truth, grid, losses, "brier_lm"), "brier_lm")
+  estimate, low, high = found.parameters()["E"]
+  assert (estimate, low) == (0, 0)
+  assert high < 0.3 * losses.min()
+  np.testing.assert_allclose(found.losses(*grid), losses, rtol=0.03)
+  ends = np.quantile(found.sampled_losses(*grid), (0.05, 0.95), axis=0)
+  assert (ends[1] / ends[0]).max() < 1.1
+
+
+def test_loss_that_does_not_fall_is_refused():
+  grid = make_grid()
+  flat = 3 + 40 / grid[1] ** 0.2
+  with pytest.raises(ValueError, match="do not identify the law"):
+    fit_law(make_points(TOKEN_LAW, grid, flat), "cross_entropy")
+
+
+def test_bad_input_is_refused():
+  grid = make_grid()
+  losses = make_losses(TOKEN_LAW, grid, 0.01)[0]
+  points = make_points(TOKEN_LAW, grid, losses)
+  other = make_points(CHUNK_LAW, [axis[:1] for axis in grid], losses)[0]
+  with pytest.raises(ValueError, match="'run0'"):
+    fit_law([*points, other])
+  with pytest.raises(ValueError, match="2 families"):
+    fit_law([*points[1:], other])
+  with pytest.raises(ValueError, match="quantity is 'bleu'"):
+    fit_law(points, "bleu")
+  with pytest.raises(ValueError, match="0 points count and 16 are censored"):
+    fit_law(points, "brier_lm")
