@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from benchmarks import data, evaluate, generate, kernels, train
 from benchmarks.timing import Roofline, Row, measure_roofline
-from calm_jax.evaluation import provenance
+from calm_jax.runs import provenance
 
 # Each yields the rows of one task after another.
 Suite = Callable[[str, int, Roofline, float], Iterator[Row]]

@@ -466,7 +466,7 @@ _TRAIN = [
     "--workdir=autoencoder",
     needs=["data", "autoencoder"],
     before=damage.replace("autoencoder/config.json", "}", ""),
-    words=["config.json", "not a JSON file"],
+    words=["config.json", "is damaged"],
   ),
   _train(
     "config-other-version",
