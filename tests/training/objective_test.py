@@ -19,13 +19,14 @@ from calm_jax.training.objective import (
   next_vector_objective,
 )
 from calm_jax.training.state import build_model
+from tests.cached import cached
 from tests.perturbation import bind, relative_error
 from tests.training import tiny
 
 _KEY = stream_key(3, "test")
 
 
-@functools.cache
+@cached
 def _stage(stage):
   """Config, random parameters, frozen ones, and the compiled objective."""
   config = tiny.experiment(stage)
