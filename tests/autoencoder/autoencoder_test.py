@@ -1,7 +1,5 @@
 """Tests calm_jax/autoencoder."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +8,7 @@ import pytest
 from calm_jax.autoencoder import Autoencoder
 from calm_jax.config import AutoencoderConfig, VocabularyConfig
 from calm_jax.layers.parameters import logical_axes
+from tests.cached import cached
 from tests.perturbation import bind, random_params
 
 _VOCABULARY = VocabularyConfig(
@@ -17,7 +16,7 @@ _VOCABULARY = VocabularyConfig(
 )
 
 
-@functools.cache
+@cached
 def _build(chunk_size=4, **changes):
   config = AutoencoderConfig(
     vocabulary=_VOCABULARY,

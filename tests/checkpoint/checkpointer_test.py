@@ -1,7 +1,6 @@
 """Tests calm_jax/checkpoint: what is saved, read again, damaged or moved."""
 
 import dataclasses
-import functools
 import json
 import pathlib
 import shutil
@@ -26,12 +25,13 @@ from calm_jax.data.tokenizer_bytes import ByteTokenizer
 from calm_jax.training import sharding
 from calm_jax.training.state import TrainState
 from calm_jax.training.step import Program
+from tests.cached import cached
 from tests.training import tiny
 
 _HASHES = {"data": "d" * 64, "tokenizer": ByteTokenizer().content_hash}
 
 
-@functools.cache
+@cached
 def _shapes(stage="next_vector", **mesh):
   config = MeshConfig(**{"data": 1, **mesh})
   num_devices = config.data * config.fsdp * config.tensor

@@ -18,6 +18,7 @@ from calm_jax.families import family_of
 from calm_jax.losses.energy import energy_loss
 from calm_jax.model import TokenModel
 from calm_jax.randomness import position_keys, stream_key
+from tests.cached import cached
 from tests.sampling.tiny_runs import calm_run, token_run
 
 _LENGTH = 12
@@ -39,7 +40,7 @@ def _batch(run, row_ids=(0, 1, 2), size=3):
   )
 
 
-@functools.cache
+@cached
 def _bound(run_fn, **kwargs):
   run = run_fn(num_chunks=_LENGTH, **kwargs)
   params = family_of(run.config.model).bind_params(run.params, run.autoencoder)

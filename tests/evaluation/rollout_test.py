@@ -10,6 +10,7 @@ import pytest
 from calm_jax import randomness
 from calm_jax.evaluation import rollout
 from calm_jax.evaluation.positions import select_positions
+from tests.cached import cached
 from tests.evaluation.tabular import Tabular
 
 _TEXT = np.random.default_rng(3).integers(0, 3, 24)
@@ -19,7 +20,7 @@ _ROWS = 1500
 _CHUNK_IDS = np.arange(24, dtype=np.uint32)
 
 
-@functools.cache
+@cached
 def _keys(stream):
   """Keys of every row and chunk, [R, 24]; drawn once for all tests."""
   rows = np.arange(_ROWS, dtype=np.uint32)

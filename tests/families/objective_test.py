@@ -16,13 +16,14 @@ from calm_jax.families.next_vector import next_vector_objective
 from calm_jax.losses.mean import compute
 from calm_jax.model.heads import HeadLoss
 from calm_jax.randomness import stream_key
+from tests.cached import cached
 from tests.perturbation import bind, relative_error
 from tests.training import tiny
 
 _KEY = stream_key(3, "test")
 
 
-@functools.cache
+@cached
 def _stage(stage):
   """Config, random parameters, frozen ones, and the compiled objective."""
   config = tiny.experiment(stage)

@@ -1,7 +1,6 @@
 """Tests calm_jax/model: causality, caches, heads behind one interface."""
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +16,7 @@ from calm_jax.config import (
 from calm_jax.layers.parameters import init_params, logical_axes
 from calm_jax.model import NextVectorModel, TokenModel, empty_cache
 from calm_jax.randomness import position_keys, stream_key
+from tests.cached import cached
 from tests.perturbation import bind, random_params, relative_error
 
 _VOCABULARY = VocabularyConfig(
@@ -38,7 +38,7 @@ def _keys():
   return position_keys(stream_key(0, "test"), ids[:_ROWS], ids[:_CHUNKS])
 
 
-@functools.cache
+@cached
 def _next_vector(chunk_size=4, head=None, **changes):
   config = NextVectorConfig(
     **_BACKBONE,
@@ -56,7 +56,7 @@ def _next_vector(chunk_size=4, head=None, **changes):
   return model, params, tokens, latents
 
 
-@functools.cache
+@cached
 def _token_model(**changes):
   model = TokenModel(TokenModelConfig(**_BACKBONE, **changes))
   shape = (_ROWS, _CHUNKS, 1)

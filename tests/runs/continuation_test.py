@@ -15,13 +15,14 @@ from calm_jax.sampling.generate import row_keys
 from calm_jax.sampling.next_chunk import TemperatureSettings, draw_next
 from calm_jax.sampling.prompt import encode_prompt, prompt_id
 from calm_jax.sampling.settings import SamplingSettings
+from tests.cached import cached
 from tests.sampling.tiny_runs import autoencoder_run, calm_run, token_run
 
 _PROMPTS = ["ab", "hello world", ""]
 _COLD = SamplingSettings(temperature=0.5, num_candidates=20)
 
 
-@functools.cache
+@cached
 def _generator(run_fn, settings):
   return TextGenerator(run_fn(), settings)
 

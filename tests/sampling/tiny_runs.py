@@ -1,7 +1,5 @@
 """Runs of tiny models with perturbed parameters, as if loaded."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 from etils import epath
@@ -20,6 +18,7 @@ from calm_jax.data.tokenizer_bytes import ByteTokenizer
 from calm_jax.layers.parameters import init_params
 from calm_jax.model import NextVectorModel, TokenModel
 from calm_jax.randomness import position_keys, stream_key
+from tests.cached import cached
 from tests.perturbation import perturb
 
 _TOKENIZER = ByteTokenizer()
@@ -33,7 +32,7 @@ _BACKBONE = {
 }
 
 
-@functools.cache
+@cached
 def calm_run(chunk_size=4, num_chunks=40, scale=0.3, **changes):
   """A next-vector model with its autoencoder."""
   autoencoder_config = AutoencoderConfig(
@@ -69,7 +68,7 @@ def calm_run(chunk_size=4, num_chunks=40, scale=0.3, **changes):
   )
 
 
-@functools.cache
+@cached
 def token_run(num_chunks=40, scale=0.2, **changes):
   """A token model."""
   config = TokenModelConfig(**_BACKBONE, **changes)
@@ -83,7 +82,7 @@ def token_run(num_chunks=40, scale=0.2, **changes):
   )
 
 
-@functools.cache
+@cached
 def autoencoder_run(chunk_size=4):
   """An autoencoder alone."""
   run = calm_run(chunk_size)

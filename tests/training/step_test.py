@@ -12,6 +12,7 @@ from calm_jax.losses.mean import compute
 from calm_jax.randomness import stream_key
 from calm_jax.training import sharding
 from calm_jax.training.step import Program, accumulated_gradients
+from tests.cached import cached
 from tests.perturbation import relative_error
 from tests.training import tiny
 
@@ -61,7 +62,7 @@ def _gradients(config, program, num_microbatches=1):
   return compute(jax.device_get(sums))["loss"], jax.device_get(found)
 
 
-@functools.cache
+@cached
 def _expected(stage):
   return _gradients(*_program(stage, _ONE))
 
@@ -143,7 +144,7 @@ def test_ten_steps_follow_the_same_curve_on_a_mesh_and_in_parts(stage):
     assert a["learning_rate"] == b["learning_rate"]
 
 
-@functools.cache
+@cached
 def _token_program():
   optimizer = OptimizerConfig(
     learning_rate=0.1, num_warmup_steps=0, weight_decay=0.0, clip_norm=1e9

@@ -11,6 +11,7 @@ from calm_jax.kernels.distance import Distance
 from calm_jax.losses.energy import energy_loss
 from calm_jax.model.heads.energy import EnergyHead
 from calm_jax.randomness import position_keys, stream_key
+from tests.cached import cached
 from tests.interop import numpy_model
 from tests.perturbation import random_params, relative_error
 
@@ -31,7 +32,7 @@ def _inputs():
   return jnp.asarray(hidden), jnp.asarray(noise)
 
 
-@functools.cache
+@cached
 def _params():
   return random_params(_head(), *_inputs(), scale=0.3)
 

@@ -12,6 +12,7 @@ from calm_jax.layers.parameters import init_params
 from calm_jax.model.heads import flow
 from calm_jax.model.heads.flow import FlowHead
 from calm_jax.randomness import position_keys, stream_key
+from tests.cached import cached
 from tests.interop import numpy_model
 from tests.model.heads.adaln_weights import adaln_weights
 from tests.perturbation import perturb, relative_error
@@ -33,7 +34,7 @@ def _initial_params(head):
   return init(jax.random.key(0))
 
 
-@functools.cache
+@cached
 def _params():
   return perturb(_initial_params(_head()))
 
