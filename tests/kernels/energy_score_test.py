@@ -25,7 +25,7 @@ from calm_jax.kernels import (
   energy_score_tpu,
   energy_score_xla,
 )
-from calm_jax.kernels.distance import Distance
+from calm_jax.kernels.distance import PAPER, Distance
 
 _VERSIONS = {
   "xla": energy_score_xla.energy_sums,
@@ -191,7 +191,7 @@ def test_values_without_gradient_are_the_same(version):
 def test_blocks_change_nothing(monkeypatch):
   """Seven positions whole, and in blocks of three, the last of them short."""
   inputs = _inputs(7, 3, 8)
-  settings = energy_score.Settings(5, 1.0, False, "xla", None)
+  settings = energy_score.Settings(5, PAPER, False, "xla", None)
 
   def gradient(*inputs):
     def total(samples):
@@ -217,7 +217,7 @@ def test_a_mesh_changes_nothing(implementation, num_chunks):
   )
 
   def gradient(partition):
-    settings = energy_score.Settings(5, 1.0, False, implementation, partition)
+    settings = energy_score.Settings(5, PAPER, False, implementation, partition)
 
     def total(*inputs):
       loss, *terms = energy_score.energy_score(*inputs, settings)
@@ -245,7 +245,7 @@ def test_gpu_kernel_lowers():
   mesh = AbstractMesh((1,), ("data",), abstract_device=gpu)
   export = jax.export
   check = export.DisabledSafetyCheck.custom_call("__gpu$xla.gpu.triton")
-  settings = energy_score.Settings(7, 1.5, False, "auto", None)
+  settings = energy_score.Settings(7, Distance("energy", 1.5), False, "auto", None)
 
   def gradient(*inputs):
     return jax.grad(
