@@ -14,18 +14,31 @@ from calm_jax import config
 
 
 def get_config(argument: str | None = None) -> config.ExperimentConfig:
-  """Settings for `size`; of tiny, `tiny,chunk_size=K`."""
+  """Settings for `size,posterior=NAME`; of tiny also `chunk_size=K`."""
   options = config.parse_argument(
-    argument, size=("tiny", "k1", "k2", "k4", "k8"), chunk_size=4
+    argument,
+    size=("tiny", "k1", "k2", "k4", "k8"),
+    chunk_size=4,
+    posterior=tuple(config.PosteriorConfig.kinds),
   )
-  size = options["size"]
+  experiment = _experiment(argument, options["size"], options["chunk_size"])
+  posterior = config.PosteriorConfig.kinds[options["posterior"]]()
+  experiment.model.posterior = posterior
+  for name in posterior.unused:
+    setattr(experiment.model, name, getattr(config.AutoencoderConfig, name))
+  return experiment
+
+
+def _experiment(
+  argument: str | None, size: str, wanted: int
+) -> config.ExperimentConfig:
   if size == "tiny":
-    return _tiny(options["chunk_size"])
+    return _tiny(wanted)
   chunk_size = int(size[1:])
-  if "chunk_size=" in argument and options["chunk_size"] != chunk_size:
+  if "chunk_size=" in argument and wanted != chunk_size:
     raise ValueError(
       f"config argument {argument!r}: {size} has chunk_size {chunk_size};"
-      f" leave chunk_size out, or give k{options['chunk_size']}."
+      f" leave chunk_size out, or give k{wanted}."
     )
   return _paper(chunk_size)
 
