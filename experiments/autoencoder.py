@@ -22,10 +22,8 @@ def get_config(argument: str | None = None) -> config.ExperimentConfig:
     posterior=tuple(config.PosteriorConfig.kinds),
   )
   experiment = _experiment(argument, options["size"], options["chunk_size"])
-  posterior = config.PosteriorConfig.kinds[options["posterior"]]()
-  experiment.model.posterior = posterior
-  for name in posterior.unused:
-    setattr(experiment.model, name, getattr(config.AutoencoderConfig, name))
+  posterior = config.PosteriorConfig.kinds[options["posterior"]]
+  experiment.model.posterior = posterior()
   return experiment
 
 

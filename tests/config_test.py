@@ -55,6 +55,19 @@ def test_the_padded_vocabulary_holds_the_mask_id(size, mask_id, padded):
     (config.TokenModelConfig, {"dtype": "float16"}, "dtype is 'float16'"),
     (config.EnergyHeadConfig, {"num_samples": 1}, "at least 2"),
     (config.EnergyHeadConfig, {"alpha": 2.0}, "alpha is 2.0"),
+    (config.EnergyHeadConfig, {"score": "cosine"}, "'cosine'; choose one of"),
+    (config.EnergyHeadConfig, {"score": "gaussian"}, "takes a bandwidth"),
+    (
+      config.EnergyHeadConfig,
+      {"score": "gaussian", "bandwidth": 8.0, "alpha": 1.5},
+      "and no alpha",
+    ),
+    (config.EnergyHeadConfig, {"bandwidth": 8.0}, "the energy score has none"),
+    (
+      config.EnergyHeadConfig,
+      {"score": "inverse_multiquadric", "bandwidth": -1.0},
+      "bandwidth is -1.0; it is positive",
+    ),
     (
       config.EnergyHeadConfig,
       {"use_antithetic_targets": True, "num_targets": 5},

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from calm_jax.config.fields import (
   IMPLEMENTATIONS,
+  added,
   check_choice,
   check_positive,
   check_range,
@@ -37,10 +38,29 @@ class EnergyHeadConfig(HeadConfig):
   alpha: float = 1.0  # exponent of the distance, in (0, 2)
   use_antithetic_targets: bool = False  # targets in pairs mean ± std·ε
   implementation: str = "auto"  # of the energy score
+  # What the distance is: energy, ‖d‖^α, or 1 − k(d) of a kernel k, gaussian or
+  # inverse_multiquadric, which makes it a kernel score.
+  score: str = added("energy", absent="energy")
+  bandwidth: float | None = added(None, absent=None)  # h of a kernel
 
   def __post_init__(self):
     super().__post_init__()
     check_positive(self, "noise_size", "num_targets")
+    check_choice(self, "score", ("energy", "gaussian", "inverse_multiquadric"))
+    is_kernel = self.score != "energy"
+    if is_kernel and (self.bandwidth is None or self.alpha != 1):
+      raise ValueError(
+        f"score is {self.score} with alpha {self.alpha} and bandwidth"
+        f" {self.bandwidth}; a kernel score takes a bandwidth, about as long as"
+        " the distances between latents, √(2Z) for instance, and no alpha."
+      )
+    if self.bandwidth is not None:
+      check_positive(self, "bandwidth")
+      if not is_kernel:
+        raise ValueError(
+          f"bandwidth is {self.bandwidth}, and the energy score has none; leave"
+          " it out, or give score=gaussian."
+        )
     if self.num_samples < 2:
       raise ValueError(
         f"num_samples is {self.num_samples}; the energy score compares model"
@@ -61,7 +81,7 @@ class EnergyHeadConfig(HeadConfig):
   @property
   def distance(self) -> tuple[str, float]:
     """What `calm_jax.kernels.distance.Distance` is made of."""
-    return "energy", self.alpha
+    return self.score, self.alpha if self.bandwidth is None else self.bandwidth
 
 
 @config_class

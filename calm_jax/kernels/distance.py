@@ -103,5 +103,50 @@ def _power_and_weight(
   return squares * weights, alpha * weights
 
 
-DISTANCES = {"energy": _Kind(_check_alpha, _power, _power_and_weight)}
+def _check_bandwidth(bandwidth: float) -> None:
+  if not 0 < bandwidth < float("inf"):
+    raise ValueError(
+      f"bandwidth is {bandwidth}; a kernel score needs a positive one, about as"
+      " long as the distances it compares."
+    )
+
+
+def _gaussian(squares: jax.Array, bandwidth: float) -> jax.Array:
+  """1 − k(d) with k(d) = exp(−‖d‖²/2h²) (Gneiting and Raftery 2007, §5.1)."""
+  return -jnp.expm1(-squares / (2 * bandwidth**2))
+
+
+def _gaussian_and_weight(
+  squares: jax.Array, bandwidth: float
+) -> tuple[jax.Array, jax.Array]:
+  """1 − k and k/h²."""
+  # 1 − e^(−2t) = 2·tanh t / (1 + tanh t) keeps the digits of a small t, and
+  # every kernel's compiler knows a tanh.
+  tanh = jnp.tanh(squares / (4 * bandwidth**2))
+  kernel = jnp.exp(-squares / (2 * bandwidth**2))
+  return 2 * tanh / (1 + tanh), kernel / bandwidth**2
+
+
+def _inverse_multiquadric(squares: jax.Array, bandwidth: float) -> jax.Array:
+  """1 − k(d) with k(d) = (1 + ‖d‖²/h²)^(−1/2)."""
+  return _inverse_multiquadric_and_weight(squares, bandwidth)[0]
+
+
+def _inverse_multiquadric_and_weight(
+  squares: jax.Array, bandwidth: float
+) -> tuple[jax.Array, jax.Array]:
+  """1 − k and k³/h²."""
+  ratio = squares / bandwidth**2
+  kernel = jax.lax.rsqrt(1 + ratio)
+  # 1 − k = k²·s/h² / (1 + k), which keeps the digits of a small s.
+  return kernel**2 * ratio / (1 + kernel), kernel**3 / bandwidth**2
+
+
+DISTANCES = {
+  "energy": _Kind(_check_alpha, _power, _power_and_weight),
+  "gaussian": _Kind(_check_bandwidth, _gaussian, _gaussian_and_weight),
+  "inverse_multiquadric": _Kind(
+    _check_bandwidth, _inverse_multiquadric, _inverse_multiquadric_and_weight
+  ),
+}
 PAPER = Distance("energy", 1.0)

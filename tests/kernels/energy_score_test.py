@@ -25,7 +25,7 @@ from calm_jax.kernels import (
   energy_score_tpu,
   energy_score_xla,
 )
-from calm_jax.kernels.distance import PAPER, Distance
+from calm_jax.kernels.distance import DISTANCES, PAPER, Distance
 
 _VERSIONS = {
   "xla": energy_score_xla.energy_sums,
@@ -39,7 +39,20 @@ def version(request):
   return _VERSIONS[request.param]
 
 
-def _float64(samples, mean, log_std, keys, num_targets, alpha, antithetic):
+def _definition(norm, distance):
+  """ρ and ρ′/‖d‖ of norms, float64."""
+  h = distance.parameter
+  if distance.kind == "gaussian":
+    kernel = np.exp(-(norm**2) / (2 * h**2))
+    return 1 - kernel, kernel / h**2
+  if distance.kind == "inverse_multiquadric":
+    kernel = 1 / np.sqrt(1 + norm**2 / h**2)
+    return 1 - kernel, kernel**3 / h**2
+  safe = np.where(norm > 0, norm, 1.0)
+  return norm**h, h * safe ** (h - 2) * (norm > 0)
+
+
+def _float64(samples, mean, log_std, keys, num_targets, distance, antithetic):
   """Fidelity, diversity and the gradient, straight from eq. 9."""
   noise = counter.target_normals(
     keys, num_targets, mean.shape[-1], use_antithetic_targets=antithetic
@@ -55,9 +68,9 @@ def _float64(samples, mean, log_std, keys, num_targets, alpha, antithetic):
   ):
     difference = x[:, :, None] - points[:, None]
     norm = np.linalg.norm(difference, axis=-1)
-    weight = alpha * np.where(norm > 0, norm, 1.0) ** (alpha - 2) * (norm > 0)
+    value, weight = _definition(norm, distance)
     slope = np.sum(weight[..., None] * difference, axis=2)
-    results.append((scale * np.sum(norm**alpha, (1, 2)), scale * slope))
+    results.append((scale * np.sum(value, (1, 2)), scale * slope))
   (fidelity, pull), (diversity, push) = results
   return fidelity, diversity, pull - 2 * push
 
@@ -85,7 +98,7 @@ def _error(actual, expected):
 
 
 def _check(
-  version, inputs, num_targets, alpha=1.0, antithetic=False, tolerance=1e-5
+  version, inputs, num_targets, distance=PAPER, antithetic=False, tolerance=1e-5
 ):
   samples, mean, log_std, keys = inputs
   actual = version(
@@ -94,11 +107,11 @@ def _check(
     log_std,
     *counter.key_words(keys),
     num_targets=num_targets,
-    distance=Distance("energy", alpha),
+    distance=distance,
     use_antithetic_targets=antithetic,
     use_gradient=True,
   )
-  expected = _float64(*inputs, num_targets, alpha, antithetic)
+  expected = _float64(*inputs, num_targets, distance, antithetic)
   assert actual[2].dtype == samples.dtype
   assert _error(actual[0], expected[0]) < 1e-5
   assert _error(actual[1], expected[1]) < 1e-5
@@ -120,7 +133,17 @@ def test_matches_float64(
   version, num_positions, num_samples, num_targets, latent_size, alpha
 ):
   inputs = _inputs(num_positions, num_samples, latent_size)
-  _check(version, inputs, num_targets, alpha)
+  _check(version, inputs, num_targets, Distance("energy", alpha))
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "inverse_multiquadric"])
+@pytest.mark.parametrize("bandwidth", [0.5, 4.0, 300.0])
+def test_kernel_scores_match_float64(version, kind, bandwidth):
+  distance = Distance(kind, bandwidth)
+  _check(version, _inputs(4, 3, 33), 7, distance)
+  samples, *rest = _inputs(4, 8, 16)
+  tied = samples.at[:, 1:5].set(samples[:, :1])
+  _check(version, (tied, *rest), 10, distance)
 
 
 def test_positions_beyond_the_last_full_block():
@@ -140,7 +163,7 @@ def test_antithetic_targets(version):
 def test_coinciding_samples(version, alpha):
   samples, *rest = _inputs(4, 8, 16)
   tied = samples.at[:, 1:5].set(samples[:, :1])
-  _check(version, (tied, *rest), 10, alpha)
+  _check(version, (tied, *rest), 10, Distance("energy", alpha))
 
 
 @pytest.mark.parametrize("alpha", [0.5, 1.0, 1.5])
@@ -237,7 +260,8 @@ def test_a_mesh_changes_nothing(implementation, num_chunks):
     np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7)
 
 
-def test_gpu_kernel_lowers():
+@pytest.mark.parametrize("kind", list(DISTANCES))
+def test_gpu_kernel_lowers(kind):
   """Triton code comes out for every shape, with no GPU at hand."""
   gpu = AbstractDevice(
     device_kind="NVIDIA H100", num_cores=None, platform="gpu"
@@ -245,7 +269,7 @@ def test_gpu_kernel_lowers():
   mesh = AbstractMesh((1,), ("data",), abstract_device=gpu)
   export = jax.export
   check = export.DisabledSafetyCheck.custom_call("__gpu$xla.gpu.triton")
-  settings = energy_score.Settings(7, Distance("energy", 1.5), False, "auto", None)
+  settings = energy_score.Settings(7, Distance(kind, 1.5), False, "auto", None)
 
   def gradient(*inputs):
     return jax.grad(

@@ -209,6 +209,54 @@ def test_bfloat16_samples(implementation):
   assert error(actual[-1].astype(jnp.float32), expected[-1]) < 2**-8
 
 
+_KERNELS = [Distance("gaussian", 3.0), Distance("inverse_multiquadric", 3.0)]
+
+
+@pytest.mark.parametrize("distance", _KERNELS, ids=lambda it: it.kind)
+@pytest.mark.parametrize("samples_differ", [True, False])
+def test_kernel_scores_are_the_same_by_every_way(distance, samples_differ):
+  inputs = make_inputs((2, 3), 4, 20)
+  if not samples_differ:
+    inputs = (jnp.broadcast_to(inputs[0][..., :1, :], inputs[0].shape),) + (
+      *inputs[1:],
+    )
+  expected, *others = (
+    value_and_gradient(
+      inputs, num_targets=7, distance=distance, implementation=name
+    )
+    for name in ("reference", "xla", "pallas")
+  )
+  for actual in others:
+    for a, b in zip(actual, expected, strict=True):
+      assert error(a, np.float64(b)) < 1e-5
+
+
+def test_gaussian_kernel_score_has_its_closed_form():
+  """E k(x, y) of two normal distributions is a normal density in h² + σ²."""
+  num_positions, size, h, shift, spread = 4000, 3, 2.0, 0.7, 1.5
+  key = jax.random.key(5)
+  noise = jax.random.normal(key, (num_positions, 2, size))
+  keys = jax.random.split(jax.random.key(6), num_positions)
+  loss, _ = energy.energy_loss(
+    shift + spread * noise,
+    jnp.zeros((num_positions, size)),
+    jnp.zeros((num_positions, size)),
+    keys,
+    num_targets=4,
+    distance=Distance("gaussian", h),
+  )
+
+  def mean_kernel(distance, variance):
+    total = h**2 + variance
+    power = np.exp(-size * distance**2 / (2 * total))
+    return (h**2 / total) ** (size / 2) * power
+
+  expected = 2 * (1 - mean_kernel(shift, 1 + spread**2))
+  expected -= 1 - mean_kernel(0.0, 2 * spread**2)
+  standard_error = np.std(loss) / np.sqrt(num_positions)
+  assert abs(np.mean(loss) - expected) < 4 * standard_error
+
+
 def test_loss_without_gradient_is_the_same():
   inputs = make_inputs((2, 5), 4, 24)
   settings = {
