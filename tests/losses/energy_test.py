@@ -215,11 +215,10 @@ _KERNELS = [Distance("gaussian", 3.0), Distance("inverse_multiquadric", 3.0)]
 @pytest.mark.parametrize("distance", _KERNELS, ids=lambda it: it.kind)
 @pytest.mark.parametrize("samples_differ", [True, False])
 def test_kernel_scores_are_the_same_by_every_way(distance, samples_differ):
-  inputs = make_inputs((2, 3), 4, 20)
+  samples, *others = make_inputs((2, 3), 4, 20)
   if not samples_differ:
-    inputs = (jnp.broadcast_to(inputs[0][..., :1, :], inputs[0].shape),) + (
-      *inputs[1:],
-    )
+    samples = jnp.broadcast_to(samples[..., :1, :], samples.shape)
+  inputs = (samples, *others)
   expected, *others = (
     value_and_gradient(
       inputs, num_targets=7, distance=distance, implementation=name

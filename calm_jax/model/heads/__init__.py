@@ -3,21 +3,17 @@
 A head is one file with one `Head`, and one line in `HEADS`.
 """
 
-from calm_jax.config import (
-  DiffusionHeadConfig,
-  EnergyHeadConfig,
-  FlowHeadConfig,
-  NextVectorConfig,
-)
+from calm_jax.config import NextVectorConfig
+from calm_jax.config import heads as configs
 from calm_jax.model.heads.diffusion import DiffusionHead
 from calm_jax.model.heads.energy import EnergyHead
 from calm_jax.model.heads.flow import FlowHead
 from calm_jax.model.heads.head import Head, HeadLoss
 
 HEADS: dict[type, type[Head]] = {
-  EnergyHeadConfig: EnergyHead,
-  DiffusionHeadConfig: DiffusionHead,
-  FlowHeadConfig: FlowHead,
+  configs.EnergyHeadConfig: EnergyHead,
+  configs.DiffusionHeadConfig: DiffusionHead,
+  configs.FlowHeadConfig: FlowHead,
 }
 
 
