@@ -5,7 +5,7 @@ The settings of every posterior, and the table of them.
 
 from typing import ClassVar
 
-from calm_jax.config.fields import config_class
+from calm_jax.config.fields import check_positive, config_class
 
 
 @config_class
@@ -25,6 +25,21 @@ class GaussianPosteriorConfig(PosteriorConfig):
   kind: ClassVar[str] = "gaussian"
 
 
+@config_class
+class UnitRmsPosteriorConfig(PosteriorConfig):
+  """Means on a sphere, and a standard deviation that nobody learns."""
+
+  kind: ClassVar[str] = "unit_rms"
+  unused: ClassVar[tuple[str, ...]] = ("kl_weight", "kl_floor")
+  std: float = 0.3  # of every dimension, where the mean's RMS is 1
+  # Draws one for each chunk from N(0, std²), in training; else it is fixed.
+  is_std_drawn: bool = False
+
+  def __post_init__(self):
+    check_positive(self, "std")
+
+
 PosteriorConfig.kinds = {
-  posterior.kind: posterior for posterior in (GaussianPosteriorConfig,)
+  posterior.kind: posterior
+  for posterior in (GaussianPosteriorConfig, UnitRmsPosteriorConfig)
 }

@@ -2,10 +2,13 @@
 
 from calm_jax.autoencoder.posterior import PosteriorKind
 from calm_jax.autoencoder.posteriors.gaussian import GaussianPosterior
-from calm_jax.config import AutoencoderConfig, GaussianPosteriorConfig
+from calm_jax.autoencoder.posteriors.unit_rms import UnitRmsPosterior
+from calm_jax.config import AutoencoderConfig
+from calm_jax.config import posteriors as configs
 
 POSTERIORS: dict[type, type[PosteriorKind]] = {
-  GaussianPosteriorConfig: GaussianPosterior,
+  configs.GaussianPosteriorConfig: GaussianPosterior,
+  configs.UnitRmsPosteriorConfig: UnitRmsPosterior,
 }
 
 
