@@ -39,7 +39,23 @@ class UnitRmsPosteriorConfig(PosteriorConfig):
     check_positive(self, "std")
 
 
+@config_class
+class SigmaVaePosteriorConfig(PosteriorConfig):
+  """σ-VAE: a standard deviation drawn, not learned (arXiv:2412.08635, §2.2)."""
+
+  kind: ClassVar[str] = "sigma_vae"
+  unused: ClassVar[tuple[str, ...]] = ("kl_floor",)
+  std: float = 0.5  # of the draws: each chunk's is from N(0, std²), in training
+
+  def __post_init__(self):
+    check_positive(self, "std")
+
+
 PosteriorConfig.kinds = {
   posterior.kind: posterior
-  for posterior in (GaussianPosteriorConfig, UnitRmsPosteriorConfig)
+  for posterior in (
+    GaussianPosteriorConfig,
+    UnitRmsPosteriorConfig,
+    SigmaVaePosteriorConfig,
+  )
 }

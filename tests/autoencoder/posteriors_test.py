@@ -70,6 +70,20 @@ def test_drawn_stds_have_the_variance_of_the_fixed_one(is_std_drawn):
   _check_noise(_draws(kind, 20_000), 0.5, is_std_drawn)
 
 
+def test_sigma_vae_draws_its_std_and_penalises_the_mean():
+  kind = _kind("sigma_vae", std=0.5)
+  _check_noise(_draws(kind, 20_000), 0.5, True)
+  outputs = _outputs(kind)
+  posterior = kind.read(outputs)
+  np.testing.assert_array_equal(posterior.mean, outputs)
+  np.testing.assert_allclose(posterior.log_std, np.log(0.5), rtol=1e-6)
+  np.testing.assert_allclose(
+    kind.penalty(posterior),
+    np.square(np.float64(outputs)).sum(-1) / 2,
+    rtol=1e-5,
+  )
+
+
 def _check_noise(errors, std, is_std_drawn):
   """Variance std², and equal or varying sizes from chunk to chunk."""
   squares = np.square(errors).mean(-1)  # of each chunk

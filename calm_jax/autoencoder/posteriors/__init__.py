@@ -2,6 +2,7 @@
 
 from calm_jax.autoencoder.posterior import PosteriorKind
 from calm_jax.autoencoder.posteriors.gaussian import GaussianPosterior
+from calm_jax.autoencoder.posteriors.sigma_vae import SigmaVaePosterior
 from calm_jax.autoencoder.posteriors.unit_rms import UnitRmsPosterior
 from calm_jax.config import AutoencoderConfig
 from calm_jax.config import posteriors as configs
@@ -9,6 +10,7 @@ from calm_jax.config import posteriors as configs
 POSTERIORS: dict[type, type[PosteriorKind]] = {
   configs.GaussianPosteriorConfig: GaussianPosterior,
   configs.UnitRmsPosteriorConfig: UnitRmsPosterior,
+  configs.SigmaVaePosteriorConfig: SigmaVaePosterior,
 }
 
 
