@@ -113,7 +113,25 @@ class FlowHeadConfig(HeadConfig):
     check_choice(self, "solver", ("midpoint", "euler"))
 
 
+@config_class
+class MixtureHeadConfig(HeadConfig):
+  """Gaussian mixture head, trained by its likelihood (arXiv:2312.02116)."""
+
+  kind: ClassVar[str] = "mixture"
+  num_components: int = 16  # C
+  num_targets: int = 16  # M, draws from the posterior a position
+
+  def __post_init__(self):
+    super().__post_init__()
+    check_positive(self, "num_components", "num_targets")
+
+
 HeadConfig.kinds = {
   head.kind: head
-  for head in (EnergyHeadConfig, DiffusionHeadConfig, FlowHeadConfig)
+  for head in (
+    EnergyHeadConfig,
+    DiffusionHeadConfig,
+    FlowHeadConfig,
+    MixtureHeadConfig,
+  )
 }

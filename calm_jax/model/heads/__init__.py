@@ -9,11 +9,13 @@ from calm_jax.model.heads.diffusion import DiffusionHead
 from calm_jax.model.heads.energy import EnergyHead
 from calm_jax.model.heads.flow import FlowHead
 from calm_jax.model.heads.head import Head, HeadLoss
+from calm_jax.model.heads.mixture import MixtureHead
 
 HEADS: dict[type, type[Head]] = {
   configs.EnergyHeadConfig: EnergyHead,
   configs.DiffusionHeadConfig: DiffusionHead,
   configs.FlowHeadConfig: FlowHead,
+  configs.MixtureHeadConfig: MixtureHead,
 }
 
 
