@@ -126,6 +126,25 @@ class MixtureHeadConfig(HeadConfig):
     check_positive(self, "num_components", "num_targets")
 
 
+@config_class
+class FlowMapHeadConfig(HeadConfig):
+  """One-step head that learns the flow head's solution (arXiv:2505.18825)."""
+
+  kind: ClassVar[str] = "flow_map"
+  num_samples: int = 4  # N, targets drawn a position
+  num_jumps: int = 1  # J, of these for jumps; the rest are for the velocity
+  num_sampling_steps: int = 1
+
+  def __post_init__(self):
+    super().__post_init__()
+    check_positive(self, "num_jumps", "num_sampling_steps")
+    if self.num_jumps >= self.num_samples:
+      raise ValueError(
+        f"num_jumps is {self.num_jumps} of num_samples {self.num_samples};"
+        " jumps learn from the velocity, which needs draws of its own."
+      )
+
+
 HeadConfig.kinds = {
   head.kind: head
   for head in (
@@ -133,5 +152,6 @@ HeadConfig.kinds = {
     DiffusionHeadConfig,
     FlowHeadConfig,
     MixtureHeadConfig,
+    FlowMapHeadConfig,
   )
 }

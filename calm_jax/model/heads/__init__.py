@@ -8,6 +8,7 @@ from calm_jax.config import heads as configs
 from calm_jax.model.heads.diffusion import DiffusionHead
 from calm_jax.model.heads.energy import EnergyHead
 from calm_jax.model.heads.flow import FlowHead
+from calm_jax.model.heads.flow_map import FlowMapHead
 from calm_jax.model.heads.head import Head, HeadLoss
 from calm_jax.model.heads.mixture import MixtureHead
 
@@ -16,6 +17,7 @@ HEADS: dict[type, type[Head]] = {
   configs.DiffusionHeadConfig: DiffusionHead,
   configs.FlowHeadConfig: FlowHead,
   configs.MixtureHeadConfig: MixtureHead,
+  configs.FlowMapHeadConfig: FlowMapHead,
 }
 
 
