@@ -75,6 +75,16 @@ def test_the_padded_vocabulary_holds_the_mask_id(size, mask_id, padded):
     ),
     (config.DiffusionHeadConfig, {"num_sampling_steps": 1001}, "1001"),
     (config.FlowHeadConfig, {"solver": "rk4"}, "'rk4'; choose one of midpoint"),
+    (
+      config.HeadConfig.kinds["mixture"],
+      {"num_components": 0},
+      "num_components is 0",
+    ),
+    (
+      config.HeadConfig.kinds["flow_map"],
+      {"num_jumps": 4},
+      "num_jumps is 4 of num_samples 4",
+    ),
     (config.SourceConfig, {"path": "a", "weight": math.nan}, "weight nan"),
     (config.SourceConfig, {"path": "a", "weight": 0.0}, "weight 0.0"),
     (config.OptimizerConfig, {"learning_rate": math.nan}, "learning_rate is n"),
