@@ -1,4 +1,4 @@
-"""The network that diffusion and flow heads share: an AdaLN MLP.
+"""The network of the diffusion, flow and flow-map heads: an AdaLN MLP.
 
 Time and hidden state do not enter as inputs: they set shift, scale and gate of
 every block's normalised activations (arXiv:2212.09748, arXiv:2406.11838).
@@ -81,8 +81,9 @@ class AdaLNNetwork(nn.Module):
 
     Args:
       x: [..., Z], latents on their way from noise to data.
-      times: [...] integers in 0 … 999; an axis of size 1 where all share one
-        computes what depends on the time and the condition once for them.
+      times: [...], integers in 0 … 999 (flow map: float32 in [0, 1]); an axis
+        of size 1 where all share one computes what depends on the time and the
+        condition once for them.
       condition: [..., D] from `embed_condition`, broadcastable to x.
 
     Returns:

@@ -56,17 +56,7 @@ class DiffusionHead(Head):
     log_std: jax.Array,
     keys: jax.Array,
   ) -> HeadLoss:
-    """Mean over N draws of target, step and noise of `denoising_loss`.
-
-    Args:
-      hidden: [B, L, D].
-      mean: [B, L, Z] float32, of the posterior to be learned.
-      log_std: [B, L, Z] float32.
-      keys: [B, L] typed keys.
-
-    Returns:
-      Loss and metrics, [B, L] float32 each.
-    """
+    """Mean over N draws of target, step and noise of `denoising_loss`."""
     chex.assert_equal_shape([mean, log_std])
     keys = sample_keys(
       keys, jnp.arange(self.config.num_samples, dtype="uint32")
@@ -92,14 +82,7 @@ class DiffusionHead(Head):
   ) -> jax.Array:
     """Ancestral sampling, without clipping and without noise in the last step.
 
-    Args:
-      hidden: [..., D].
-      keys: [...] typed keys of the positions.
-      sample_ids: [n] uint32.
-      noise_scale: factor on the first noise and on that of every step.
-
-    Returns:
-      [..., n, Z] float32.
+    `noise_scale` multiplies the first noise and that of every step.
     """
     keys = sample_keys(keys, sample_ids)  # [..., n]
     num_steps = self.config.num_sampling_steps

@@ -52,17 +52,7 @@ class FlowHead(Head):
     log_std: jax.Array,
     keys: jax.Array,
   ) -> HeadLoss:
-    """Mean over N draws of target, time and noise of `matching_loss`.
-
-    Args:
-      hidden: [B, L, D].
-      mean: [B, L, Z] float32, of the posterior to be learned.
-      log_std: [B, L, Z] float32.
-      keys: [B, L] typed keys.
-
-    Returns:
-      Loss, [B, L] float32, and no metrics beside it.
-    """
+    """Mean over N draws of target, time and noise of `matching_loss`."""
     chex.assert_equal_shape([mean, log_std])
     keys = sample_keys(
       keys, jnp.arange(self.config.num_samples, dtype="uint32")
@@ -82,17 +72,7 @@ class FlowHead(Head):
     sample_ids: jax.Array,
     noise_scale: float | jax.Array = 1.0,
   ) -> jax.Array:
-    """Draws latents; see `Head.sample`.
-
-    Args:
-      hidden: [..., D].
-      keys: [...] typed keys of the positions.
-      sample_ids: [n] uint32.
-      noise_scale: factor on the noise that the flow starts from.
-
-    Returns:
-      [..., n, Z] float32.
-    """
+    """Follows the flow; `noise_scale` multiplies the noise it starts from."""
     keys = sample_keys(keys, sample_ids)  # [..., n]
     size = (self.latent_size,)
     noise = draw(lambda key: jax.random.normal(key, size), keys)

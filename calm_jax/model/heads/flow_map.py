@@ -91,15 +91,6 @@ class FlowMapHead(Head):
     the jumps learn from that velocity. N and J change its noise, not its mean.
 
     Deviation: no weight is learned for each pair of times; all count the same.
-
-    Args:
-      hidden: [B, L, D].
-      mean: [B, L, Z] float32, of the posterior to be learned.
-      log_std: [B, L, Z] float32.
-      keys: [B, L] typed keys.
-
-    Returns:
-      Loss and metrics, [B, L] float32 each.
     """
     chex.assert_equal_shape([mean, log_std])
     num_samples, num_jumps = self.config.num_samples, self.config.num_jumps
@@ -131,17 +122,7 @@ class FlowMapHead(Head):
     sample_ids: jax.Array,
     noise_scale: float | jax.Array = 1.0,
   ) -> jax.Array:
-    """Draws latents; see `Head.sample`.
-
-    Args:
-      hidden: [..., D].
-      keys: [...] typed keys of the positions.
-      sample_ids: [n] uint32.
-      noise_scale: factor on the noise that the paths start from.
-
-    Returns:
-      [..., n, Z] float32.
-    """
+    """Jumps to the end; `noise_scale` multiplies the noise at the start."""
     keys = sample_keys(keys, sample_ids)  # [..., n]
     size = (self.latent_size,)
     noise = draw(lambda key: jax.random.normal(key, size), keys)

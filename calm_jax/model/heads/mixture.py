@@ -84,19 +84,10 @@ class MixtureHead(Head):
   ) -> HeadLoss:
     """−log p(z)/Z, a mean over M draws z = mean + std·ε of the posterior.
 
-    Per dimension, so that clipping and learning rate mean what they mean to the
-    heads whose losses are means over Z; `mixture_nats` is the whole latent's.
-    The network runs once a position, so draws cost next to nothing.
+    In nats a dimension, so that clipping and learning rate mean what they mean
+    to the heads whose losses are means over Z; `mixture_nats` is the whole
+    latent's. The network runs once a position, so draws cost next to nothing.
     `mixture_components` is exp of the entropy of π, 1 … C.
-
-    Args:
-      hidden: [B, L, D].
-      mean: [B, L, Z] float32, of the posterior to be learned.
-      log_std: [B, L, Z] float32.
-      keys: [B, L] typed keys.
-
-    Returns:
-      Loss in nats a dimension and metrics, [B, L] float32 each.
     """
     chex.assert_equal_shape([mean, log_std])
     num_targets, size = self.config.num_targets, self.latent_size
@@ -118,15 +109,8 @@ class MixtureHead(Head):
   ) -> jax.Array:
     """Draws a component, then from its Gaussian.
 
-    Args:
-      hidden: [..., D].
-      keys: [...] typed keys of the positions.
-      sample_ids: [n] uint32.
-      noise_scale: factor on the stds, and on the Gumbel noise that chooses, so
-        that 0 gives the mean of the likeliest component.
-
-    Returns:
-      [..., n, Z] float32.
+    `noise_scale` multiplies the stds, and the Gumbel noise that chooses: at 0
+    every draw is the mean of the likeliest component.
     """
     mixture = self(hidden)
     sizes = self.config.num_components, self.latent_size
