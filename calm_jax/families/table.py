@@ -25,7 +25,16 @@ FAMILIES: dict[type[ModelConfig], Family] = {
 
 
 def family_of(config: ModelConfig) -> Family:
-  """The family of the model that a config describes."""
+  """The family of the model that a config describes.
+
+  Raises:
+    ValueError: if there is none.
+  """
+  if type(config) not in FAMILIES:
+    raise ValueError(
+      f"a model of kind {config.kind!r} has no family; give it a line in"
+      " FAMILIES."
+    )
   return FAMILIES[type(config)]
 
 

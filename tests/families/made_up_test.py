@@ -7,12 +7,13 @@ import pytest
 from flax import linen as nn
 
 from calm_jax import config
+from calm_jax.autoencoder.posteriors import posterior_kind
 from calm_jax.checkpoint.run_directory import load_run
-from calm_jax.families import FAMILIES, costs
+from calm_jax.families import FAMILIES, build_model, costs
 from calm_jax.families.token import TokenFamily
 from calm_jax.interop.export import export
 from calm_jax.layers.linear import linear
-from calm_jax.model.heads import HEADS
+from calm_jax.model.heads import HEADS, build_head
 from calm_jax.model.heads.head import Head, HeadLoss
 from calm_jax.planning.compilation import compile_step
 from calm_jax.randomness import draw, sample_keys
@@ -30,6 +31,7 @@ from tests.data.prepared import prepare
 
 _SWEEP = """
 from calm_jax import config
+from calm_jax.autoencoder.posteriors import posterior_kind
 
 def get_sweep(argument):
   data = config.DataConfig(row_length=32, batch_size=4)
@@ -224,3 +226,20 @@ def test_what_cannot_be_written_is_refused_before_training(
   monkeypatch.setattr(sweep, "workdir", tmp_path)
   with pytest.raises(ValueError, match=r"model\.head\.kind is 'shifted'"):
     sweep_run.run_all(sweep)
+
+
+@config.config_class
+class _UnknownPosterior(config.PosteriorConfig):
+  kind = "unknown"
+
+
+def test_kinds_without_a_line_are_refused_by_name(sweep, monkeypatch):
+  monkeypatch.delitem(HEADS, _ShiftedConfig)
+  with pytest.raises(ValueError, match="head of kind 'shifted' has no module"):
+    build_head(sweep.points["shifted"].model)
+  monkeypatch.delitem(FAMILIES, _OtherConfig)
+  with pytest.raises(ValueError, match="model of kind 'other' has no family"):
+    build_model(sweep.points["other"].model)
+  autoencoder = config.AutoencoderConfig(posterior=_UnknownPosterior())
+  with pytest.raises(ValueError, match="of kind 'unknown' has no functions"):
+    posterior_kind(autoencoder)

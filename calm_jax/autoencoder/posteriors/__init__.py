@@ -15,5 +15,14 @@ POSTERIORS: dict[type, type[PosteriorKind]] = {
 
 
 def posterior_kind(config: AutoencoderConfig) -> PosteriorKind:
-  """The kind that `config.posterior` describes."""
+  """The kind that `config.posterior` describes.
+
+  Raises:
+    ValueError: if there is none.
+  """
+  if type(config.posterior) not in POSTERIORS:
+    raise ValueError(
+      f"a posterior of kind {config.posterior.kind!r} has no functions; give it"
+      " a line in POSTERIORS."
+    )
   return POSTERIORS[type(config.posterior)](config)

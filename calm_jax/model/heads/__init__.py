@@ -22,7 +22,16 @@ HEADS: dict[type, type[Head]] = {
 
 
 def build_head(config: NextVectorConfig) -> Head:
-  """The head that `config.head` describes."""
+  """The head that `config.head` describes.
+
+  Raises:
+    ValueError: if there is none.
+  """
+  if type(config.head) not in HEADS:
+    raise ValueError(
+      f"a head of kind {config.head.kind!r} has no module; give it a line in"
+      " HEADS."
+    )
   return HEADS[type(config.head)](
     config=config.head,
     hidden_size=config.hidden_size,
