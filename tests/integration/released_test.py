@@ -8,6 +8,7 @@ import json
 import pathlib
 import tarfile
 
+import jax
 import pytest
 
 from calm_jax import config, config_file
@@ -19,6 +20,7 @@ from calm_jax.interop.export import export
 from calm_jax.runs.continuation import TextGenerator
 from calm_jax.runs.runner import evaluate_run
 from calm_jax.sampling.settings import SamplingSettings
+from calm_jax.training import sharding
 from calm_jax.workflows.training import run_training
 
 _TESTS = pathlib.Path(__file__).parent.parent
@@ -91,12 +93,15 @@ def test_runs_generate(runs, family):
 
 
 @pytest.mark.parametrize("family", _FAMILIES)
-def test_runs_are_trained_on(runs, family):
+def test_runs_are_trained_on(runs, family, monkeypatch):
+  make_mesh, devices = sharding.make_mesh, jax.devices()[:1]
+  monkeypatch.setattr(
+    sharding, "make_mesh", lambda sizes, _=None: make_mesh(sizes, devices)
+  )
   saved = RunDirectory(runs / family).read_config()
   saved.autoencoder_run = ""
   saved.data.path = str(runs / "data")
   saved.num_steps += 2
-  saved.mesh = config.MeshConfig(data=1)
   result = run_training(saved, runs / family)
   assert (result.step, result.reason) == (22, "finished")
 
