@@ -134,12 +134,8 @@ class Program:
     shardings = TrainState(
       step=whole,
       params=params,
-      optimizer_state=optax.tree.map_params(
-        optimizer,
-        lambda _, place: place,
-        shapes.optimizer_state,
-        params,
-        transform_non_params=lambda _: whole,
+      optimizer_state=sharding.place_moments(
+        mesh, shapes.optimizer_state, params
       ),
     )
     self.shapes = jax.tree.map(
