@@ -14,9 +14,9 @@ from calm_jax.config.fields import (
 class OptimizerConfig:
   """AdamW or Muon, with clipping; no weight decay on norms and biases."""
 
-  # adamw | muon: of matrices between hidden states; AdamW has the others
+  # adamw | muon, which takes matrices between hidden states and leaves the
+  # other parameters to AdamW
   name: str = added("adamw", absent="adamw", is_of_model=False)
-
   learning_rate: float = 3e-4  # the peak
   schedule: str = "constant"  # constant | cosine | wsd, after the warm-up
   num_warmup_steps: int = 1000
@@ -25,7 +25,7 @@ class OptimizerConfig:
   b1: float = 0.9
   b2: float = 0.95
   epsilon: float = 1e-8
-  # of Muon's momentum
+  # of Muon's momentum; 1 would never move
   muon_beta: float = added(0.95, absent=0.95, is_of_model=False)
   weight_decay: float = 0.1
   clip_norm: float = 1.0
@@ -35,6 +35,6 @@ class OptimizerConfig:
     check_choice(self, "name", ("adamw", "muon"))
     check_not_negative(self, "num_warmup_steps", "weight_decay")
     check_choice(self, "schedule", ("constant", "cosine", "wsd"))
-    check_range(self, "muon_beta", 0, 1)
+    check_range(self, "muon_beta", 0, 0.9999)
     check_range(self, "decay_fraction", 0, 1)
     check_range(self, "final_fraction", 0, 1)

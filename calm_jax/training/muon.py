@@ -27,8 +27,8 @@ _MATRICES = (
   ("heads", "head_dim", "embed"),
 )
 
-# X ← a·X + (b·XXᵀ + c·(XXᵀ)²)·X moves every singular value near 1, however
-# small it is; not to 1, which would take more iterations.
+# X ← a·X + (b·XXᵀ + c·(XXᵀ)²)·X moves singular values near 1 in few iterations;
+# these coefficients give up reaching 1 for lifting the small ones fast.
 _A, _B, _C = 3.4445, -4.7750, 2.0315
 _NUM_ITERATIONS = 5
 _EPSILON = 1e-8

@@ -66,6 +66,9 @@ def muon(
   """Muon for matrices, `is_matrix`, and AdamW for all other parameters.
 
   Both have the same rate and the same decay.
+
+  Deviation: `optax.contrib.muon` gives its AdamW Nesterov's momentum and
+  no mask for its decay; here it is the AdamW of `adamw`.
   """
   is_axes = lambda leaf: isinstance(leaf, PartitionSpec)
   leaves = jax.tree.leaves(axes, is_leaf=is_axes)
