@@ -89,6 +89,8 @@ def test_the_padded_vocabulary_holds_the_mask_id(size, mask_id, padded):
     (config.SourceConfig, {"path": "a", "weight": 0.0}, "weight 0.0"),
     (config.OptimizerConfig, {"learning_rate": math.nan}, "learning_rate is n"),
     (config.OptimizerConfig, {"num_warmup_steps": -1}, "num_warmup_steps is -"),
+    (config.OptimizerConfig, {"name": "sgd"}, "choose one of adamw, muon"),
+    (config.OptimizerConfig, {"muon_beta": 1.0}, "muon_beta is 1.0"),
     (config.MeshConfig, {"data": 0}, "data is 0"),
   ],
 )

@@ -1,6 +1,7 @@
 """How the parameters follow their gradient."""
 
 from calm_jax.config.fields import (
+  added,
   check_choice,
   check_not_negative,
   check_positive,
@@ -11,8 +12,11 @@ from calm_jax.config.fields import (
 
 @config_class
 class OptimizerConfig:
-  """AdamW with clipping; no weight decay on norms and biases."""
+  """AdamW or Muon, with clipping; no weight decay on norms and biases."""
 
+  # adamw | muon, which takes matrices between hidden states and leaves the
+  # other parameters to AdamW
+  name: str = added("adamw", absent="adamw", is_of_model=False)
   learning_rate: float = 3e-4  # the peak
   schedule: str = "constant"  # constant | cosine | wsd, after the warm-up
   num_warmup_steps: int = 1000
@@ -21,12 +25,16 @@ class OptimizerConfig:
   b1: float = 0.9
   b2: float = 0.95
   epsilon: float = 1e-8
+  # of Muon's momentum; 1 would never move
+  muon_beta: float = added(0.95, absent=0.95, is_of_model=False)
   weight_decay: float = 0.1
   clip_norm: float = 1.0
 
   def __post_init__(self):
     check_positive(self, "learning_rate", "clip_norm", "epsilon")
+    check_choice(self, "name", ("adamw", "muon"))
     check_not_negative(self, "num_warmup_steps", "weight_decay")
     check_choice(self, "schedule", ("constant", "cosine", "wsd"))
+    check_range(self, "muon_beta", 0, 0.9999)
     check_range(self, "decay_fraction", 0, 1)
     check_range(self, "final_fraction", 0, 1)

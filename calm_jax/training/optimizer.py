@@ -1,4 +1,4 @@
-"""AdamW with clipping, and the learning rate as a function of the step."""
+"""AdamW or Muon, with clipping, and the learning rate at every step."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,8 +6,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import PartitionSpec
 
 from calm_jax.config import OptimizerConfig
+from calm_jax.training.muon import is_matrix, scale_by_muon
 
 Schedule = Callable[[jax.Array], jax.Array]
 
@@ -16,34 +18,80 @@ _NOT_DECAYED = ("bias", "scale")
 
 
 def make_optimizer(
-  config: OptimizerConfig, num_steps: int
+  config: OptimizerConfig, num_steps: int, axes: Any
 ) -> optax.GradientTransformation:
-  """AdamW (Loshchilov and Hutter, 2019) after clipping by the global norm.
+  """What follows the gradient after clipping it by the global norm.
+
+  Args:
+    config: its settings.
+    num_steps: of the whole run, at whose end a decaying schedule ends.
+    axes: the logical axes of every parameter, a tree of PartitionSpec.
+
+  Returns:
+    The transformation; its state is float32.
+  """
+  return optax.chain(
+    optax.clip_by_global_norm(config.clip_norm),
+    *OPTIMIZERS[config.name](config, make_schedule(config, num_steps), axes),
+  )
+
+
+def adamw(
+  config: OptimizerConfig, schedule: Schedule, axes: Any
+) -> list[optax.GradientTransformation]:
+  """AdamW (Loshchilov and Hutter, 2019); its state has the shape of p twice.
 
     g ← g · min(1, clip_norm / ‖g‖)
     m ← b1·m + (1 − b1)·g,  v ← b2·v + (1 − b2)·g²
     p ← p − rate · ( m̂ / (√v̂ + ε) + weight_decay · p )
 
   m̂ and v̂ are without bias towards 0; p decays only where `decay_mask` says.
-
-  Args:
-    config: its settings.
-    num_steps: of the whole run, at whose end a decaying schedule ends.
-
-  Returns:
-    The transformation; its state is float32 and has the shape of p twice.
   """
-  return optax.chain(
-    optax.clip_by_global_norm(config.clip_norm),
+  del axes
+  return [
     optax.adamw(
-      make_schedule(config, num_steps),
+      schedule,
       b1=config.b1,
       b2=config.b2,
       eps=config.epsilon,
       weight_decay=config.weight_decay,
       mask=decay_mask,
+    )
+  ]
+
+
+def muon(
+  config: OptimizerConfig, schedule: Schedule, axes: Any
+) -> list[optax.GradientTransformation]:
+  """Muon for matrices, `is_matrix`, and AdamW for all other parameters.
+
+  Both have the same rate and the same decay.
+
+  Deviation: `optax.contrib.muon` gives its AdamW Nesterov's momentum and
+  no mask for its decay; here it is the AdamW of `adamw`.
+  """
+  is_axes = lambda leaf: isinstance(leaf, PartitionSpec)
+  leaves = jax.tree.leaves(axes, is_leaf=is_axes)
+  label = lambda names: "muon" if is_matrix(names) else "adamw"
+  return [
+    optax.partition(
+      {
+        "muon": scale_by_muon(
+          [names for names in leaves if is_matrix(names)], config.muon_beta
+        ),
+        "adamw": optax.scale_by_adam(
+          b1=config.b1, b2=config.b2, eps=config.epsilon
+        ),
+      },
+      jax.tree.map(label, axes, is_leaf=is_axes),
     ),
-  )
+    optax.add_decayed_weights(config.weight_decay, decay_mask),
+    optax.scale_by_learning_rate(schedule),
+  ]
+
+
+# By their names in configs.
+OPTIMIZERS = {"adamw": adamw, "muon": muon}
 
 
 def make_schedule(config: OptimizerConfig, num_steps: int) -> Schedule:

@@ -123,6 +123,32 @@ def place_params(mesh: Mesh, shapes: Any, logical_axes: Any) -> Placement:
   return Placement(shardings, notes)
 
 
+def place_moments(mesh: Mesh, shapes: Any, params: Any) -> Any:
+  """Puts what an optimizer keeps of a parameter where that parameter is.
+
+  A moment is known by its path, which ends in the path of its parameter. This
+  sees it in a state of part of the parameters, too, whose tree is not theirs.
+
+  Args:
+    mesh: from `make_mesh`.
+    shapes: the optimizer's state, or its shapes and dtypes.
+    params: tree of shardings, from `place_params`.
+
+  Returns:
+    The tree of `shapes` with a sharding for each array: its parameter's, or, of
+    an array that belongs to none, such as a count of steps, whole.
+  """
+  places = dict(jax.tree_util.tree_leaves_with_path(params))
+  whole = replicated(mesh)
+
+  def place(path: Any, _: Any) -> NamedSharding:
+    # The longest first: another parameter's path may end its path.
+    ends = (path[start:] for start in range(len(path)))
+    return next((places[end] for end in ends if end in places), whole)
+
+  return jax.tree_util.tree_map_with_path(place, shapes)
+
+
 def replicated(mesh: Mesh, tree: Any = None) -> Any:
   """The sharding that keeps an array whole on every device, for a tree."""
   whole = NamedSharding(mesh, PartitionSpec())

@@ -123,23 +123,18 @@ class Program:
     """
     sharding.check_fit(config, mesh)
     self.mesh = mesh
-    optimizer = make_optimizer(config.optimizer, config.num_steps)
     model = build_model(config.model)
+    axes = param_axes(model)
+    optimizer = make_optimizer(config.optimizer, config.num_steps, axes)
     init = functools.partial(init_state, model, optimizer, config.seed)
     shapes = jax.eval_shape(init)
-    params, self.notes = sharding.place_params(
-      mesh, shapes.params, param_axes(model)
-    )
+    params, self.notes = sharding.place_params(mesh, shapes.params, axes)
     whole = sharding.replicated(mesh)
     shardings = TrainState(
       step=whole,
       params=params,
-      optimizer_state=optax.tree.map_params(
-        optimizer,
-        lambda _, place: place,
-        shapes.optimizer_state,
-        params,
-        transform_non_params=lambda _: whole,
+      optimizer_state=sharding.place_moments(
+        mesh, shapes.optimizer_state, params
       ),
     )
     self.shapes = jax.tree.map(

@@ -108,6 +108,17 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(
   _assert_same_run(tmp_path, whole / stage)
 
 
+@pytest.mark.slow
+def test_a_stopped_run_with_muon_goes_on_as_if_it_had_not_been(data, tmp_path):
+  experiment = _experiment("token", data)
+  experiment.optimizer.name = "muon"
+  assert run_training(experiment, tmp_path / "whole").step == _NUM_STEPS
+  stopped = tmp_path / "stopped"
+  assert run_training(experiment, stopped, evaluators_fn=_stop_at(3)).step == 4
+  assert run_training(experiment, stopped).step == _NUM_STEPS
+  _assert_same_run(stopped, tmp_path / "whole")
+
+
 def test_rows_of_a_run_say_what_is_logged(whole):
   names = {"loss", "gradient_norm", "update_ratio", "learning_rate"}
   autoencoder = {"cross_entropy", "kl", "latent_std", "dead_dimensions"}

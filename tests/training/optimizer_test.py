@@ -88,7 +88,7 @@ def test_two_steps_are_adamw_with_clipping_in_float64():
     for scale in (5.0, 0.05)
   ]
 
-  optimizer = make_optimizer(config, num_steps=10)
+  optimizer = make_optimizer(config, num_steps=10, axes=None)
   to_float32 = lambda tree: jax.tree.map(jnp.float32, tree)
   found = to_float32(params)
   state = optimizer.init(found)

@@ -1,16 +1,19 @@
 """Tests calm_jax/training/step.py: one step on every mesh, in any parts."""
 
+import collections
 import functools
+import re
 
 import jax
 import numpy as np
 import pytest
 
 from calm_jax.config import MeshConfig, OptimizerConfig
-from calm_jax.families import family_of
+from calm_jax.families import build_model, family_of, param_axes
 from calm_jax.losses.mean import compute
 from calm_jax.randomness import stream_key
 from calm_jax.training import sharding
+from calm_jax.training.optimizer import make_optimizer
 from calm_jax.training.step import Program, accumulated_gradients
 from tests.cached import cached
 from tests.perturbation import relative_error
@@ -144,6 +147,94 @@ def test_ten_steps_follow_the_same_curve_on_a_mesh_and_in_parts(stage):
     assert a["learning_rate"] == b["learning_rate"]
 
 
+def _after_five_steps(stage, mesh_config):
+  """Parameters, as NumPy arrays, that Muon reaches."""
+  optimizer = OptimizerConfig(
+    name="muon", learning_rate=1e-3, num_warmup_steps=0
+  )
+  config, program = _program(stage, mesh_config, optimizer=optimizer)
+  frozen = _frozen(config, program.mesh)
+  state = program.init()._replace(params=tiny.params(config.model))
+  places = jax.tree.map(lambda x: x.sharding, program.shapes)
+  state = jax.device_put(state, places)
+  for step in range(5):
+    batch = sharding.global_batch(program.mesh, tiny.batch(config, step), 1)
+    state, _ = program.step(state, frozen, batch)
+  return jax.device_get(state.params)
+
+
+_muon_on_one_device = cached(lambda stage: _after_five_steps(stage, _ONE))
+
+
+@pytest.mark.parametrize(
+  ("stage", "mesh"),
+  [
+    ("token", "cube"),
+    *(
+      pytest.param(stage, mesh, marks=_slow)
+      for stage, mesh in [
+        ("autoencoder", "cube"),
+        ("next_vector", "cube"),
+        ("next_vector", "data"),
+        ("next_vector", "fsdp"),
+        ("next_vector", "tensor"),
+        ("next_vector", "sequence"),
+      ]
+    ),
+  ],
+)
+def test_muon_goes_on_every_mesh_where_it_goes_on_one_device(stage, mesh):
+  found = _after_five_steps(stage, _MESHES[mesh])
+  jax.tree_util.tree_map_with_path(
+    lambda path, a, b: _assert_close(a, b, path),
+    found,
+    _muon_on_one_device(stage),
+  )
+
+
+def _assert_close(found, expected, path):
+  assert relative_error(found, expected) < 1e-5, path
+
+
+@pytest.mark.parametrize(
+  "mesh",
+  [
+    "cube",
+    pytest.param("fsdp", marks=_slow),
+    pytest.param("tensor", marks=_slow),
+  ],
+)
+def test_iterations_of_muon_exchange_nothing(mesh):
+  config, program = _program(
+    "next_vector", _MESHES[mesh], optimizer=OptimizerConfig(name="muon")
+  )
+  axes = param_axes(build_model(config.model))
+  optimizer = make_optimizer(config.optimizer, config.num_steps, axes)
+  shapes = program.shapes
+  places = jax.tree.map(lambda x: x.sharding, shapes)
+  update = jax.jit(
+    optimizer.update, out_shardings=(places.params, places.optimizer_state)
+  )
+  with jax.set_mesh(program.mesh):
+    lowered = update.lower(shapes.params, shapes.optimizer_state, shapes.params)
+    text = lowered.compile().as_text()
+  exchanges = re.findall(
+    r"= (.*) (all-gather|all-reduce|all-to-all|reduce-scatter"
+    r"|collective-permute)(?:-start)?\(",
+    text,
+  )
+  kinds = collections.Counter(kind for _, kind in exchanges)
+  # Four shapes of matrices, there and back, by each mesh axis that splits them.
+  num_moves = 8 if mesh == "fsdp" else 16
+  assert kinds["all-to-all"] == num_moves
+  # Copies along `data` share the work and then the result.
+  assert kinds["all-gather"] == (4 if mesh == "cube" else 0)
+  assert set(kinds) <= {"all-to-all", "all-gather", "all-reduce"}
+  # The norm of the gradient.
+  sums = [shape for shape, kind in exchanges if kind == "all-reduce"]
+  assert all(set(re.findall(r"f32\[(.*?)\]", it)) == {""} for it in sums)
+
+
 @cached
 def _token_program():
   optimizer = OptimizerConfig(
@@ -197,6 +288,33 @@ def test_parameters_start_the_same_on_every_mesh():
   moment = found.optimizer_state[1][0].mu
   moment = moment["backbone"]["layers"]["mlp"]["gate"]["kernel"]
   assert moment.sharding == kernel.sharding
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_moments_are_where_their_parameters_are(name):
+  _, program = _program(
+    "next_vector", _MESHES["cube"], optimizer=OptimizerConfig(name=name)
+  )
+  params = {
+    jax.tree_util.keystr(path): leaf
+    for path, leaf in jax.tree_util.tree_leaves_with_path(program.shapes.params)
+  }
+  moments = collections.Counter()
+  for path, leaf in jax.tree_util.tree_leaves_with_path(
+    program.shapes.optimizer_state
+  ):
+    where = jax.tree_util.keystr(path)
+    if leaf.shape == ():
+      assert leaf.sharding.is_fully_replicated
+      continue
+    owner = max((it for it in params if where.endswith(it)), key=len)
+    assert leaf.shape == params[owner].shape
+    assert leaf.sharding == params[owner].sharding, where
+    moments[owner] += 1
+  assert set(moments) == set(params)
+  takes_one = {owner for owner, count in moments.items() if count == 1}
+  matrix = "['backbone']['layers']['mlp']['gate']['kernel']"
+  assert (matrix in takes_one) == (name == "muon")
 
 
 @pytest.mark.slow
