@@ -73,11 +73,11 @@ class AutoencoderFamily(Family):
 
 
 def encoder_work(
-  model: AutoencoderConfig, num_positions: int, *, is_trained: bool = True
+  model: AutoencoderConfig, num_positions: int, *, num_passes: int = 3
 ) -> Work:
   """Encoding a row."""
   tokens = jax.ShapeDtypeStruct((num_positions, model.chunk_size), jnp.int32)
-  return Work(model, "encode", (tokens,), is_trained)
+  return Work(model, "encode", (tokens,), num_passes)
 
 
 def decoder_work(
