@@ -13,7 +13,7 @@ from calm_jax.config import (
   ExperimentConfig,
   NextVectorConfig,
 )
-from calm_jax.data.batch import Batch
+from calm_jax.data.batch import Batch, Targets, chunk_targets
 from calm_jax.families.autoencoder import (
   dead_dimensions,
   decoder_work,
@@ -55,6 +55,7 @@ class NextVectorFamily(PredictingFamily):
       self.build(config.model),
       Autoencoder(config.autoencoder),
       auxiliary_weight=config.model.auxiliary_weight,
+      closing_id=config.closing_id,
     )
 
   def sampler_fn(
@@ -67,6 +68,7 @@ class NextVectorFamily(PredictingFamily):
       params["model"],
       params["autoencoder"],
       noise_scale=params["noise_scale"],
+      closing_id=config.closing_id,
     )
 
   def bind_params(
@@ -185,12 +187,13 @@ def next_vector_objective(
   key: jax.Array,
   *,
   auxiliary_weight: float = 0.0,
+  closing_id: int | None = None,
 ) -> tuple[jax.Array, Means]:
   """The head's loss against the posterior of the next chunk (paper §3).
 
   The hidden state of chunk i predicts chunk i + 1, so the first chunk is never
   predicted. Targets come from the frozen encoder without noise. A chunk counts
-  only if all its K tokens are real text.
+  only if all its K tokens are real text, or closed behind an end id.
 
   With w > 0 each position adds
 
@@ -211,6 +214,7 @@ def next_vector_objective(
     batch: rows of chunks.
     key: of the step, [].
     auxiliary_weight: w.
+    closing_id: see `chunk_targets`; what the model reads stays as it is.
 
   Returns:
     The loss summed over predicted chunks, and means of what is logged.
@@ -222,10 +226,15 @@ def next_vector_objective(
   hidden = apply(
     batch.tokens, posterior.mean, batch.segment_ids, method="hidden"
   )
+  targets = chunk_targets(batch, closing_id)
+  if closing_id is not None:
+    posterior = autoencoder.apply(
+      {"params": frozen}, targets.tokens, method="encode"
+    )
   # All L positions go through the head, the last without a target: a length
   # of L − 1 would divide by nothing.
   mean, log_std = jax.tree.map(next_chunk, posterior)
-  is_counted = next_is_real(batch)
+  is_counted = next_is_real(targets.mask)
   keys = chunk_keys(key, batch.row_ids, batch.tokens.shape[1])
   head = apply(hidden, mean, log_std, keys, method="loss")
   loss = masked_mean(head.loss, is_counted)
@@ -234,7 +243,7 @@ def next_vector_objective(
   }
   if auxiliary_weight:
     means["head_loss"] = loss
-    nats = _auxiliary_nats(apply, autoencoder, frozen, hidden, batch)
+    nats = _auxiliary_nats(apply, autoencoder, frozen, hidden, targets)
     means["auxiliary_nats"] = nats
     loss = loss._replace(total=loss.total + auxiliary_weight * nats.total)
   means["loss"] = loss
@@ -250,13 +259,13 @@ def _auxiliary_nats(
   autoencoder: Autoencoder,
   frozen: Any,
   hidden: jax.Array,
-  batch: Batch,
+  targets: Targets,
 ) -> Mean:
   """Cross-entropy of the next chunk's tokens, read from hidden states."""
-  is_counted = next_is_real(batch)[..., None]  # [B, L, 1]
+  is_counted = next_is_real(targets.mask)[..., None]  # [B, L, 1]
   end_id = autoencoder.config.vocabulary.end_id
   # Ids that are never scored stand only in chunks that do not count.
-  labels = jnp.where(is_counted, next_chunk(batch.tokens), end_id)
+  labels = jnp.where(is_counted, next_chunk(targets.tokens), end_id)
   weights = jnp.broadcast_to(is_counted, labels.shape).astype(jnp.float32)
   total, _ = autoencoder.apply(
     {"params": jax.lax.stop_gradient(frozen)},
