@@ -31,7 +31,9 @@ def get_config(argument: str | None = None) -> config.ExperimentConfig:
     saved,
     autoencoder=None,
     autoencoder_run="",
-    data=config.DataConfig(row_length=saved.data.row_length),
+    data=config.DataConfig(
+      row_length=saved.data.row_length, close_chunks=saved.data.close_chunks
+    ),
     optimizer=config.OptimizerConfig(learning_rate=1e-4),
     mesh=config.MeshConfig(),
   )

@@ -32,6 +32,9 @@ _NUM_ROWS = flags.DEFINE_integer(
 )
 _NUM_SAMPLES = flags.DEFINE_integer("num_samples", 16, "Draws a position.")
 _POSITIONS = flags.DEFINE_string("positions", "paper", "paper or grid:8.")
+_CLOSE_CHUNKS = flags.DEFINE_bool(
+  "close_chunks", False, "As data.close_chunks of the run to compare."
+)
 _SEED = flags.DEFINE_integer("seed", 0, "Of all draws.")
 _OUTPUT = flags.DEFINE_string("output", None, "JSON file to write.")
 flags.mark_flags_as_required(["data"])
@@ -61,6 +64,7 @@ def main(arguments: list[str]) -> None:
       num_samples=_NUM_SAMPLES.value,
       seed=_SEED.value,
       positions=_POSITIONS.value,
+      closing_id=store.vocabulary.end_id if _CLOSE_CHUNKS.value else None,
     )
     scores, warnings = summarise(columns)
     models[str(length)] = scores | {"warnings": warnings}
@@ -74,7 +78,8 @@ def main(arguments: list[str]) -> None:
       "kind": "ngram",
       "models": models,
       "settings": settings
-      | {"num_samples": _NUM_SAMPLES.value, "positions": _POSITIONS.value},
+      | {"num_samples": _NUM_SAMPLES.value, "positions": _POSITIONS.value}
+      | ({"close_chunks": True} if _CLOSE_CHUNKS.value else {}),
       "commit": commit(),
       "hashes": {"data": store.content_hash},
       "versions": versions(),

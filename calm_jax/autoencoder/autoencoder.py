@@ -61,7 +61,11 @@ class Autoencoder(nn.Module):
 
   def logits(self, latents: jax.Array) -> jax.Array:
     """h · embeddingᵀ for every stored id: [..., Z] → [..., K, V] float32."""
-    hidden = self.decode_hidden(latents)
+    return self.token_logits(self.decode_hidden(latents))
+
+  def token_logits(self, hidden: jax.Array) -> jax.Array:
+    """h · embeddingᵀ for every stored id: [..., K, E] → [..., K, V] float32."""
+    hidden = hidden.astype(compute_dtype(self.config))
     table = self.embedding.embedding.astype(hidden.dtype)
     return jnp.einsum(
       "...e,ve->...v", hidden, table, preferred_element_type=jnp.float32
@@ -90,8 +94,25 @@ class Autoencoder(nn.Module):
     Returns:
       The sum, [], and the nats of each token, [..., K], without gradient.
     """
+    return self.token_cross_entropy_sum(
+      self.decode_hidden(latents), labels, weights
+    )
+
+  def token_cross_entropy_sum(
+    self, hidden: jax.Array, labels: jax.Array, weights: jax.Array
+  ) -> tuple[jax.Array, jax.Array]:
+    """The same, of hidden states that need not come from a latent.
+
+    Args:
+      hidden: [..., K, E], as the decoder's, of which tokens are read.
+      labels: [..., K] ids.
+      weights: [..., K] float32.
+
+    Returns:
+      As `cross_entropy_sum`.
+    """
     return vocabulary.cross_entropy_sum(
-      self.decode_hidden(latents),
+      hidden.astype(compute_dtype(self.config)),
       self.embedding.embedding,
       labels,
       scored_ids(self.config.vocabulary),

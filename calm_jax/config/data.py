@@ -3,6 +3,7 @@
 import math
 
 from calm_jax.config.fields import (
+  added,
   check_not_negative,
   check_positive,
   config_class,
@@ -38,6 +39,9 @@ class DataConfig:
   use_random_fill: bool = True  # 0 … K−1 end ids in front of each training row
   seed: int = 0  # of the order of the rows and of the fill
   num_prefetch_batches: int = 4
+  # A chunk that a document ends in counts, with end ids for all that follows
+  # there; False: it counts only where the end id is its last token.
+  close_chunks: bool = added(False, absent=False)
 
   def __post_init__(self):
     check_positive(self, "row_length", "batch_size")

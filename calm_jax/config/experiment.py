@@ -90,6 +90,11 @@ class ExperimentConfig:
     """L, chunks a row."""
     return self.data.row_length // self.model.chunk_size
 
+  @property
+  def closing_id(self) -> int | None:
+    """The end id after which the tokens of a chunk count as end ids, too."""
+    return self.model.vocabulary.end_id if self.data.close_chunks else None
+
 
 def resolve(
   config: ExperimentConfig,

@@ -176,10 +176,23 @@ class NextVectorConfig(BackboneConfig):
   latent_size: int | None = None  # Z; None: that of the autoencoder
   inputs: str = "tokens"  # tokens | latent | both
   head: HeadConfig = dataclasses.field(default_factory=EnergyHeadConfig)
+  # Of the cross-entropy of the next chunk's tokens, read from the hidden state
+  # alone, beside the head's loss; training only.
+  auxiliary_weight: float = added(0.0, absent=0.0, is_of_model=False)
+  # E of the table it is read by; None: the autoencoder's, or no such loss.
+  auxiliary_size: int | None = added(None, absent=None, is_of_model=False)
 
   def __post_init__(self):
     super().__post_init__()
     check_positive(self, "chunk_size")
+    check_not_negative(self, "auxiliary_weight")
+    if self.auxiliary_size is not None:
+      check_positive(self, "auxiliary_size")
+      if not self.auxiliary_weight:
+        raise ValueError(
+          f"auxiliary_size is {self.auxiliary_size} and auxiliary_weight 0;"
+          " without that loss, leave auxiliary_size at None."
+        )
     if self.latent_size is not None:
       check_positive(self, "latent_size")
     check_choice(self, "inputs", ("tokens", "latent", "both"))
@@ -197,15 +210,21 @@ class NextVectorConfig(BackboneConfig):
     super().fill(rebuild(autoencoder.vocabulary), autoencoder)
     if self.latent_size is None:
       self.latent_size = autoencoder.latent_size
+    if self.auxiliary_weight and self.auxiliary_size is None:
+      self.auxiliary_size = autoencoder.hidden_size
     self.check_fit(autoencoder)
 
   def check_fit(self, autoencoder: AutoencoderConfig) -> None:
     """Raises ValueError unless the autoencoder serves the model."""
-    for name in ("chunk_size", "latent_size", "vocabulary"):
-      wanted, found = getattr(self, name), getattr(autoencoder, name)
+    names = {name: name for name in ("chunk_size", "latent_size", "vocabulary")}
+    if self.auxiliary_weight:
+      names["auxiliary_size"] = "hidden_size"
+    for ours, theirs in names.items():
+      wanted, found = getattr(self, ours), getattr(autoencoder, theirs)
       if wanted != found:
+        other = "" if ours == theirs else f"{theirs} "
         raise ValueError(
-          f"the model has {name} {wanted} and its autoencoder {found};"
+          f"the model has {ours} {wanted} and its autoencoder {other}{found};"
           " train an autoencoder that fits or change the model."
         )
 

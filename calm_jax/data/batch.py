@@ -28,6 +28,18 @@ class Batch(NamedTuple):
   row_ids: np.ndarray
 
 
+class Targets(NamedTuple):
+  """What the chunks of a batch are compared with, as targets.
+
+  Attributes:
+    tokens: [B, L, K] int32 ids.
+    mask: [B, L, K] bool; a chunk counts if it is True all over.
+  """
+
+  tokens: np.ndarray
+  mask: np.ndarray
+
+
 class Row(NamedTuple):
   """One row before it is cut into chunks.
 
@@ -81,6 +93,45 @@ def make_batch(
     segment_ids=segments.reshape(shape)[:, :, -1].copy(),
     row_ids=row_ids,
   )
+
+
+def chunk_targets(batch: Batch, closing_id: int | None) -> Targets:
+  """The chunks as targets, those that a document ends in closed if asked.
+
+  What follows an end id in its chunk is another document's beginning or
+  padding, and no model is asked for it: generation stops there and fills with
+  end ids. A target that does the same lets every document's end be learnt, and
+  not only one in K, those that happen to stand last in a chunk. Begin ids and
+  fill before an end id keep a chunk from counting all the same.
+
+  Args:
+    batch: NumPy or JAX arrays.
+    closing_id: the end id; None: the tokens and their mask as they are.
+
+  Returns:
+    Arrays of the same kind.
+  """
+  if closing_id is None:
+    return Targets(batch.tokens, batch.token_mask)
+  is_closed = _is_after((batch.tokens == closing_id) & batch.token_mask)
+  xp = batch.tokens.__array_namespace__()
+  return Targets(
+    xp.where(is_closed, closing_id, batch.tokens), batch.token_mask | is_closed
+  )
+
+
+def close(tokens: np.ndarray, closing_id: int | None) -> np.ndarray:
+  """Drawn chunks, [..., K] ids, as `chunk_targets` closes those of text."""
+  if closing_id is None:
+    return tokens
+  xp = tokens.__array_namespace__()
+  return xp.where(_is_after(tokens == closing_id), closing_id, tokens)
+
+
+def _is_after(is_end: np.ndarray) -> np.ndarray:
+  """[..., K] bool: True behind the first True of the last axis."""
+  is_end = is_end.astype(np.int32)
+  return is_end.cumsum(axis=-1) > is_end
 
 
 def random_fill(seed: int, example: int, chunk_size: int) -> int:

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from calm_jax.data.batch import Batch
+from calm_jax.data.batch import Batch, chunk_targets, close
 from calm_jax.evaluation.positions import NUM_ORDERS, select_positions
 from calm_jax.evaluation.windows import COUNT, Columns
 
@@ -90,6 +90,7 @@ def ngram_columns(
   num_samples: int,
   seed: int,
   positions: str = "paper",
+  closing_id: int | None = None,
 ) -> Columns:
   """Scores an n-gram model where `prediction_columns` scores a run.
 
@@ -100,6 +101,7 @@ def ngram_columns(
     num_samples: S ≥ 2, draws a position.
     seed: of the draws.
     positions: as of `select_positions`.
+    closing_id: as the run's, see `chunk_targets`; draws are closed, too.
 
   Returns:
     Sums over the scored positions of each window: `count`, `accuracy_n` and
@@ -112,18 +114,21 @@ def ngram_columns(
     where = select_positions(
       positions, row_length=length * chunk_size, chunk_size=chunk_size
     )
-    is_scored = where.is_scored(batch.token_mask)
+    targets = chunk_targets(batch, closing_id)
+    is_scored = where.is_scored(batch.token_mask, targets.mask)
     row, column = np.nonzero(is_scored)
     first = (where.chunk_ids[column] + 1) * chunk_size
     text = batch.tokens.reshape(rows, -1)
     # The first places of a row have less context than c: zeros stand before.
-    text = np.pad(text, ((0, 0), (context_length, NUM_ORDERS)))
-    ahead = np.arange(context_length + NUM_ORDERS)
-    stretch = text[row[:, None], first[:, None] + ahead]
-    context, labels = np.split(stretch, [context_length], axis=1)
+    text = np.pad(text, ((0, 0), (context_length, 0)))
+    context = text[row[:, None], first[:, None] + np.arange(context_length)]
+    labels = targets.tokens.reshape(rows, -1)[
+      row[:, None], first[:, None] + np.arange(NUM_ORDERS)
+    ]
     drawn = model.sample(
       np.repeat(context, num_samples, axis=0), NUM_ORDERS, generator
     ).reshape(len(row), num_samples, NUM_ORDERS)
+    drawn = close(drawn, closing_id)
     sums = {COUNT: np.sum(is_scored, axis=1)}
     for name, values in _terms(drawn, labels).items():
       sums[name] = np.bincount(row, values, minlength=rows)

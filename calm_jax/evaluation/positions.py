@@ -13,13 +13,29 @@ class Positions(NamedTuple):
   chunk_ids: np.ndarray  # [P] int32, index of the last chunk of the context
   num_chunks: int  # chunks that four tokens span, ⌈4/K⌉
   num_tokens: int  # tokens that must be real text for a place to count
+  counts_closed: bool = False  # whether the last chunk may be a closed one
 
-  def is_scored(self, token_mask: np.ndarray) -> np.ndarray:
-    """[B, L, K] bool → [B, P] bool: all tokens there are real text."""
+  def is_scored(
+    self, token_mask: np.ndarray, target_mask: np.ndarray | None = None
+  ) -> np.ndarray:
+    """Whether all tokens of a place are real text.
+
+    Args:
+      token_mask: [B, L, K] bool.
+      target_mask: [B, L, K] bool, of `chunk_targets`; None: no chunk is closed.
+        Only the last of a place may be: after it no text of its own follows.
+
+    Returns:
+      [B, P] bool.
+    """
     rows, _, chunk_size = token_mask.shape
     first = (self.chunk_ids + 1) * chunk_size
-    flat = token_mask.reshape(rows, -1)
-    return flat[:, first[:, None] + np.arange(self.num_tokens)].all(axis=-1)
+    ahead = first[:, None] + np.arange(self.num_tokens)
+    is_real = token_mask.reshape(rows, -1)[:, ahead]
+    if target_mask is None or not self.counts_closed:
+      return is_real.all(axis=-1)
+    is_target = target_mask.reshape(rows, -1)[:, ahead[:, -chunk_size:]]
+    return is_real[..., :-chunk_size].all(axis=-1) & is_target.all(axis=-1)
 
 
 def select_positions(
@@ -32,9 +48,11 @@ def select_positions(
 
   Args:
     protocol: "paper": after every chunk, as the authors do (§4.3); a chunk
-      counts if all its tokens are real. "grid:g": at text positions g, 2g, …,
-      where the next g tokens are real: the same places for every chunk size
-      that divides g and for token models, so that their scores compare.
+      counts if all its tokens are real, or closed behind an end id in a run
+      that closes its chunks. "grid:g": at text positions g, 2g, …, where the
+      next g tokens are real, none of them behind an end: the same places for
+      every chunk size that divides g and for token models, so that their scores
+      compare.
     row_length: T, tokens.
     chunk_size: K; 1 for a token model.
 
@@ -65,7 +83,10 @@ def select_positions(
       f" {protocol!r} and chunks of {chunk_size} tokens; take longer rows."
     )
   return Positions(
-    (first // chunk_size - 1).astype(np.int32), num_chunks, num_tokens
+    (first // chunk_size - 1).astype(np.int32),
+    num_chunks,
+    num_tokens,
+    counts_closed=protocol == "paper",
   )
 
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from calm_jax.data.batch import Batch
+from calm_jax.data.batch import Batch, chunk_targets
 from calm_jax.evaluation.brier import check_samples
 from calm_jax.evaluation.positions import (
   NUM_ORDERS,
@@ -167,7 +167,8 @@ def _score(
     positions,
     num_paths=max(8, _MAX_PATHS // positions.num_chunks),
   )
-  is_scored = positions.is_scored(batch.token_mask)
+  targets = chunk_targets(batch, sampler.closing_id)
+  is_scored = positions.is_scored(batch.token_mask, targets.mask)
   sums = {COUNT: jnp.sum(is_scored, axis=-1)}
   for n in range(NUM_ORDERS):
     sums[f"collision_{n + 1}"] = _sum(is_scored, collision[..., n])
@@ -203,9 +204,10 @@ def _against_text(
   """Sums of what compares predictions with the text of their window."""
   needed = needed_chunks(positions)
   hidden, latents, tokens = predictions
-  is_scored = positions.is_scored(batch.token_mask)
+  targets = chunk_targets(batch, sampler.closing_id)
+  is_scored = positions.is_scored(batch.token_mask, targets.mask)
   accuracy = accuracy_terms(
-    sampler, Draws(needed, hidden, tokens), batch.tokens, positions
+    sampler, Draws(needed, hidden, tokens), targets.tokens, positions
   )
   sums = {
     f"accuracy_{n + 1}": _sum(is_scored, accuracy[..., n])
@@ -216,7 +218,7 @@ def _against_text(
     nats = -jnp.log(jnp.maximum(accuracy[..., 0], 1e-30))
     return sums | {"cross_entropy": _sum(is_scored, nats)}
   here = np.searchsorted(needed, positions.chunk_ids)
-  posterior = sampler.encode(batch.tokens[:, positions.chunk_ids + 1])
+  posterior = sampler.encode(targets.tokens[:, positions.chunk_ids + 1])
   energy, _ = energy_loss(
     latents[:, here],
     posterior.mean,

@@ -10,7 +10,7 @@ import numpy as np
 
 from calm_jax.autoencoder import Autoencoder
 from calm_jax.config import AutoencoderConfig
-from calm_jax.data.batch import Batch
+from calm_jax.data.batch import Batch, chunk_targets
 from calm_jax.evaluation.windows import COUNT, Columns
 from calm_jax.losses.reconstruction import kl_divergence
 from calm_jax.randomness import position_keys, stream_key
@@ -20,7 +20,11 @@ _MAX_CHUNKS = 4096  # decoded at once
 
 
 def reconstruction_columns(
-  config: AutoencoderConfig, params: Any, batches: Iterable[Batch], seed: int
+  config: AutoencoderConfig,
+  params: Any,
+  batches: Iterable[Batch],
+  seed: int,
+  closing_id: int | None = None,
 ) -> tuple[Columns, np.ndarray]:
   """Scores an autoencoder on every chunk that is wholly real text.
 
@@ -29,6 +33,7 @@ def reconstruction_columns(
     params: of the autoencoder.
     batches: rows.
     seed: of the latents' noise.
+    closing_id: see `chunk_targets`; closed chunks are read and compared.
 
   Returns:
     Sums over the chunks of each window, [W] float64: `count`,
@@ -40,7 +45,8 @@ def reconstruction_columns(
   """
   key = stream_key(seed, "evaluation_posterior")
   parts = [
-    jax.device_get(_score(config, params, batch, key)) for batch in batches
+    jax.device_get(_score(config, closing_id, params, batch, key))
+    for batch in batches
   ]
   columns = {
     name: np.concatenate([part[name] for part in parts]).astype(np.float64)
@@ -50,11 +56,16 @@ def reconstruction_columns(
   return columns, stds / max(columns[COUNT].sum(), 1)
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def _score(
-  config: AutoencoderConfig, params: Any, batch: Batch, key: jax.Array
+  config: AutoencoderConfig,
+  closing_id: int | None,
+  params: Any,
+  batch: Batch,
+  key: jax.Array,
 ) -> dict[str, jax.Array]:
   """Sums for each row of a batch: [B] float32, and `stds` [B, Z]."""
+  targets = chunk_targets(batch, closing_id)
   apply = functools.partial(Autoencoder(config).apply, {"params": params})
   chunk_ids = jnp.arange(batch.tokens.shape[1], dtype=jnp.uint32)
   keys = position_keys(key, batch.row_ids, chunk_ids)
@@ -79,8 +90,8 @@ def _score(
     return scores
 
   size = max(1, _MAX_CHUNKS // config.chunk_size)
-  scores = map_blocks(call, size, (batch.tokens, keys), num_axes=2)
-  is_counted = jnp.all(batch.token_mask, axis=-1)  # [B, L]
+  scores = map_blocks(call, size, (targets.tokens, keys), num_axes=2)
+  is_counted = jnp.all(targets.mask, axis=-1)  # [B, L]
 
   def total(score: jax.Array) -> jax.Array:
     mask = jnp.expand_dims(is_counted, range(2, score.ndim))

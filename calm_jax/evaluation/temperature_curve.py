@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from calm_jax.data.batch import Batch
+from calm_jax.data.batch import Batch, chunk_targets
 from calm_jax.evaluation.positions import NUM_ORDERS, select_positions
 from calm_jax.evaluation.windows import COUNT, Columns
 from calm_jax.randomness import position_keys, stream_key
@@ -101,7 +101,8 @@ def _score(
   num_orders = min(NUM_ORDERS, chunk_size)
   hidden = sampler.hidden(batch.tokens, batch.segment_ids)[:, chunk_ids]
   keys = position_keys(key, batch.row_ids, chunk_ids.astype(np.uint32))
-  labels = batch.tokens[:, chunk_ids + 1]
+  targets = chunk_targets(batch, sampler.closing_id)
+  labels = targets.tokens[:, chunk_ids + 1]
   sample_ids = jnp.arange(2 * num_candidates, dtype=jnp.uint32)
 
   def call(block):
@@ -118,7 +119,7 @@ def _score(
   accuracy, collision = map_blocks(
     call, size, (hidden, keys, labels), num_axes=2
   )
-  is_scored = positions.is_scored(batch.token_mask)
+  is_scored = positions.is_scored(batch.token_mask, targets.mask)
   weights = is_scored.astype(jnp.float32)[..., None, None]
   accuracy, collision = (
     jnp.sum(it * weights, axis=1) for it in (accuracy, collision)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from calm_jax.autoencoder import Autoencoder, Posterior
 from calm_jax.autoencoder.posteriors import posterior_kind
 from calm_jax.config import AutoencoderConfig, ExperimentConfig
-from calm_jax.data.batch import Batch
+from calm_jax.data.batch import Batch, chunk_targets
 from calm_jax.evaluation.prediction import PredictionSettings
 from calm_jax.evaluation.reconstruction import reconstruction_columns
 from calm_jax.evaluation.windows import summarise
@@ -41,7 +41,11 @@ class AutoencoderFamily(Family):
     return (jnp.zeros((1, 1, config.chunk_size), jnp.int32),)
 
   def objective(self, config: ExperimentConfig) -> Objective:
-    return functools.partial(autoencoder_objective, self.build(config.model))
+    return functools.partial(
+      autoencoder_objective,
+      self.build(config.model),
+      closing_id=config.closing_id,
+    )
 
   def make_scores_fn(
     self, config: ExperimentConfig, settings: PredictionSettings
@@ -55,7 +59,7 @@ class AutoencoderFamily(Family):
     def scores_fn(params, autoencoder, batches):
       del autoencoder
       columns, stds = reconstruction_columns(
-        model, params, batches, settings.seed
+        model, params, batches, settings.seed, config.closing_id
       )
       scores, warnings = summarise(columns)
       scores["std_per_dimension"] = stds.tolist()
@@ -73,11 +77,11 @@ class AutoencoderFamily(Family):
 
 
 def encoder_work(
-  model: AutoencoderConfig, num_positions: int, *, is_trained: bool = True
+  model: AutoencoderConfig, num_positions: int, *, num_passes: int = 3
 ) -> Work:
   """Encoding a row."""
   tokens = jax.ShapeDtypeStruct((num_positions, model.chunk_size), jnp.int32)
-  return Work(model, "encode", (tokens,), is_trained)
+  return Work(model, "encode", (tokens,), num_passes)
 
 
 def decoder_work(
@@ -90,7 +94,13 @@ def decoder_work(
 
 
 def autoencoder_objective(
-  model: Autoencoder, params: Any, frozen: None, batch: Batch, key: jax.Array
+  model: Autoencoder,
+  params: Any,
+  frozen: None,
+  batch: Batch,
+  key: jax.Array,
+  *,
+  closing_id: int | None = None,
 ) -> tuple[jax.Array, Means]:
   """K · CE + β_KL · penalty of the posterior, with two noises (paper §2).
 
@@ -98,7 +108,7 @@ def autoencoder_objective(
   the mask id with probability `token_mask_rate`, and each dimension of the
   latent is dropped with probability `latent_dropout_rate`, the others being
   scaled up. The labels are the clean tokens. A chunk counts only if all its K
-  tokens are real text.
+  tokens are real text, or closed behind an end id.
 
   Deviation: the authors overwrite input tokens with id 0, a real token.
 
@@ -108,11 +118,14 @@ def autoencoder_objective(
     frozen: None.
     batch: rows of chunks.
     key: of the step, [].
+    closing_id: see `chunk_targets`; closed chunks are read and rebuilt.
 
   Returns:
     The loss summed over chunks, and means of what is logged.
   """
   del frozen
+  targets = chunk_targets(batch, closing_id)
+  batch = batch._replace(tokens=targets.tokens, token_mask=targets.mask)
   config = model.config
   kind = posterior_kind(config)
   apply = functools.partial(model.apply, {"params": params})

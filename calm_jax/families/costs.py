@@ -36,7 +36,8 @@ def num_parameters(model: ModelConfig) -> dict[str, int]:
 
   Returns:
     Counts: embedding, encoder, decoder | embedding, chunk_embed, backbone, head
-    | embedding, backbone, output, in the paper's families.
+    | embedding, backbone, output, in the paper's families; and auxiliary, where
+    a next-vector model is trained with that loss.
   """
   counts: dict[str, int] = {}
   for path, leaf in jax.tree_util.tree_leaves_with_path(_shapes(model)):
@@ -55,6 +56,8 @@ def training_flops_per_token(
 ) -> dict[str, float]:
   """FLOPs of one training token: three forward passes of what is trained.
 
+  Of what is frozen there is one, or two where the gradient passes through.
+
   Args:
     model: resolved.
     autoencoder: the frozen one; None leaves out its forward pass.
@@ -65,9 +68,9 @@ def training_flops_per_token(
   """
   family, model = family_of(model), _plain(model)
   work = lambda p: family.training_work(model, autoencoder, p)
-  frozen = {name for name, it in work(1).items() if not it.is_trained}
+  num_passes = {name: it.num_passes for name, it in work(1).items()}
   return {
-    name: (1 if name in frozen else 3) * flops
+    name: num_passes.get(name, 3) * flops
     for name, flops in _per_token(model, work, num_positions).items()
   }
 

@@ -40,7 +40,9 @@ class Work(NamedTuple):
   config: ModelConfig  # of the model whose parameters it takes
   method: str  # of the module
   arguments: tuple[Any, ...]  # of the method; arrays or their shapes
-  is_trained: bool = True  # False: only its forward pass is needed
+  # Of the forward pass's size: 3 where all is trained, 2 where the gradient
+  # passes through parameters that are not, 1 where none does.
+  num_passes: int = 3
   elementwise_flops: float = 0.0  # worth counting beside products
 
 

@@ -1,6 +1,7 @@
 """Next-vector models, CALM itself: the latent of the next chunk (paper §3)."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -12,7 +13,7 @@ from calm_jax.config import (
   ExperimentConfig,
   NextVectorConfig,
 )
-from calm_jax.data.batch import Batch
+from calm_jax.data.batch import Batch, Targets, chunk_targets
 from calm_jax.families.autoencoder import (
   dead_dimensions,
   decoder_work,
@@ -25,7 +26,7 @@ from calm_jax.families.predicting import (
   next_chunk,
   next_is_real,
 )
-from calm_jax.losses.mean import Means, masked_mean
+from calm_jax.losses.mean import Mean, Means, masked_mean
 from calm_jax.model import NextVectorModel
 from calm_jax.model.heads import build_head
 from calm_jax.randomness import chunk_keys
@@ -53,6 +54,8 @@ class NextVectorFamily(PredictingFamily):
       next_vector_objective,
       self.build(config.model),
       Autoencoder(config.autoencoder),
+      auxiliary_weight=config.model.auxiliary_weight,
+      closing_id=config.closing_id,
     )
 
   def sampler_fn(
@@ -65,6 +68,7 @@ class NextVectorFamily(PredictingFamily):
       params["model"],
       params["autoencoder"],
       noise_scale=params["noise_scale"],
+      closing_id=config.closing_id,
     )
 
   def bind_params(
@@ -112,10 +116,10 @@ class NextVectorFamily(PredictingFamily):
       "backbone": _backbone_work(model, num_positions),
       "head": Work(model, "loss", loss, elementwise_flops=flops),
     }
+    if model.auxiliary_weight:
+      work |= _auxiliary_work(model, num_positions)
     if autoencoder is not None:
-      work["encoder"] = encoder_work(
-        autoencoder, num_positions, is_trained=False
-      )
+      work["encoder"] = encoder_work(autoencoder, num_positions, num_passes=1)
     return work
 
   def generation_work(
@@ -141,6 +145,28 @@ def _backbone_work(model: NextVectorConfig, num_positions: int) -> Work:
   return Work(model, "hidden", (tokens, latents))
 
 
+def _auxiliary_work(
+  model: NextVectorConfig, num_positions: int
+) -> dict[str, Work]:
+  """The trained Linear, and the frozen table that its gradient goes through."""
+  hidden = _arrays(model, num_positions)[0]
+  shape = (1, num_positions, model.chunk_size, model.auxiliary_size)
+  # Counted with or without the autoencoder, of which the table alone is read.
+  autoencoder = AutoencoderConfig(
+    vocabulary=model.vocabulary,
+    chunk_size=model.chunk_size,
+    latent_size=model.latent_size,
+    hidden_size=model.auxiliary_size,
+  )
+  tokens = jax.ShapeDtypeStruct(shape, jnp.float32)
+  return {
+    "auxiliary": Work(model, "token_hidden", (hidden,)),
+    "auxiliary_logits": Work(
+      autoencoder, "token_logits", (tokens,), num_passes=2
+    ),
+  }
+
+
 def _arrays(model: NextVectorConfig, num_positions: int) -> tuple[Any, ...]:
   """Hidden states, keys and latents of one row."""
   shape = (1, num_positions)
@@ -159,12 +185,26 @@ def next_vector_objective(
   frozen: Any,
   batch: Batch,
   key: jax.Array,
+  *,
+  auxiliary_weight: float = 0.0,
+  closing_id: int | None = None,
 ) -> tuple[jax.Array, Means]:
   """The head's loss against the posterior of the next chunk (paper §3).
 
   The hidden state of chunk i predicts chunk i + 1, so the first chunk is never
   predicted. Targets come from the frozen encoder without noise. A chunk counts
-  only if all its K tokens are real text.
+  only if all its K tokens are real text, or closed behind an end id.
+
+  With w > 0 each position adds
+
+    w · Σ_k −log softmax(E · (W_k h_i + b_k))[token k of chunk i + 1],
+
+  where W, b are trained and the embedding E is the frozen autoencoder's. It
+  does not depend on the head's parameters: given h_i the head still minimises
+  its own proper score, whose optimum stays where it was. But h_i is shaped by
+  both terms, so the sum as a score of the whole model is that of two forecasts,
+  of which only the head's is ever sampled. The K tokens are scored each alone;
+  what they have in common is left to the head.
 
   Args:
     model: the module.
@@ -173,6 +213,8 @@ def next_vector_objective(
     frozen: the autoencoder's parameters.
     batch: rows of chunks.
     key: of the step, [].
+    auxiliary_weight: w.
+    closing_id: see `chunk_targets`; what the model reads stays as it is.
 
   Returns:
     The loss summed over predicted chunks, and means of what is logged.
@@ -184,19 +226,52 @@ def next_vector_objective(
   hidden = apply(
     batch.tokens, posterior.mean, batch.segment_ids, method="hidden"
   )
+  targets = chunk_targets(batch, closing_id)
+  if closing_id is not None:
+    posterior = autoencoder.apply(
+      {"params": frozen}, targets.tokens, method="encode"
+    )
   # All L positions go through the head, the last without a target: a length
   # of L − 1 would divide by nothing.
   mean, log_std = jax.tree.map(next_chunk, posterior)
-  is_counted = next_is_real(batch)
+  is_counted = next_is_real(targets.mask)
   keys = chunk_keys(key, batch.row_ids, batch.tokens.shape[1])
   head = apply(hidden, mean, log_std, keys, method="loss")
   loss = masked_mean(head.loss, is_counted)
   means = {
     name: masked_mean(it, is_counted) for name, it in head.metrics.items()
   }
+  if auxiliary_weight:
+    means["head_loss"] = loss
+    nats = _auxiliary_nats(apply, autoencoder, frozen, hidden, targets)
+    means["auxiliary_nats"] = nats
+    loss = loss._replace(total=loss.total + auxiliary_weight * nats.total)
   means["loss"] = loss
   means["latent_std"] = masked_mean(jnp.exp(log_std).mean(axis=-1), is_counted)
   means["dead_dimensions"] = dead_dimensions(
     Posterior(mean, log_std), is_counted
   )
   return loss.total, means
+
+
+def _auxiliary_nats(
+  apply: Callable[..., Any],
+  autoencoder: Autoencoder,
+  frozen: Any,
+  hidden: jax.Array,
+  targets: Targets,
+) -> Mean:
+  """Cross-entropy of the next chunk's tokens, read from hidden states."""
+  is_counted = next_is_real(targets.mask)[..., None]  # [B, L, 1]
+  end_id = autoencoder.config.vocabulary.end_id
+  # Ids that are never scored stand only in chunks that do not count.
+  labels = jnp.where(is_counted, next_chunk(targets.tokens), end_id)
+  weights = jnp.broadcast_to(is_counted, labels.shape).astype(jnp.float32)
+  total, _ = autoencoder.apply(
+    {"params": jax.lax.stop_gradient(frozen)},
+    apply(hidden, method="token_hidden"),
+    labels,
+    weights,
+    method="token_cross_entropy_sum",
+  )
+  return Mean(total, weights.sum())

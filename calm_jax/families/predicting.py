@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 
 from calm_jax.config import ExperimentConfig
-from calm_jax.data.batch import Batch
 from calm_jax.evaluation.prediction import (
   PredictionSettings,
   prediction_columns,
@@ -46,8 +45,8 @@ def next_chunk(values: jax.Array) -> jax.Array:
   return jnp.roll(values, -1, axis=1)
 
 
-def next_is_real(batch: Batch) -> jax.Array:
-  """[B, L] bool: there is a next chunk, and all its tokens are real text."""
-  is_real = next_chunk(jnp.all(batch.token_mask, axis=-1))
+def next_is_real(mask: jax.Array) -> jax.Array:
+  """[B, L] bool: there is a next chunk, and all of its mask is True."""
+  is_real = next_chunk(jnp.all(mask, axis=-1))
   is_last = jnp.arange(is_real.shape[1]) == is_real.shape[1] - 1
   return is_real & ~is_last[None]

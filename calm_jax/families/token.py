@@ -123,7 +123,7 @@ def token_objective(
   del frozen, key
   apply = functools.partial(model.apply, {"params": params})
   hidden = apply(batch.tokens, batch.segment_ids, method="hidden")
-  is_counted = next_is_real(batch)
+  is_counted = next_is_real(batch.token_mask)
   labels = jnp.where(
     is_counted, next_chunk(batch.tokens[..., 0]), model.config.vocabulary.end_id
   )

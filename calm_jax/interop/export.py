@@ -8,7 +8,6 @@ import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import jax
 import numpy as np
 
 from calm_jax.checkpoint import steps as steps_lib
@@ -109,7 +108,9 @@ class _Part:
 
   @property
   def nbytes(self) -> int:
-    leaves = jax.tree.leaves(self.shapes())
+    # Parameters that training alone reads have no entry.
+    shapes = self.shapes()
+    leaves = [_at(shapes, entry.path) for entry in entries(self.config)]
     return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
 
   def shapes(self) -> Any:

@@ -2,9 +2,11 @@
 
 import chex
 import jax
+import jax.numpy as jnp
 from flax import linen as nn
 
 from calm_jax.config import NextVectorConfig
+from calm_jax.layers.linear import linear
 from calm_jax.model.backbone import Backbone, Cache
 from calm_jax.model.chunk_embed import ChunkEmbed
 from calm_jax.model.heads import HeadLoss, build_head
@@ -16,16 +18,27 @@ class NextVectorModel(nn.Module):
   config: NextVectorConfig
 
   def setup(self):
-    self.chunk_embed = ChunkEmbed(self.config)
-    self.backbone = Backbone(self.config)
-    self.head = build_head(self.config)
+    config = self.config
+    self.chunk_embed = ChunkEmbed(config)
+    self.backbone = Backbone(config)
+    self.head = build_head(config)
+    if config.auxiliary_weight:
+      self.auxiliary = linear(
+        config.chunk_size * config.auxiliary_size,
+        ("embed", "mlp"),
+        dtype=jnp.float32,
+        init=nn.initializers.normal(config.init_std),
+        use_bias=True,
+      )
 
   def __call__(
     self, tokens: jax.Array, keys: jax.Array, latents: jax.Array | None = None
   ) -> jax.Array:
     """One sampled latent after every chunk: [B, L, K] ids → [B, L, 1, Z]."""
     hidden = self.hidden(tokens, latents)
-    return self.sample(hidden, keys, jax.numpy.zeros(1, "uint32"))
+    if self.config.auxiliary_weight and self.is_initializing():
+      self.token_hidden(hidden)  # no sample needs it, but its loss does
+    return self.sample(hidden, keys, jnp.zeros(1, "uint32"))
 
   def hidden(
     self,
@@ -83,6 +96,24 @@ class NextVectorModel(nn.Module):
     chex.assert_equal_shape_prefix([hidden, mean, keys], 2)
     mean, log_std = jax.lax.stop_gradient((mean, log_std))
     return self.head.loss(hidden, mean, log_std, keys)
+
+  def token_hidden(self, hidden: jax.Array) -> jax.Array:
+    """What the auxiliary loss reads the next chunk's tokens from.
+
+    Only models with an `auxiliary_weight` have it.
+
+    Args:
+      hidden: [B, L, D].
+
+    Returns:
+      [B, L, K, E] float32, one vector for each token of the chunk after h_i,
+      to be multiplied by the autoencoder's embedding.
+    """
+    x = self.auxiliary(hidden)  # [B, L, K·E]
+    config = self.config
+    return x.reshape(
+      *hidden.shape[:-1], config.chunk_size, config.auxiliary_size
+    )
 
   def sample(
     self,

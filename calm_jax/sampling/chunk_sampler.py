@@ -7,6 +7,7 @@ import jax
 
 from calm_jax.autoencoder import Autoencoder
 from calm_jax.config import AutoencoderConfig, NextVectorConfig
+from calm_jax.data.batch import close
 from calm_jax.model import Cache, NextVectorModel
 from calm_jax.model.heads import build_head
 from calm_jax.sampling.blocks import map_blocks
@@ -27,6 +28,8 @@ class ChunkSampler:
   Attributes:
     chunk_size: K.
     probabilities: None; there are none.
+    closing_id: the end id, if what is decoded behind it in its chunk is
+      replaced by end ids; see `chunk_targets`.
     alpha: exponent of the energy score that its latents are scored with.
   """
 
@@ -40,6 +43,7 @@ class ChunkSampler:
     autoencoder_params: Any,
     *,
     noise_scale: float | jax.Array = 1.0,
+    closing_id: int | None = None,
   ):
     """Binds parameters.
 
@@ -49,9 +53,11 @@ class ChunkSampler:
       params: of the model.
       autoencoder_params: frozen.
       noise_scale: factor on the head's noise.
+      closing_id: see the class.
     """
     self.config = config
     self.chunk_size = config.chunk_size
+    self.closing_id = closing_id
     self._noise_scale = noise_scale
     self._model = functools.partial(
       NextVectorModel(config).apply, {"params": params}
@@ -117,12 +123,13 @@ class ChunkSampler:
 
   def decode(self, latents: jax.Array) -> jax.Array:
     """[..., Z] → the most likely ids [..., K] int32."""
-    return map_blocks(
+    tokens = map_blocks(
       functools.partial(self._autoencoder, method="decode_tokens"),
       self._block_size(1),
       latents,
       num_axes=latents.ndim - 1,
     )
+    return close(tokens, self.closing_id)
 
   def draw(
     self, hidden: jax.Array, keys: jax.Array, sample_ids: jax.Array

@@ -18,6 +18,8 @@ class Sampler(Protocol):
 
   config: BackboneConfig  # for the shape of a cache, and the vocabulary
   chunk_size: int  # K
+  # The end id, if chunks are closed behind it; see `chunk_targets`.
+  closing_id: int | None
 
   # None where there are no likelihoods. Maps hidden states [..., D] and labels
   # [...] to p(label) and Σ p², both [...] float32.

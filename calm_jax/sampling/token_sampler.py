@@ -24,9 +24,11 @@ class TokenSampler:
 
   Attributes:
     chunk_size: 1.
+    closing_id: None; behind an end id its chunk has no room.
   """
 
   chunk_size = 1
+  closing_id = None
 
   def __init__(
     self,

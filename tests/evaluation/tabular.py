@@ -18,6 +18,8 @@ class Tabular:
   As `token_model` it gives the probabilities of its (one-token) chunks away.
   """
 
+  closing_id = None
+
   def __init__(self, chunk_size, *, is_token_model=False, seed=0):
     self.chunk_size = chunk_size
     num_chunks = VOCABULARY**chunk_size

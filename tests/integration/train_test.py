@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from calm_jax import config
-from calm_jax.checkpoint.run_directory import load_run
+from calm_jax.checkpoint.run_directory import RunDirectory, load_run
 from calm_jax.checkpoint.steps import list_steps
+from calm_jax.interop.export import export
+from calm_jax.interop.lazy_arrays import save_step
 from calm_jax.json_files import read_rows
 from calm_jax.training.log import NonFiniteError
 from calm_jax.workflows.training import run_training
@@ -148,6 +150,41 @@ def test_a_run_needs_nothing_outside_its_directory_but_data(
   gone = dataclasses.replace(experiment, autoencoder_run="")
   assert run_training(gone, moved).step == _NUM_STEPS
   _assert_same_run(moved, whole / "next_vector")
+
+
+def test_an_auxiliary_loss_is_resumed_and_not_exported(data, whole, tmp_path):
+  experiment = _experiment("next_vector", data, str(whole / "autoencoder"))
+  experiment.eval_interval = 0
+  experiment.model.auxiliary_weight = 0.5
+  run_training(experiment, tmp_path / "whole")
+  run_training(experiment, tmp_path / "run", evaluators_fn=_stop_at(3))
+  assert run_training(experiment, tmp_path / "run").step == _NUM_STEPS
+  _assert_same_run(tmp_path / "run", tmp_path / "whole")
+  assert {"auxiliary_nats", "head_loss"} <= set(_rows(tmp_path / "run")[-1])
+
+  saved = load_run(tmp_path / "run")
+  assert saved.params.pop("auxiliary")
+  plain = dataclasses.replace(
+    saved.config.model, auxiliary_weight=0.0, auxiliary_size=None
+  )
+  other = RunDirectory(tmp_path / "other")
+  other.create(
+    dataclasses.replace(saved.config, model=plain),
+    saved.tokenizer,
+    saved.autoencoder,
+  )
+  save_step(other.steps, saved.params, saved.hashes)
+  done = []
+  for name in ("run", "other"):
+    export(
+      tmp_path / name,
+      tmp_path / f"{name}-out",
+      progress=lambda *counts: done.append(counts),
+    )
+    assert done[-1][0] == done[-1][1]
+  path = "model.safetensors"
+  found, expected = (tmp_path / f"{name}-out" for name in ("run", "other"))
+  assert (found / path).read_bytes() == (expected / path).read_bytes()
 
 
 def test_another_autoencoder_is_refused(data, whole, tmp_path):
