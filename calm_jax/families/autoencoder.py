@@ -19,6 +19,7 @@ from calm_jax.families.family import Family, Objective, ScoresFn, Work
 from calm_jax.losses.mean import Mean, Means, masked_mean
 from calm_jax.losses.reconstruction import kl_divergence
 from calm_jax.randomness import chunk_keys, draw, sample_keys
+from calm_jax.sampling.sampler import SamplerFn
 
 # Training accuracy costs an encoding and an argmax over the vocabulary, so it
 # is measured on every eighth chunk only.
@@ -66,6 +67,14 @@ class AutoencoderFamily(Family):
       return scores | {"warnings": warnings}
 
     return scores_fn
+
+  def sampler_fn(
+    self, config: ExperimentConfig, *, top_k: int = 0
+  ) -> SamplerFn:
+    raise ValueError(
+      "the run holds an autoencoder, which rebuilds text but predicts none;"
+      " give the run directory of a next-vector or token model."
+    )
 
   def training_work(
     self, model: AutoencoderConfig, autoencoder: None, num_positions: int

@@ -95,12 +95,7 @@ class Family:
     Raises:
       ValueError: if the model predicts nothing.
     """
-    del top_k
-    raise ValueError(
-      f"the run holds a model of kind {config.model.kind!r}, which rebuilds"
-      " text but predicts none; give the run directory of a next-vector or"
-      " token model."
-    )
+    raise NotImplementedError
 
   def bind_params(
     self,

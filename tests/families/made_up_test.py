@@ -121,12 +121,14 @@ def sweep(known, tmp_path_factory):
   (directory / "sweep.py").write_text(_SWEEP)
   text = "the quick brown fox jumps over the lazy dog. "
   prepare(directory, [text * 20] * 8, [text * 9] * 3)
-  return Sweep(
+  found = Sweep(
     read_sweep_file(f"{directory}/sweep.py"),
     directory / "runs",
     directory / "store",
     Scoring(num_samples=2, num_rows=4),
   )
+  found.shown = set()  # continuations have a test of their own below
+  return found
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,14 @@ from calm_jax.workflows.training import run_training
 _TESTS = pathlib.Path(__file__).parent.parent
 _VERSIONS = sorted((_TESTS / "fixtures" / "released").iterdir())
 _BENCHMARKS = sorted((_TESTS.parent / "benchmarks").rglob("*.json"))
-_FAMILIES = ("autoencoder", "calm", "token")
+# By family, the scores that no draw of tokens decides: another compiler rounds
+# otherwise, and then a draw falls elsewhere.
+_CERTAIN = {
+  "autoencoder": ("kl", "posterior_std", "num_positions"),
+  "calm": ("energy_loss", "num_positions"),
+  "token": ("accuracy_1", "cross_entropy", "num_positions"),
+}
+_FAMILIES = tuple(_CERTAIN)
 
 
 @pytest.fixture(
@@ -73,15 +80,9 @@ def test_runs_score_as_they_did(runs, family):
     PredictionSettings(num_samples=4, permuted=family != "autoencoder"),
     num_rows=8,
   )
-  compared = [
-    name
-    for name, value in expected.items()
-    if isinstance(value, float) and isinstance(found[name], float)
-  ]
-  assert len(compared) > 8
-  for name in compared:
-    # Other compilers round otherwise, and a draw in a hundred falls elsewhere.
-    assert found[name] == pytest.approx(expected[name], rel=0.02, abs=0.01)
+  assert found.keys() >= expected.keys()
+  for name in _CERTAIN[family]:
+    assert found[name] == pytest.approx(expected[name], rel=1e-3)
 
 
 @pytest.mark.parametrize("family", ["calm", "token"])
