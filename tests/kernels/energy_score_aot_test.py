@@ -94,8 +94,17 @@ def _shapes(compiled):
   return {tuple(map(int, shape.split(","))) for shape in found}
 
 
-@pytest.mark.parametrize("use_gradient", [False, True])
-def test_the_kernel_keeps_nothing_in_memory(devices, use_gradient):
+@pytest.mark.parametrize(
+  ("distance", "use_gradient"),
+  [
+    (Distance("energy", 1.0), False),
+    (Distance("energy", 1.0), True),
+    (Distance("gaussian", 11.0), True),
+    (Distance("inverse_multiquadric", 11.0), True),
+  ],
+  ids=str,
+)
+def test_the_kernel_keeps_nothing_in_memory(devices, distance, use_gradient):
   num_positions = _NUM_ROWS * _NUM_CHUNKS
 
   def shape(*rest, dtype=jnp.float32):
@@ -111,7 +120,7 @@ def test_the_kernel_keeps_nothing_in_memory(devices, use_gradient):
     shape(dtype=jnp.uint32),
     shape(dtype=jnp.uint32),
     num_targets=_NUM_TARGETS,
-    distance=Distance("energy", 1.0),
+    distance=distance,
     use_antithetic_targets=False,
     use_gradient=use_gradient,
   )
