@@ -22,7 +22,7 @@ class Posterior(NamedTuple):
 class PosteriorKind:
   """How the encoder's outputs become a posterior, and what that costs.
 
-  One file of this folder a kind, and a line in `POSTERIORS`. Functions of
+  One file of `posteriors/` a kind, and a line in `POSTERIORS`. Functions of
   arrays: a kind has settings and no parameters.
   """
 
