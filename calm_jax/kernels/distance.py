@@ -129,7 +129,7 @@ def _gaussian_and_weight(
 
 def _inverse_multiquadric(squares: jax.Array, bandwidth: float) -> jax.Array:
   """1 − k(d) with k(d) = (1 + ‖d‖²/h²)^(−1/2)."""
-  return _inverse_multiquadric_and_weight(squares, bandwidth)[0]
+  return -jnp.expm1(-0.5 * jnp.log1p(squares / bandwidth**2))
 
 
 def _inverse_multiquadric_and_weight(
