@@ -6,6 +6,11 @@ import json
 import pytest
 
 from calm_jax import config, config_file
+from calm_jax.autoencoder.posteriors import POSTERIORS
+from calm_jax.families import FAMILIES
+from calm_jax.kernels.distance import DISTANCES
+from calm_jax.model.heads import HEADS
+from calm_jax.training.optimizer import OPTIMIZERS
 
 _VOCABULARY = config.VocabularyConfig(
   size=258, begin_id=256, end_id=257, unscored_ids=(256,)
@@ -156,6 +161,27 @@ def test_every_kind_is_in_its_table_under_its_name():
   for base in (config.ModelConfig, config.HeadConfig, config.PosteriorConfig):
     assert all(name == kind.kind for name, kind in base.kinds.items())
     assert all(issubclass(kind, base) for kind in base.kinds.values())
+
+
+def test_names_in_configs_are_those_of_the_tables():
+  # A config knows no other file of the package, so it says the names again.
+  for name in DISTANCES:
+    is_kernel = name != "energy"
+    config.EnergyHeadConfig(score=name, bandwidth=1.0 if is_kernel else None)
+  for name in OPTIMIZERS:
+    config.OptimizerConfig(name=name)
+  for build, field, table in (
+    (config.EnergyHeadConfig, "score", DISTANCES),
+    (config.OptimizerConfig, "name", OPTIMIZERS),
+  ):
+    with pytest.raises(ValueError, match=f"one of {', '.join(table)}"):
+      build(**{field: "another"})
+  for kinds, table in (
+    (config.HeadConfig.kinds, HEADS),
+    (config.PosteriorConfig.kinds, POSTERIORS),
+    (config.ModelConfig.kinds, FAMILIES),
+  ):
+    assert set(kinds.values()) == set(table)
 
 
 @config.config_class
