@@ -102,12 +102,12 @@ class AutoencoderConfig(ModelConfig):
     check_range(self, "latent_dropout_rate", 0, 0.99)
     check_choice(self, "dtype", DTYPES)
     check_choice(self, "vocabulary_implementation", IMPLEMENTATIONS)
-    for field in dataclasses.fields(self):
-      value = getattr(self, field.name)
-      if field.name in self.posterior.unused and value != field.default:
+    for name in self.posterior.unused:
+      value, default = getattr(self, name), getattr(AutoencoderConfig, name)
+      if value != default:
         raise ValueError(
-          f"{field.name} is {value}, and a {self.posterior.kind} posterior has"
-          f" no use for it; leave it at {field.default}."
+          f"{name} is {value}, and a {self.posterior.kind} posterior has no use"
+          f" for it; leave it at {default}."
         )
 
   def fill(
