@@ -36,7 +36,10 @@ def _is_not_orbax_error(record: logging.LogRecord) -> bool:
 
 
 def _drop_late_reads(hook: Any, event: Any) -> None:
-  # When one array cannot be read, Orbax closes its event loop at once, and
-  # each read that was under way complains of that with a traceback.
-  if "Event loop is closed" not in str(event.exc_value):
+  # When one array cannot be read, Orbax closes its event loop at once. Reads
+  # that were under way complain of that, and Orbax turns the GeneratorExit of
+  # those that are thrown away into an error of reading.
+  error = event.exc_value
+  is_late = "Event loop is closed" in str(error)
+  if not is_late and not isinstance(error.__cause__, GeneratorExit):
     hook(event)

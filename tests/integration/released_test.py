@@ -6,6 +6,7 @@ with prepared data and the results that were got then.
 
 import json
 import pathlib
+import shutil
 import tarfile
 
 import jax
@@ -102,16 +103,17 @@ def test_runs_generate(runs, family):
 
 
 @pytest.mark.parametrize("family", _FAMILIES)
-def test_runs_are_trained_on(runs, family, monkeypatch):
+def test_runs_are_trained_on(runs, family, monkeypatch, tmp_path):
   make_mesh, devices = sharding.make_mesh, jax.devices()[:1]
   monkeypatch.setattr(
     sharding, "make_mesh", lambda sizes, _=None: make_mesh(sizes, devices)
   )
-  saved = RunDirectory(runs / family).read_config()
+  run = shutil.copytree(runs / family, tmp_path / family)
+  saved = RunDirectory(run).read_config()
   saved.autoencoder_run = ""
   saved.data.path = str(runs / "data")
   saved.num_steps += 2
-  result = run_training(saved, runs / family)
+  result = run_training(saved, run)
   assert (result.step, result.reason) == (22, "finished")
 
 
