@@ -21,6 +21,7 @@ class HeadConfig:
 
   kinds: ClassVar[dict[str, type["HeadConfig"]]]  # by name, see below
   kind: ClassVar[str]
+  samples_in_training: ClassVar[bool] = False  # its loss gives them, see `Head`
   num_mlp_layers: int = 2  # head blocks
 
   def __post_init__(self):
@@ -32,6 +33,7 @@ class EnergyHeadConfig(HeadConfig):
   """One-step head trained with the energy score (paper §3.2, eq. 9, 10)."""
 
   kind: ClassVar[str] = "energy"
+  samples_in_training: ClassVar[bool] = True
   noise_size: int = 64  # U
   num_samples: int = 8  # N, model samples a position
   num_targets: int = 100  # M, draws from the posterior a position

@@ -181,11 +181,23 @@ class NextVectorConfig(BackboneConfig):
   auxiliary_weight: float = added(0.0, absent=0.0, is_of_model=False)
   # E of the table it is read by; None: the autoencoder's, or no such loss.
   auxiliary_size: int | None = added(None, absent=None, is_of_model=False)
+  # Of the Brier scores of what the head's samples decode to; training only.
+  brier_weight: float = added(0.0, absent=0.0, is_of_model=False)
 
   def __post_init__(self):
     super().__post_init__()
     check_positive(self, "chunk_size")
-    check_not_negative(self, "auxiliary_weight")
+    check_not_negative(self, "auxiliary_weight", "brier_weight")
+    if self.brier_weight and not self.head.samples_in_training:
+      able = [
+        name
+        for name, head in HeadConfig.kinds.items()
+        if head.samples_in_training
+      ]
+      raise ValueError(
+        f"brier_weight is {self.brier_weight}, and a {self.head.kind} head"
+        f" draws no samples in training; take {' or '.join(able)}, or give 0."
+      )
     if self.auxiliary_size is not None:
       check_positive(self, "auxiliary_size")
       if not self.auxiliary_weight:

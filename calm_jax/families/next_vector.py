@@ -26,6 +26,9 @@ from calm_jax.families.predicting import (
   next_chunk,
   next_is_real,
 )
+from calm_jax.layers.activation import position_partition
+from calm_jax.layers.vocabulary import scored_ids
+from calm_jax.losses.brier import brier_scores
 from calm_jax.losses.mean import Mean, Means, masked_mean
 from calm_jax.model import NextVectorModel
 from calm_jax.model.heads import build_head
@@ -55,6 +58,7 @@ class NextVectorFamily(PredictingFamily):
       self.build(config.model),
       Autoencoder(config.autoencoder),
       auxiliary_weight=config.model.auxiliary_weight,
+      brier_weight=config.model.brier_weight,
       closing_id=config.closing_id,
     )
 
@@ -120,6 +124,8 @@ class NextVectorFamily(PredictingFamily):
       work |= _auxiliary_work(model, num_positions)
     if autoencoder is not None:
       work["encoder"] = encoder_work(autoencoder, num_positions, num_passes=1)
+      if model.brier_weight:
+        work["brier"] = _brier_work(model, autoencoder, num_positions)
     return work
 
   def generation_work(
@@ -167,6 +173,18 @@ def _auxiliary_work(
   }
 
 
+def _brier_work(
+  model: NextVectorConfig, autoencoder: AutoencoderConfig, num_positions: int
+) -> Work:
+  """Decoding what the head drew, and comparing all pairs of it."""
+  num_samples = model.head.num_samples
+  num_words = model.chunk_size * model.vocabulary.padded_size
+  return decoder_work(autoencoder, num_positions, num_samples)._replace(
+    num_passes=2,  # the decoder is frozen
+    elementwise_flops=2 * num_samples**2 * num_words * num_positions,
+  )
+
+
 def _arrays(model: NextVectorConfig, num_positions: int) -> tuple[Any, ...]:
   """Hidden states, keys and latents of one row."""
   shape = (1, num_positions)
@@ -187,6 +205,7 @@ def next_vector_objective(
   key: jax.Array,
   *,
   auxiliary_weight: float = 0.0,
+  brier_weight: float = 0.0,
   closing_id: int | None = None,
 ) -> tuple[jax.Array, Means]:
   """The head's loss against the posterior of the next chunk (paper §3).
@@ -206,6 +225,10 @@ def next_vector_objective(
   of which only the head's is ever sampled. The K tokens are scored each alone;
   what they have in common is left to the head.
 
+  With v > 0 each position subtracts v · Σ_{n≤K} Brier-n of what the head's
+  samples decode to, see `losses.brier`: a second proper score of the same
+  forecast, of tokens instead of latents.
+
   Args:
     model: the module.
     autoencoder: the frozen module.
@@ -214,6 +237,7 @@ def next_vector_objective(
     batch: rows of chunks.
     key: of the step, [].
     auxiliary_weight: w.
+    brier_weight: v.
     closing_id: see `chunk_targets`; what the model reads stays as it is.
 
   Returns:
@@ -241,11 +265,18 @@ def next_vector_objective(
   means = {
     name: masked_mean(it, is_counted) for name, it in head.metrics.items()
   }
-  if auxiliary_weight:
+  if auxiliary_weight or brier_weight:
     means["head_loss"] = loss
+  if auxiliary_weight:
     nats = _auxiliary_nats(apply, autoencoder, frozen, hidden, targets)
     means["auxiliary_nats"] = nats
     loss = loss._replace(total=loss.total + auxiliary_weight * nats.total)
+  if brier_weight:
+    scores = _brier_scores(autoencoder, frozen, head.samples, targets)
+    for n in range(scores.shape[-1]):
+      means[f"soft_brier_{n + 1}"] = masked_mean(scores[..., n], is_counted)
+    gain = masked_mean(scores.sum(axis=-1), is_counted)
+    loss = loss._replace(total=loss.total - brier_weight * gain.total)
   means["loss"] = loss
   means["latent_std"] = masked_mean(jnp.exp(log_std).mean(axis=-1), is_counted)
   means["dead_dimensions"] = dead_dimensions(
@@ -275,3 +306,26 @@ def _auxiliary_nats(
     method="token_cross_entropy_sum",
   )
   return Mean(total, weights.sum())
+
+
+def _brier_scores(
+  autoencoder: Autoencoder, frozen: Any, samples: jax.Array, targets: Targets
+) -> jax.Array:
+  """Brier-1 … K of samples for the next chunk, [B, L, K]."""
+  config = autoencoder.config
+  is_scored = scored_ids(config.vocabulary)
+
+  def scored_logits(params: Any, latents: jax.Array) -> jax.Array:
+    logits = autoencoder.apply({"params": params}, latents, method="logits")
+    scored = jnp.broadcast_to(is_scored, logits.shape)
+    return jnp.where(scored, logits, -jnp.inf)
+
+  return brier_scores(
+    scored_logits,
+    frozen,
+    samples,
+    next_chunk(targets.tokens),
+    vocabulary_size=len(is_scored),
+    implementation=config.vocabulary_implementation,
+    partition=position_partition(),
+  )

@@ -12,10 +12,11 @@ def constrain_rows(x: jax.Array) -> jax.Array:
 
   Without it the compiler may gather the batch instead of the parameters that
   `fsdp` splits. Without a mesh of these axes, or where they do not divide the
-  array, nothing is asked of it.
+  array, nothing is asked of it; nor inside a `shard_map`, where x is a device's
+  own part.
   """
   mesh = jax.sharding.get_abstract_mesh()
-  if not {"data", "fsdp", "sequence"} <= set(mesh.axis_names):
+  if not {"data", "fsdp", "sequence"} <= set(mesh.auto_axes):
     return x
   num_row_parts = mesh.shape["data"] * mesh.shape["fsdp"]
   if x.shape[0] % num_row_parts or x.shape[1] % mesh.shape["sequence"]:
@@ -30,7 +31,7 @@ def position_partition() -> PartitionSpec | None:
   take chunks of their own, too, where they would all score the same ones.
   """
   mesh = jax.sharding.get_abstract_mesh()
-  if not {"data", "fsdp", "tensor", "sequence"} <= set(mesh.axis_names):
+  if not {"data", "fsdp", "tensor", "sequence"} <= set(mesh.auto_axes):
     return None
   rows, chunks = _SPEC
   return PartitionSpec(rows, (chunks, "tensor"))

@@ -20,7 +20,8 @@ other elementwise work count nothing. Numbers come as a dict of parts, whose
   positions (2048 in the paper), not halved for causality. A diffusion or flow
   head counts 5D² a block and network evaluation instead of 6D². So it differs
   from what is executed by the head alone; heads that the paper does not have
-  count as they are executed, and so does an auxiliary loss.
+  count as they are executed, and so does an auxiliary loss. What the frozen
+  autoencoder multiplies in training, encoding and Brier scores, is left out.
 
 Deviation: V is the padded vocabulary in both, 0.1 % above the paper's 128256.
 """

@@ -123,7 +123,7 @@ class EnergyHead(Head):
       "energy_diversity": terms.diversity,
       "sample_spread": spread,
     }
-    return HeadLoss(loss, metrics)
+    return HeadLoss(loss, metrics, samples)
 
   def sample(
     self,

@@ -13,6 +13,8 @@ class HeadLoss(NamedTuple):
 
   loss: jax.Array  # [B, L] float32
   metrics: dict[str, jax.Array]  # [B, L] float32 each, without gradient
+  # [B, L, N, Z] float32, what the loss compared, of heads that draw some
+  samples: jax.Array | None = None
 
 
 class Head(nn.Module):

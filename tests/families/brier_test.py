@@ -1,0 +1,163 @@
+"""Tests the Brier scores in the objective of next-vector models."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from calm_jax import config as configs
+from calm_jax.families import costs, family_of
+from calm_jax.families.table import build_model
+from calm_jax.layers.vocabulary import scored_ids
+from calm_jax.losses.brier import brier_scores
+from calm_jax.losses.mean import compute
+from calm_jax.randomness import chunk_keys, stream_key
+from calm_jax.scaling import flops
+from calm_jax.training import sharding
+from calm_jax.training.step import Program, accumulated_gradients
+from tests.cached import cached
+from tests.perturbation import bind, relative_error
+from tests.training import tiny
+
+_KEY = stream_key(3, "test")
+_WEIGHT = 7.0
+
+
+def _experiment(weight=_WEIGHT, **changes):
+  config = tiny.experiment("next_vector", **changes)
+  config.model = dataclasses.replace(config.model, brier_weight=weight)
+  return config
+
+
+@cached
+def _frozen():
+  return tiny.params(_experiment().autoencoder, seed=2)
+
+
+@cached
+def _results(weight):
+  config = _experiment(weight)
+  objective = family_of(config.model).objective(config)
+  grad_fn = jax.jit(jax.value_and_grad(objective, has_aux=True))
+  params = tiny.params(config.model)
+  (total, means), gradient = grad_fn(
+    params, _frozen(), tiny.batch(config), _KEY
+  )
+  return total, compute(jax.device_get(means)), gradient, means["loss"].count
+
+
+def test_it_scores_what_the_head_draws():
+  config = _experiment()
+  model = bind(build_model(config.model), tiny.params(config.model))
+  autoencoder = bind(build_model(config.autoencoder), _frozen())
+  batch = tiny.batch(config)
+  hidden = model(batch.tokens, method="hidden")
+  keys = chunk_keys(_KEY, batch.row_ids, batch.tokens.shape[1])
+  samples = model(hidden, keys, jnp.arange(4, dtype="uint32"), method="sample")
+  scored = scored_ids(config.autoencoder.vocabulary)
+
+  def logits_fn(_, latents):
+    logits = autoencoder(latents, method="logits")
+    return jnp.where(jnp.broadcast_to(scored, logits.shape), logits, -jnp.inf)
+
+  scores = brier_scores(
+    logits_fn,
+    None,
+    samples,
+    np.roll(batch.tokens, -1, axis=1),
+    vocabulary_size=len(scored),
+    implementation="reference",
+  )
+  counted = np.pad(batch.token_mask.all(axis=-1)[:, 1:], ((0, 0), (0, 1)))
+  total, values, _, _ = _results(_WEIGHT)
+  plain = _results(0.0)[0]
+  for n in range(tiny.CHUNK_SIZE):
+    expected = scores[..., n][counted].mean()
+    assert relative_error(values[f"soft_brier_{n + 1}"], expected) < 1e-5
+  gain = _WEIGHT * scores[counted].sum()
+  np.testing.assert_allclose(total, plain - gain, rtol=1e-5)
+  np.testing.assert_allclose(
+    values["head_loss"], plain / counted.sum(), rtol=1e-5
+  )
+
+
+def test_its_gradient_reaches_head_and_backbone_and_not_the_autoencoder():
+  (*_, found, _), (*_, plain, _) = _results(_WEIGHT), _results(0.0)
+  for part in ("head", "backbone", "chunk_embed"):
+    changes = jax.tree.map(lambda a, b: np.abs(a - b).max(), found, plain)[part]
+    assert all(change > 0 for change in jax.tree.leaves(changes)), part
+  config = _experiment()
+  objective = family_of(config.model).objective(config)
+  slope, _ = jax.jit(jax.grad(objective, argnums=1, has_aux=True))(
+    tiny.params(config.model), _frozen(), tiny.batch(config), _KEY
+  )
+  assert all(not leaf.any() for leaf in jax.tree.leaves(slope))
+
+
+@pytest.mark.parametrize("num_microbatches", [1, 2])
+def test_a_mesh_and_microbatches_give_what_one_device_gives(num_microbatches):
+  mesh_config = configs.MeshConfig(data=2, fsdp=2, tensor=2)
+  config = _experiment(mesh=mesh_config)
+  program = Program(config, sharding.make_mesh(mesh_config))
+  places = jax.tree.map(lambda x: x.sharding, program.shapes.params)
+  gradients = jax.jit(
+    functools.partial(
+      accumulated_gradients,
+      family_of(config.model).objective(config),
+      num_microbatches=num_microbatches,
+    ),
+    out_shardings=(places, sharding.replicated(program.mesh)),
+  )
+  frozen = jax.device_put(
+    _frozen(), sharding.replicated(program.mesh, _frozen())
+  )
+  with jax.set_mesh(program.mesh):
+    found, means = gradients(
+      jax.device_put(tiny.params(config.model), places),
+      frozen,
+      sharding.global_batch(program.mesh, tiny.batch(config), 1),
+      key=_KEY,
+    )
+  _, wanted_values, wanted, count = _results(_WEIGHT)
+  values = compute(jax.device_get(means))
+  for name in ("loss", "head_loss", "soft_brier_1", "soft_brier_2"):
+    assert relative_error(values[name], wanted_values[name]) < 1e-5, name
+  for here, there in zip(
+    jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True
+  ):
+    assert relative_error(here, there / count) < 1e-5
+
+
+def test_it_is_counted_in_training_and_in_nothing_else():
+  config, plain = _experiment(), tiny.experiment("next_vector").model
+  model, autoencoder = config.model, config.autoencoder
+  num_samples = model.head.num_samples
+  decoder = costs.generation_flops_per_token(model, autoencoder, 8, num_samples)
+  counts = functools.partial(
+    flops.training_flops_per_token, autoencoder=autoencoder, num_positions=8
+  )
+  assert counts(model) == counts(plain)  # the paper's convention
+  found, before = (counts(it, convention="executed") for it in (model, plain))
+  # Forward, and backward through what is frozen.
+  np.testing.assert_allclose(found.pop("brier"), 2 * decoder["decode"])
+  pairs = num_samples**2 * model.vocabulary.padded_size
+  more = found.pop("loss") - before.pop("loss")
+  np.testing.assert_allclose(more, 3 * 2 * pairs)
+  assert found == before
+  assert decoder == costs.generation_flops_per_token(
+    plain, autoencoder, 8, num_samples
+  )
+  assert configs.news(model) == {}
+
+
+def test_a_head_that_draws_nothing_in_training_is_refused():
+  model = tiny.experiment("next_vector").model
+  with pytest.raises(ValueError, match=r"diffusion head draws .* take energy"):
+    dataclasses.replace(
+      model, head=configs.DiffusionHeadConfig(), brier_weight=1.0
+    )
+  with pytest.raises(ValueError, match="brier_weight is -1"):
+    dataclasses.replace(model, brier_weight=-1.0)
