@@ -13,11 +13,15 @@ ablation: s for 50 k steps, on 16 TPU v5p chips or more. BrierLM 4.70; with
   about 3.1; with --config.model.head.num_samples=2, 4, 12: 4.37, 4.53, 4.72;
   with --config.model.head.num_targets=1, 16: 4.50, 4.56.
 
+With recipe=fast (`experiments/recipes.py`) the same text teaches more. It is
+what tiny takes, and recipe=paper what the other sizes take, unless told.
+
 `python -m launch.plan` with the same --config and a --topology says whether a
 slice suffices.
 """
 
 from calm_jax import config
+from experiments import recipes
 
 # layers, D, F, heads, head blocks (paper §7.1)
 _SIZES = {
@@ -31,13 +35,14 @@ _SIZES = {
 
 
 def get_config(argument: str | None = None) -> config.ExperimentConfig:
-  """Settings for `size,head=NAME,chunk_size=K,inputs=NAME`."""
+  """Settings for `size,head=NAME,chunk_size=K,inputs=NAME,recipe=NAME`."""
   options = config.parse_argument(
     argument,
     size=tuple(_SIZES),
     head=tuple(config.HeadConfig.kinds),
     chunk_size=4,
     inputs=("tokens", "latent", "both"),
+    recipe=("own", *recipes.NAMES),
   )
   num_layers, hidden, ffn, num_heads, num_blocks = _SIZES[options["size"]]
   model = config.NextVectorConfig(
@@ -49,12 +54,13 @@ def get_config(argument: str | None = None) -> config.ExperimentConfig:
     inputs=options["inputs"],
     head=config.HeadConfig.kinds[options["head"]](num_mlp_layers=num_blocks),
   )
-  if options["size"] == "tiny":
-    return _tiny(model)
-  experiment = _paper(model)
+  is_tiny = options["size"] == "tiny"
+  experiment = _tiny(model) if is_tiny else _paper(model)
   if options["size"] == "ablation":
     experiment.num_steps = 50_000
-  return experiment
+  own = "fast" if is_tiny else "paper"
+  recipe = options["recipe"]
+  return recipes.apply(experiment, own if recipe == "own" else recipe)
 
 
 def _tiny(model: config.NextVectorConfig) -> config.ExperimentConfig:

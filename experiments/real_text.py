@@ -19,15 +19,19 @@ what lets models so narrow learn in this time.
 import dataclasses
 
 from calm_jax import config
-from experiments import autoencoder, calm
+from experiments import autoencoder, calm, recipes
 
 
 def get_config(argument: str | None = None) -> config.ExperimentConfig:
-  """Settings for one `run`: autoencoder_8k, autoencoder_bytes, calm_bytes."""
+  """Settings for one `run`: autoencoder_8k, autoencoder_bytes, calm_bytes.
+
+  calm_bytes_paper is the last by the paper's recipe.
+  """
   runs = {
     "autoencoder_8k": _autoencoder_8k,
     "autoencoder_bytes": _autoencoder_bytes,
-    "calm_bytes": _calm_bytes,
+    "calm_bytes": lambda: _calm_bytes("fast"),
+    "calm_bytes_paper": lambda: _calm_bytes("paper"),
   }
   return runs[config.parse_argument(argument, size=tuple(runs))["size"]]()
 
@@ -54,9 +58,9 @@ def _autoencoder_bytes() -> config.ExperimentConfig:
   )
 
 
-def _calm_bytes() -> config.ExperimentConfig:
-  tiny = calm.get_config("tiny")
-  return dataclasses.replace(
+def _calm_bytes(recipe: str) -> config.ExperimentConfig:
+  tiny = calm.get_config("tiny,recipe=paper")
+  experiment = dataclasses.replace(
     tiny,
     model=dataclasses.replace(
       tiny.model,
@@ -70,3 +74,4 @@ def _calm_bytes() -> config.ExperimentConfig:
     num_steps=3250,
     eval_interval=0,
   )
+  return recipes.apply(experiment, recipe)

@@ -46,7 +46,7 @@ def get_sweep(
 
 
 def _tiny(head: str) -> config.ExperimentConfig:
-  point = calm.get_config(f"tiny,head={head}")
+  point = calm.get_config(f"tiny,head={head},recipe=paper")
   model = dataclasses.replace(
     point.model,
     num_layers=3,

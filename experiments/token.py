@@ -3,12 +3,14 @@
     python -m launch.train --config=experiments/token.py:tiny \
       --config.data.path=DATA --workdir=RUN
 
-tiny: two CPU cores.
+tiny: two CPU cores; recipe=fast (`experiments/recipes.py`), the other sizes
+  recipe=paper, unless told.
 s, m, l: 250 k steps of 2 M tokens, context 2048 tokens, Llama-3 vocabulary; 64
   TPU v5p chips or more. The paper's BrierLM on WikiText-103: 6.05, 7.07, 8.98.
 """
 
 from calm_jax import config
+from experiments import recipes
 
 # layers, D, F, heads (paper §7.1)
 _SIZES = {
@@ -20,8 +22,11 @@ _SIZES = {
 
 
 def get_config(argument: str | None = None) -> config.ExperimentConfig:
-  """Settings for `size`."""
-  size = config.parse_argument(argument, size=tuple(_SIZES))["size"]
+  """Settings for `size,recipe=NAME`."""
+  options = config.parse_argument(
+    argument, size=tuple(_SIZES), recipe=("own", *recipes.NAMES)
+  )
+  size, recipe = options["size"], options["recipe"]
   num_layers, hidden, ffn, num_heads = _SIZES[size]
   model = config.TokenModelConfig(
     hidden_size=hidden,
@@ -29,7 +34,9 @@ def get_config(argument: str | None = None) -> config.ExperimentConfig:
     num_layers=num_layers,
     num_heads=num_heads,
   )
-  return _tiny(model) if size == "tiny" else _paper(model)
+  own = "fast" if size == "tiny" else "paper"
+  experiment = _tiny(model) if size == "tiny" else _paper(model)
+  return recipes.apply(experiment, own if recipe == "own" else recipe)
 
 
 def _tiny(model: config.TokenModelConfig) -> config.ExperimentConfig:

@@ -10,7 +10,7 @@ a few of them. The same command again goes on where it stopped.
 from absl import flags
 
 from calm_jax.workflows.quickstart import run_quickstart
-from experiments import quickstart
+from experiments import quickstart, recipes
 from launch import entry
 
 _WORKDIR = flags.DEFINE_string(
@@ -19,6 +19,11 @@ _WORKDIR = flags.DEFINE_string(
 _SCALE = flags.DEFINE_float(
   "scale", 1.0, "Factor on the training steps; below 1 for a trial."
 )
+_RECIPE = flags.DEFINE_enum(
+  "recipe", "fast", recipes.NAMES, "How the next-vector model is trained."
+)
+_CALM = {"fast": "calm", "paper": "calm_paper"}
+_SEED = flags.DEFINE_integer("seed", 0, "Of parameters and noise.")
 
 
 def main(arguments: list[str]) -> None:
@@ -26,8 +31,9 @@ def main(arguments: list[str]) -> None:
   run_quickstart(
     _WORKDIR.value,
     autoencoder=quickstart.get_config("autoencoder"),
-    calm=quickstart.get_config("calm"),
+    calm=quickstart.get_config(_CALM[_RECIPE.value]),
     scale=_SCALE.value,
+    seed=_SEED.value,
   )
 
 

@@ -18,13 +18,18 @@ _WORKDIR = flags.DEFINE_string(
 _OUTPUT = flags.DEFINE_string(
   "output", None, "The page; report.html in the workdir by default."
 )
+_BESIDE = flags.DEFINE_string(
+  "beside",
+  None,
+  "A second quickstart, whose scores and samples stand beside the first's.",
+)
 flags.mark_flag_as_required("workdir")
 
 
 def main(arguments: list[str]) -> None:
   del arguments
   output = _OUTPUT.value or pathlib.Path(_WORKDIR.value) / "report.html"
-  page, *figures = write_report(_WORKDIR.value, output)
+  page, *figures = write_report(_WORKDIR.value, output, _BESIDE.value)
   print(f"{page} and {len(figures)} figures beside it")
 
 

@@ -1,10 +1,12 @@
 """The paper's runs are there by name, with its sizes and budgets."""
 
+import dataclasses
+
 import pytest
 
 from calm_jax.planning.assumptions import complete
 from calm_jax.scaling.flops import num_parameters, training_flops
-from experiments import autoencoder, calm, token
+from experiments import autoencoder, calm, sweep_recipe, token
 
 _VOCAB_SIZE = 128256
 
@@ -71,3 +73,33 @@ def test_the_ablation_study():
   )
   assert (model.inputs, model.head.kind) == ("both", "flow")
   assert model.head.num_mlp_layers == 3
+
+
+@pytest.mark.parametrize("argument", ["xl", "l,head=flow", "s,inputs=both"])
+def test_the_papers_sizes_follow_the_papers_recipe_unless_told(argument):
+  own = calm.get_config(argument)
+  assert own == calm.get_config(f"{argument},recipe=paper")
+  assert own.optimizer.name == "adamw" and not own.model.brier_weight
+  fast = calm.get_config(f"{argument},recipe=fast")
+  assert fast.optimizer.name == "muon" and fast.model.auxiliary_weight
+  assert (fast.model.brier_weight > 0) == (fast.model.head.kind == "energy")
+  assert (fast.data, fast.num_steps) == (own.data, own.num_steps)
+
+
+def test_small_sizes_follow_the_fast_recipe():
+  for experiment in (calm, token):
+    own = experiment.get_config("tiny")
+    assert own == experiment.get_config("tiny,recipe=fast")
+    assert own.optimizer.name == "muon"
+    assert own != experiment.get_config("tiny,recipe=paper")
+
+
+def test_the_sweep_of_recipes_reads_one_text():
+  points = dict(sweep_recipe.get_sweep("tiny,num_seeds=2"))
+  assert points.pop("autoencoder").model.kind == "autoencoder"
+  assert {"paper-seed0", "fast-seed1", "fast-without-brier-seed0"} <= set(
+    points
+  )
+  assert len({_tokens(point) for point in points.values()}) == 1
+  settings = [dataclasses.replace(it, seed=0) for it in points.values()]
+  assert len({repr(it) for it in settings}) == len(points) / 2

@@ -1,5 +1,6 @@
 """One page about a run, a sweep or the quickstart, from its directory."""
 
+import dataclasses
 import os
 import pathlib
 from collections import defaultdict
@@ -22,13 +23,17 @@ _MAX_RUNS = 10  # more learning curves than that, and only the loss is drawn
 
 
 def write_report(
-  directory: str | os.PathLike, output: str | os.PathLike
+  directory: str | os.PathLike,
+  output: str | os.PathLike,
+  beside: str | os.PathLike | None = None,
 ) -> list[pathlib.Path]:
   """Writes the page, and every figure of it as an SVG beside it.
 
   Args:
     directory: of a run, a sweep or the quickstart.
     output: the page; figures go to the folder of its name + "_figures".
+    beside: of a second quickstart, whose scores and samples stand beside those
+      of the first; None: no other.
 
   Returns:
     The files written, the page first.
@@ -37,7 +42,10 @@ def write_report(
     OSError: if there is nothing to report, or the files cannot be written.
     ValueError: if a file is damaged, or matplotlib is not installed.
   """
-  page = build_page(read_study(directory))
+  study = read_study(directory)
+  if beside is not None:
+    study = with_beside(study, read_study(beside))
+  page = build_page(study)
   output = pathlib.Path(output)
   folder = output.with_name(f"{output.stem}_figures")
   folder.mkdir(parents=True, exist_ok=True)
@@ -47,6 +55,25 @@ def write_report(
     paths.append(folder / f"{name}.svg")
     paths[-1].write_text(svg)
   return paths
+
+
+def with_beside(study: Study, other: Study) -> Study:
+  """The study, with the scores and samples of another one's quickstart."""
+  name = other.directory.resolve().name
+  if name == study.directory.resolve().name:
+    name = f"{name} (beside)"
+  results = dict(study.results)
+  for stage in ("autoencoder", "calm"):
+    if stage in other.results:
+      results[f"{stage}, {name}"] = other.results[stage]
+  results["samples"] = [
+    *results.get("samples", []),
+    *(
+      {"name": f"calm, {name}", "prompt": it["prompt"], "text": it["model"]}
+      for it in other.results.get("continuations", [])
+    ),
+  ]
+  return dataclasses.replace(study, results=results)
 
 
 def build_page(study: Study) -> Page:

@@ -34,6 +34,7 @@ def run_quickstart(
   autoencoder: ExperimentConfig,
   calm: ExperimentConfig,
   scale: float = 1.0,
+  seed: int = 0,
 ) -> dict[str, Any]:
   """Prepares, trains, scores and continues; goes on where it stopped.
 
@@ -42,6 +43,7 @@ def run_quickstart(
     autoencoder: of the first training run, without its data.
     calm: of the second, without data and autoencoder.
     scale: factor on the training steps of both.
+    seed: of parameters and noise of both.
 
   Returns:
     What `results.json` holds: scores of both models with their provenance,
@@ -52,6 +54,9 @@ def run_quickstart(
   """
   if not scale > 0:
     raise ValueError(f"scale is {scale}; it is positive.")
+  autoencoder, calm = (
+    dataclasses.replace(it, seed=seed) for it in (autoencoder, calm)
+  )
   workdir = epath.Path(workdir)
   paths = {name: workdir / name for name in ("data", "autoencoder", "calm")}
   clock = _Clock()

@@ -86,6 +86,30 @@ def test_quickstart_page(tmp_path):
   assert all(figure.read_text().startswith("<svg") for figure in figures)
 
 
+def test_two_quickstarts_stand_side_by_side(tmp_path):
+  for name in ("new", "old"):
+    studies.write_quickstart(tmp_path / name)
+  path = tmp_path / "old" / "results.json"
+  path.write_text(
+    path.read_text().replace("what it went on", "what it goes on")
+  )
+  page, *_ = report.write_report(
+    tmp_path / "new", tmp_path / "report.html", tmp_path / "old"
+  )
+  text = page.read_text()
+  _check(text)
+  header = re.search("<th>(prompt.*?)<tr>", text)[1]
+  assert re.split("</th><th>|</th>", header)[:-1] == [
+    "prompt",
+    "calm",
+    "calm, old",
+    "real text",
+    "token",
+  ]
+  assert "what it went on with" in text and "what it goes on with" in text
+  assert re.search("Results: .*autoencoder, old", text)
+
+
 def test_page_of_one_run_has_no_empty_sections(tmp_path):
   studies.write_run(tmp_path)
   text = report.build_page(report.read_study(tmp_path)).html()
