@@ -5,9 +5,10 @@
     python -m launch.train --config=experiments/continued.py:RUN \
       --initial_run=RUN --config.data.path=DATA --workdir=NEW_RUN
 
-Parameters, and in a CALM the autoencoder, come from RUN; optimizer, data and
-step start anew. Hardware: what the model needs; published weights are float32
-here, and --config.model.dtype=bfloat16 halves what activations take.
+Parameters, and in a CALM the autoencoder, come from RUN, and so does what is
+minimised; optimizer (AdamW), data and step start anew. Hardware: what the model
+needs; published weights are float32 here, and --config.model.dtype=bfloat16
+halves what activations take.
 """
 
 import dataclasses

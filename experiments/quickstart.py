@@ -2,9 +2,9 @@
 
     python -m launch.quickstart --workdir=runs/quickstart
 
-Two CPU cores, five minutes: 99.96 % of held-out bytes come back from a sampled
-latent, and the next-vector model's Brier-1 is 19 %, against 1 % of the same
-model with permuted contexts.
+Two CPU cores, five minutes: 99.98 % of held-out bytes come back from a sampled
+latent, and the next-vector model's BrierLM is 12; its Brier-1 is 42 %, and
+below 0 with permuted contexts.
 """
 
 from calm_jax import config

@@ -12,8 +12,8 @@
       --config.data.path=prepared/bytes \
       --config.autoencoder_run=runs/autoencoder_bytes --workdir=runs/calm_bytes
 
-The README has what they reach. A wide normal initialisation, 1/√E or 1/√D, is
-what lets models so narrow learn in this time.
+The README has what they reach, the last as calm_bytes_paper. A wide normal
+initialisation, 1/√E or 1/√D, is what lets models so narrow learn in this time.
 """
 
 import dataclasses

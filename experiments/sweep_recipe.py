@@ -7,9 +7,10 @@
 tiny: bytes as tokens, K = 4, three seeds; two CPU cores, an hour and a half.
 
 `paper` and `fast` are the quickstart's model by one recipe and the other;
-`paper-with-X` has one change more, `fast-without-X` one less. All read the same
-text with the same autoencoder; those of one seed read the same rows, so that
-their differences have smaller errors than they have themselves.
+`paper-with-X` has one change more, `fast-without-X` one less, `fast-with-X` one
+more. Rates are named where they change with the optimizer, which halves or
+doubles what is best. All read the same rows in the same order with the same
+autoencoder: seeds are of parameters and noise.
 """
 
 import dataclasses
@@ -53,14 +54,16 @@ _CHANGES = {
   "paper-with": {
     "rate-2e-3": _optimizer(learning_rate=2e-3),
     "rate-4e-3": _optimizer(learning_rate=4e-3),
-    "muon": _optimizer(name="muon", learning_rate=2e-3),
+    "muon-1e-3": _optimizer(name="muon"),
+    "muon-2e-3": _optimizer(name="muon", learning_rate=2e-3),
     "auxiliary": _model(auxiliary_weight=1.0),
     "brier": _model(brier_weight=3.0),
     "samples-4": _head(num_samples=4),
     "rows-8": _rows(8),
   },
   "fast-without": {
-    "muon": _optimizer(name="adamw"),
+    "muon-1e-3": _optimizer(name="adamw", learning_rate=1e-3),
+    "muon-2e-3": _optimizer(name="adamw"),
     "auxiliary": _model(auxiliary_weight=0.0),
     "brier": _model(brier_weight=0.0),
   },

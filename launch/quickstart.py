@@ -23,7 +23,9 @@ _RECIPE = flags.DEFINE_enum(
   "recipe", "fast", recipes.NAMES, "How the next-vector model is trained."
 )
 _CALM = {"fast": "calm", "paper": "calm_paper"}
-_SEED = flags.DEFINE_integer("seed", 0, "Of parameters and noise.")
+_SEED = flags.DEFINE_integer(
+  "seed", 0, "Of parameters and noise.", lower_bound=0
+)
 
 
 def main(arguments: list[str]) -> None:

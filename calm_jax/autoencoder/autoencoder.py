@@ -71,6 +71,12 @@ class Autoencoder(nn.Module):
       "...e,ve->...v", hidden, table, preferred_element_type=jnp.float32
     )
 
+  def scored_logits(self, latents: jax.Array) -> jax.Array:
+    """`logits`, −inf for ids that are never predicted."""
+    logits = self.logits(latents)
+    scored = scored_ids(self.config.vocabulary)
+    return jnp.where(jnp.broadcast_to(scored, logits.shape), logits, -jnp.inf)
+
   def cross_entropy(self, latents: jax.Array, labels: jax.Array) -> jax.Array:
     """−log p(label | latent) in nats: [..., Z], [..., K] ids → [..., K]."""
     return vocabulary.cross_entropy(

@@ -41,5 +41,6 @@ def _drop_late_reads(hook: Any, event: Any) -> None:
   # those that are thrown away into an error of reading.
   error = event.exc_value
   is_late = "Event loop is closed" in str(error)
-  if not is_late and not isinstance(error.__cause__, GeneratorExit):
+  cause = getattr(error, "__cause__", None)
+  if not is_late and not isinstance(cause, GeneratorExit):
     hook(event)

@@ -27,7 +27,6 @@ from calm_jax.families.predicting import (
   next_is_real,
 )
 from calm_jax.layers.activation import position_partition
-from calm_jax.layers.vocabulary import scored_ids
 from calm_jax.losses.brier import brier_scores
 from calm_jax.losses.mean import Mean, Means, masked_mean
 from calm_jax.model import NextVectorModel
@@ -124,8 +123,8 @@ class NextVectorFamily(PredictingFamily):
       work |= _auxiliary_work(model, num_positions)
     if autoencoder is not None:
       work["encoder"] = encoder_work(autoencoder, num_positions, num_passes=1)
-      if model.brier_weight:
-        work["brier"] = _brier_work(model, autoencoder, num_positions)
+    if model.brier_weight:
+      work["brier"] = _brier_work(model, autoencoder, num_positions)
     return work
 
   def generation_work(
@@ -174,9 +173,16 @@ def _auxiliary_work(
 
 
 def _brier_work(
-  model: NextVectorConfig, autoencoder: AutoencoderConfig, num_positions: int
+  model: NextVectorConfig,
+  autoencoder: AutoencoderConfig | None,
+  num_positions: int,
 ) -> Work:
   """Decoding what the head drew, and comparing all pairs of it."""
+  if autoencoder is None:
+    raise ValueError(
+      "the Brier scores in training are read through the frozen autoencoder;"
+      " pass autoencoder=CONFIG to count them."
+    )
   num_samples = model.head.num_samples
   num_words = model.chunk_size * model.vocabulary.padded_size
   return decoder_work(autoencoder, num_positions, num_samples)._replace(
@@ -226,8 +232,9 @@ def next_vector_objective(
   what they have in common is left to the head.
 
   With v > 0 each position subtracts v · Σ_{n≤K} Brier-n of what the head's
-  samples decode to, see `losses.brier`: a second proper score of the same
-  forecast, of tokens instead of latents.
+  samples decode to, see `losses.brier`: a second score of the same forecast, of
+  tokens instead of latents. Both are best at the same forecast as far as the
+  decoder gives back each chunk from its posterior.
 
   Args:
     model: the module.
@@ -312,20 +319,13 @@ def _brier_scores(
   autoencoder: Autoencoder, frozen: Any, samples: jax.Array, targets: Targets
 ) -> jax.Array:
   """Brier-1 … K of samples for the next chunk, [B, L, K]."""
-  config = autoencoder.config
-  is_scored = scored_ids(config.vocabulary)
-
-  def scored_logits(params: Any, latents: jax.Array) -> jax.Array:
-    logits = autoencoder.apply({"params": params}, latents, method="logits")
-    scored = jnp.broadcast_to(is_scored, logits.shape)
-    return jnp.where(scored, logits, -jnp.inf)
-
   return brier_scores(
-    scored_logits,
+    lambda params, latents: autoencoder.apply(
+      {"params": params}, latents, method="scored_logits"
+    ),
     frozen,
     samples,
     next_chunk(targets.tokens),
-    vocabulary_size=len(is_scored),
-    implementation=config.vocabulary_implementation,
+    implementation=autoencoder.config.vocabulary_implementation,
     partition=position_partition(),
   )

@@ -26,7 +26,6 @@ def brier_scores(
   samples: jax.Array,
   labels: jax.Array,
   *,
-  vocabulary_size: int,
   implementation: str = "auto",
   partition: jax.sharding.PartitionSpec | None = None,
 ) -> jax.Array:
@@ -35,23 +34,22 @@ def brier_scores(
     Brier-n = 2/N Σ_i Π_{k≤n} p_i,k(y_k)
               − 1/(N(N−1)) Σ_{i≠j} Π_{k≤n} Σ_v p_i,k(v) · p_j,k(v)
 
-  with p_i,k = softmax of the decoder's logits of sample i at token k. This is a
-  kernel score (Gneiting and Raftery, 2007, §5) whose kernel is the probability
-  that two latents decode to the same n tokens, so its expectation is largest
-  where the samples decode as the text is distributed. As the decoder becomes
-  certain it becomes `evaluation.brier`'s unbiased estimate. Token models have
-  been trained by the Brier score of each token (arXiv:2405.18906).
+  with p_i,k = softmax of the decoder's logits of sample i at token k. It is an
+  unbiased estimate of the Brier score of the mixture over samples of their
+  softmaxes, a proper score of tokens *drawn* from them (Gneiting and Raftery,
+  2007, §4.1); token models have been trained by it, too (arXiv:2405.18906). As
+  the decoder becomes certain it becomes the estimate of `evaluation.brier`.
 
-  It has no say in where a latent lies among those that decode alike, nor any
-  gradient where all probabilities involved are 0: it stands beside the energy
-  score, not in its place.
+  What it does not see, the energy score beside it has to: tokens are taken by
+  argmax in the end, but here one blurred latent, which may decode to several
+  chunks, scores as well as samples that are spread over them. And where the
+  decoder is certain of something else there is no gradient to speak of.
 
   Args:
     logits_fn: params, [..., Z] → [..., K, V] float32, −inf where never chosen.
     params: of the decoder; no gradient.
     samples: [..., N, Z] float32, x; N ≥ 2, independent of each other.
     labels: [..., K] int32, y.
-    vocabulary_size: V, which the size of a block of positions follows from.
     implementation: reference: all positions at once. Anything else: a block at
       a time, computed again in the backward pass if there are several.
     partition: as `losses.energy.energy_loss`.
@@ -59,25 +57,28 @@ def brier_scores(
   Returns:
     [..., K] float32, at most 1.
   """
-  *shape, num_samples, _ = samples.shape
+  *shape, _, _ = samples.shape
   chex.assert_axis_dimension_gteq(samples, -2, 2)
   chex.assert_shape(labels, (*shape, None))
   params = jax.lax.stop_gradient(params)
   if implementation == "reference":
     return _scores(logits_fn(params, samples), labels)
 
-  def visit(params, block):
-    return params, _scores(logits_fn(params, block[0]), block[1])
-
   def visit_all(samples, labels, params):
+    # The params are no carry: of that, the backward pass keeps a copy a block.
+    visit = lambda carry, block: (
+      carry,
+      _scores(logits_fn(params, block[0]), block[1]),
+    )
     arrays = [samples.reshape(-1, *samples.shape[-2:])]
     arrays += [labels.reshape(-1, labels.shape[-1])]
-    logits_bytes = 4 * num_samples * labels.shape[-1] * vocabulary_size
-    size = _BLOCK_BYTES // logits_bytes
+    one = jax.eval_shape(logits_fn, params, arrays[0][:1])
+    size = max(1, _BLOCK_BYTES // (one.size * one.dtype.itemsize))
     # A single block is kept for the backward pass, as all of them could not be.
     is_kept = len(arrays[0]) <= size
-    one = visit if is_kept else jax.checkpoint(visit)
-    _, scores = scan_positions(one, params, arrays, size)
+    _, scores = scan_positions(
+      visit if is_kept else jax.checkpoint(visit), None, arrays, size
+    )
     return (scores.reshape(labels.shape),), ()
 
   (scores,), _ = per_shard.call(

@@ -20,8 +20,8 @@ other elementwise work count nothing. Numbers come as a dict of parts, whose
   positions (2048 in the paper), not halved for causality. A diffusion or flow
   head counts 5D² a block and network evaluation instead of 6D². So it differs
   from what is executed by the head alone; heads that the paper does not have
-  count as they are executed, and so does an auxiliary loss. What the frozen
-  autoencoder multiplies in training, encoding and Brier scores, is left out.
+  count as they are executed, and so do an auxiliary loss and Brier scores in
+  training, which go through the frozen decoder.
 
 Deviation: V is the padded vocabulary in both, 0.1 % above the paper's 128256.
 """
@@ -52,7 +52,8 @@ def training_flops_per_token(
   Args:
     model: a resolved config.
     num_positions: P, positions of a row, over which attention runs.
-    autoencoder: the frozen one of a next-vector model; "executed" needs it.
+    autoencoder: the frozen one of a next-vector model; "executed" needs it, and
+      so do Brier scores in training.
     convention: what is counted.
 
   Returns:
@@ -62,9 +63,9 @@ def training_flops_per_token(
     ValueError: if the convention is unknown or the autoencoder is missing.
   """
   _check_convention(convention)
-  if not model.needs_autoencoder or convention == "paper":
+  if not model.needs_autoencoder:
     autoencoder = None
-  elif autoencoder is None:
+  elif autoencoder is None and convention == "executed":
     raise ValueError(
       "executed FLOPs of a next-vector model include its frozen autoencoder;"
       " pass autoencoder=CONFIG."
@@ -72,7 +73,8 @@ def training_flops_per_token(
   parts = costs.training_flops_per_token(model, autoencoder, num_positions)
   if convention == "executed":
     return dict(parts)
-  parts = {name: flops for name, flops in parts.items() if name != "loss"}
+  left_out = {"loss", "encoder"} if model.needs_autoencoder else {"loss"}
+  parts = {name: it for name, it in parts.items() if name not in left_out}
   published = _published_head_flops(model)
   if published is not None:
     # Denoising heads evaluate their network once for each training target.

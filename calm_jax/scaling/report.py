@@ -13,10 +13,11 @@ from calm_jax.scaling.study import Run, Study, read_study
 from calm_jax.scaling.sweep_sections import add_points
 
 _PROVENANCE = ("config", "hashes", "settings", "versions")  # no results
-_UNPLOTTED = ("step", "seconds", "goodput")
+_UNPLOTTED = ("step", "seconds", "goodput", "head_loss")
 _LOSSES = {
   "autoencoder": "Loss: K times the cross-entropy of a token, and the KL.",
-  "next vector": "Energy loss; it compares only at one K and autoencoder.",
+  "next vector": "The head's loss alone; it compares only at one head, K and"
+  " autoencoder.",
   "token": "Cross-entropy of the training text, nats a token.",
 }
 _MAX_RUNS = 10  # more learning curves than that, and only the loss is drawn
@@ -58,14 +59,30 @@ def write_report(
 
 
 def with_beside(study: Study, other: Study) -> Study:
-  """The study, with the scores and samples of another one's quickstart."""
+  """A quickstart's study, with the scores and samples of another quickstart.
+
+  Raises:
+    ValueError: if one of them is none, or if they were scored on other text.
+  """
+  for it in (study, other):
+    if "continuations" not in it.results:
+      raise ValueError(
+        f"{it.directory} holds no finished quickstart; two of them can stand"
+        " side by side."
+      )
+  mine, theirs = (it.results["calm"].get("hashes") for it in (study, other))
+  if mine and theirs and mine.get("data") != theirs.get("data"):
+    raise ValueError(
+      f"{study.directory} and {other.directory} were scored on different text,"
+      " as quickstarts of different Python versions are; their scores do not"
+      " compare."
+    )
   name = other.directory.resolve().name
   if name == study.directory.resolve().name:
     name = f"{name} (beside)"
   results = dict(study.results)
   for stage in ("autoencoder", "calm"):
-    if stage in other.results:
-      results[f"{stage}, {name}"] = other.results[stage]
+    results[f"{stage}, {name}"] = other.results[stage]
   results["samples"] = [
     *results.get("samples", []),
     *(
@@ -187,6 +204,9 @@ def _add_runs(page: Page, runs: list[Run]) -> None:
       names = [name for name in names if name == "loss"]
     for metric in names:
       curves = {run.name: run.series(metric) for run in mine}
+      if metric == "loss":  # without what is trained beside it
+        heads = {run.name: run.series("head_loss") for run in mine}
+        curves |= {name: it for name, it in heads.items() if it[0]}
       curves = {name: curve for name, curve in curves.items() if curve[0]}
       values = [value for _, ys in curves.values() for value in ys]
       figure = plots.learning_curves(

@@ -11,8 +11,7 @@ import pytest
 from calm_jax import config as configs
 from calm_jax.families import costs, family_of
 from calm_jax.families.table import build_model
-from calm_jax.layers.vocabulary import scored_ids
-from calm_jax.losses.brier import brier_scores
+from calm_jax.losses import brier
 from calm_jax.losses.mean import compute
 from calm_jax.randomness import chunk_keys, stream_key
 from calm_jax.scaling import flops
@@ -57,18 +56,11 @@ def test_it_scores_what_the_head_draws():
   hidden = model(batch.tokens, method="hidden")
   keys = chunk_keys(_KEY, batch.row_ids, batch.tokens.shape[1])
   samples = model(hidden, keys, jnp.arange(4, dtype="uint32"), method="sample")
-  scored = scored_ids(config.autoencoder.vocabulary)
-
-  def logits_fn(_, latents):
-    logits = autoencoder(latents, method="logits")
-    return jnp.where(jnp.broadcast_to(scored, logits.shape), logits, -jnp.inf)
-
-  scores = brier_scores(
-    logits_fn,
+  scores = brier.brier_scores(
+    lambda _, latents: autoencoder(latents, method="scored_logits"),
     None,
     samples,
     np.roll(batch.tokens, -1, axis=1),
-    vocabulary_size=len(scored),
     implementation="reference",
   )
   counted = np.pad(batch.token_mask.all(axis=-1)[:, 1:], ((0, 0), (0, 1)))
@@ -97,8 +89,14 @@ def test_its_gradient_reaches_head_and_backbone_and_not_the_autoencoder():
   assert all(not leaf.any() for leaf in jax.tree.leaves(slope))
 
 
-@pytest.mark.parametrize("num_microbatches", [1, 2])
-def test_a_mesh_and_microbatches_give_what_one_device_gives(num_microbatches):
+@pytest.mark.parametrize(
+  ("num_microbatches", "block_bytes"), [(1, 2000), (2, 0)]
+)
+def test_a_mesh_and_microbatches_give_what_one_device_gives(
+  num_microbatches, block_bytes, monkeypatch
+):
+  if block_bytes:  # several blocks on each device
+    monkeypatch.setattr(brier, "_BLOCK_BYTES", block_bytes)
   mesh_config = configs.MeshConfig(data=2, fsdp=2, tensor=2)
   config = _experiment(mesh=mesh_config)
   program = Program(config, sharding.make_mesh(mesh_config))
@@ -139,18 +137,37 @@ def test_it_is_counted_in_training_and_in_nothing_else():
   counts = functools.partial(
     flops.training_flops_per_token, autoencoder=autoencoder, num_positions=8
   )
-  assert counts(model) == counts(plain)  # the paper's convention
-  found, before = (counts(it, convention="executed") for it in (model, plain))
-  # Forward, and backward through what is frozen.
-  np.testing.assert_allclose(found.pop("brier"), 2 * decoder["decode"])
-  pairs = num_samples**2 * model.vocabulary.padded_size
-  more = found.pop("loss") - before.pop("loss")
-  np.testing.assert_allclose(more, 3 * 2 * pairs)
-  assert found == before
+  for convention in ("paper", "executed"):
+    found, before = (counts(it, convention=convention) for it in (model, plain))
+    # Forward, and backward through what is frozen.
+    np.testing.assert_allclose(found.pop("brier"), 2 * decoder["decode"])
+    if convention == "executed":
+      pairs = num_samples**2 * model.vocabulary.padded_size
+      more = found.pop("loss") - before.pop("loss")
+      np.testing.assert_allclose(more, 3 * 2 * pairs)
+    assert found == before
+  with pytest.raises(ValueError, match="pass autoencoder=CONFIG"):
+    flops.training_flops_per_token(model)
   assert decoder == costs.generation_flops_per_token(
     plain, autoencoder, 8, num_samples
   )
   assert configs.news(model) == {}
+
+
+def test_closed_chunks_are_what_it_compares_with():
+  config = _experiment()
+  config.data = dataclasses.replace(config.data, close_chunks=True)
+  batch = tiny.batch(config)
+  batch.token_mask[:] = False
+  batch.token_mask[2, 3] = True  # the one chunk that counts
+  end_id = tiny.VOCABULARY.end_id
+  objective = jax.jit(family_of(config.model).objective(config))
+  scores = []
+  for chunk in ((end_id, 5), (end_id, end_id), (5, end_id)):
+    batch.tokens[2, 3] = chunk
+    _, means = objective(tiny.params(config.model), _frozen(), batch, _KEY)
+    scores.append(compute(jax.device_get(means))["soft_brier_2"])
+  assert scores[0] == scores[1] != scores[2]
 
 
 def test_a_head_that_draws_nothing_in_training_is_refused():

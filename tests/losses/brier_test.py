@@ -1,5 +1,6 @@
 """Tests the Brier score of decoded samples against float64."""
 
+import functools
 import itertools
 
 import jax
@@ -13,12 +14,14 @@ from tests.perturbation import relative_error
 
 _SHAPE = (2, 5)  # positions
 _N, _K, _V = 3, 4, 11
+_PARAMS = np.float32(np.random.default_rng(8).uniform(0.5, 2, _K * _V))
 _SLOPE = np.random.default_rng(9).normal(size=(*_SHAPE, _K))
 
 
 def _logits(params, latents):
-  """A decoder whose latents are the logits, of which the last never wins."""
-  logits = (latents + 0 * params[0]).reshape(*latents.shape[:-1], _K, _V)
+  """A decoder that scales its latents to logits; the last word never wins."""
+  scales = jnp.broadcast_to(params, latents.shape)
+  logits = (scales * latents).reshape(*latents.shape[:-1], _K, _V)
   scored = jnp.broadcast_to(jnp.arange(_V) < _V - 1, logits.shape)
   return jnp.where(scored, logits, -jnp.inf)
 
@@ -26,10 +29,9 @@ def _logits(params, latents):
 def _scores(samples, labels, **options):
   return brier.brier_scores(
     _logits,
-    jnp.ones(_K * _V),
+    _PARAMS,
     samples,
     labels,
-    vocabulary_size=_V,
     **options,
   )
 
@@ -37,14 +39,22 @@ def _scores(samples, labels, **options):
 def _inputs(seed=0):
   rng = np.random.default_rng(seed)
   samples = rng.normal(0, 2, (*_SHAPE, _N, _K * _V))
-  return samples, rng.integers(0, _V - 1, (*_SHAPE, _K), dtype=np.int32)
+  labels = rng.integers(0, _V - 1, (*_SHAPE, _K), dtype=np.int32)
+  labels[0, 0, 2] = _V - 1  # what no sample decodes to
+  return samples, labels
+
+
+def _odds(latents):
+  """[..., K·V] → [..., K, V] in float64."""
+  logits = (latents * np.float64(_PARAMS)).reshape(*latents.shape[:-1], _K, _V)
+  odds = np.exp(logits)
+  odds[..., -1] = 0
+  return odds / odds.sum(axis=-1, keepdims=True)
 
 
 def _definition(samples, labels):
   """Pair by pair and prefix by prefix, in float64: [2, 5, K]."""
-  logits = samples.reshape(*_SHAPE, _N, _K, _V)[..., : _V - 1]
-  odds = np.exp(logits)
-  odds /= odds.sum(axis=-1, keepdims=True)
+  odds = _odds(samples.reshape(*_SHAPE, _N, _K * _V))
   result = np.zeros((*_SHAPE, _K))
   for place in np.ndindex(_SHAPE):
     p, y = odds[place], labels[place]
@@ -103,28 +113,84 @@ def test_a_certain_decoder_gives_the_estimate_of_the_evaluation():
   np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
-def test_its_mean_is_the_score_of_what_samples_decode_to():
-  """2·Σ_y P(y)·Q(y) − Σ_y Q(y)², Q being the mixture of the samples' odds."""
+@functools.cache
+def _outcomes():
+  """All chunks of two words, and the odds of each for three latents."""
   rng = np.random.default_rng(4)
   latents = rng.normal(0, 2, (3, _K * _V))
+  odds = _odds(latents)
+  chunks = np.array(list(itertools.product(range(_V), repeat=2)))
+  each = odds[:, 0, chunks[:, 0]] * odds[:, 1, chunks[:, 1]]
+  return latents, chunks, each
+
+
+def test_its_mean_is_the_score_of_the_mixture_of_the_samples_odds():
+  """2·Σ_y P(y)·Q(y) − Σ_y Q(y)², Q being that mixture, for n = 1 and 2."""
+  latents, chunks, each = _outcomes()
   weights, text = np.array([0.5, 0.3, 0.2]), np.array([0.6, 0.4])
-  labels = rng.integers(0, _V - 1, (2, _K), dtype=np.int32)
-  labels[1, 0] = (labels[0, 0] + 1) % (_V - 1)
+  labels = np.zeros((2, _K), np.int32)
+  labels[:, :2] = (3, 4), (3, 5)
   pairs = list(itertools.product(range(3), range(3), range(2)))
   chances = [weights[i] * weights[j] * text[y] for i, j, y in pairs]
   samples = np.stack([latents[[i, j]] for i, j, _ in pairs])
   found = _scores(
     jnp.float32(samples), np.stack([labels[y] for *_, y in pairs])
   )
-  logits = latents.reshape(3, _K, _V)[..., : _V - 1]
-  odds = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
-  first = weights @ odds[:, 0]  # Q of the first token
-  p = np.zeros(_V - 1)
-  np.add.at(p, labels[:, 0], text)
-  expected = 2 * p @ first - first @ first
-  np.testing.assert_allclose(
-    np.array(chances) @ np.asarray(found)[:, 0], expected, rtol=1e-5
+  mixture = weights @ each
+  for n in (1, 2):
+    right = [
+      mixture[(chunks[:, :n] == label[:n]).all(axis=1)].sum()
+      for label in labels
+    ]
+    prefixes = {tuple(it[:n]) for it in chunks}
+    equal = sum(
+      mixture[(chunks[:, :n] == prefix).all(axis=1)].sum() ** 2
+      for prefix in prefixes
+    )
+    np.testing.assert_allclose(
+      np.array(chances) @ np.asarray(found)[:, n - 1],
+      2 * text @ right - equal,
+      rtol=1e-5,
+    )
+
+
+def test_blocks_keep_no_copy_of_the_decoder():
+  samples, labels = _inputs()
+  samples, labels = (jnp.asarray(it) for it in (np.float32(samples), labels))
+  one = 4 * _N * _K * _V  # bytes of the logits of a position
+
+  def program(num_positions):
+    with pytest.MonkeyPatch.context() as patch:
+      patch.setattr(brier, "_BLOCK_BYTES", num_positions * one)
+      slope = jax.grad(lambda x: _scores(x, labels).sum())
+      return str(jax.make_jaxpr(slope)(samples))
+
+  for num_positions in (1, 2, 5):
+    num_blocks = samples[..., 0, 0].size // num_positions
+    text = program(num_positions)
+    assert f"length={num_blocks}" in text
+    assert f"f32[{num_blocks},{_K * _V}]" not in text
+
+
+@pytest.mark.parametrize("size", [1, 8])
+def test_a_chunk_may_have_any_size(size):
+  rng = np.random.default_rng(5)
+  logits = rng.normal(0, 2, (6, _N, size, _V))
+  labels = rng.integers(0, _V, (6, size), dtype=np.int32)
+  found = brier.brier_scores(
+    lambda _, x: x.reshape(*x.shape[:-1], size, _V),
+    None,
+    jnp.float32(logits.reshape(6, _N, -1)),
+    labels,
   )
+  assert found.shape == (6, size)
+  odds = np.exp(logits)
+  odds /= odds.sum(axis=-1, keepdims=True)
+  right = np.take_along_axis(odds, labels[:, None, :, None], -1)[..., 0]
+  equal = np.einsum("bikv,bjkv->bijk", odds, odds).cumprod(axis=-1)
+  pairs = equal.sum(axis=(1, 2)) - np.einsum("biik->bk", equal)
+  expected = 2 * right.cumprod(-1).mean(axis=1) - pairs / (_N * (_N - 1))
+  np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
 def test_what_is_far_from_any_label_has_a_finite_gradient():

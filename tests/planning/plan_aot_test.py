@@ -16,7 +16,7 @@ pytestmark = pytest.mark.aot
 
 _ROOT = pathlib.Path(__file__).parents[2]
 _CONFIG = (
-  "--config=experiments/calm.py:tiny",
+  "--config=experiments/calm.py:tiny,recipe=paper",
   "--config.model.num_layers=2",
   "--config.model.dtype=bfloat16",
   "--config.data.row_length=512",
@@ -64,7 +64,7 @@ def test_the_step_fits_and_says_what_it_takes(plan):
   assert sum(plan["bytes_by_kind"].values()) == plan["bytes_per_chip"]
   # Parameters and two moments in float32 are split over the four chips, and
   # each chip has the frozen autoencoder.
-  config = complete(calm.get_config("tiny"), 1000)
+  config = complete(calm.get_config("tiny,recipe=paper"), 1000)
   frozen = sum(num_parameters(config.autoencoder).values())
   state = 12 * plan["parameters"] / 4 + 4 * frozen
   assert plan["bytes_by_kind"]["state"] == pytest.approx(state, rel=0.03)

@@ -86,28 +86,55 @@ def test_quickstart_page(tmp_path):
   assert all(figure.read_text().startswith("<svg") for figure in figures)
 
 
-def test_two_quickstarts_stand_side_by_side(tmp_path):
-  for name in ("new", "old"):
+def _two_quickstarts(tmp_path, text_of_old="a"):
+  for name, text in (("new", "a"), ("old", text_of_old)):
     studies.write_quickstart(tmp_path / name)
-  path = tmp_path / "old" / "results.json"
-  path.write_text(
-    path.read_text().replace("what it went on", "what it goes on")
-  )
-  page, *_ = report.write_report(
-    tmp_path / "new", tmp_path / "report.html", tmp_path / "old"
-  )
+    path = tmp_path / name / "results.json"
+    results = json.loads(path.read_text())
+    results["calm"]["hashes"] = {"data": text}
+    if name == "old":
+      results["calm"]["brier_1"] = 0.0777
+      results["continuations"][0]["model"] = "what it once went on with"
+    path.write_text(json.dumps(results))
+  return tmp_path / "new", tmp_path / "old"
+
+
+def _rows(text, first):
+  """The cells of a table that begins with this column."""
+  pattern = f"<tr><th>{re.escape(first)}</th>.*?</table>"
+  table = re.search(pattern, text, re.DOTALL)[0]
+  return [re.findall("<t[hd][^>]*>([^<]*)", row) for row in table.split("<tr>")]
+
+
+def test_two_quickstarts_stand_side_by_side(tmp_path):
+  new, old = _two_quickstarts(tmp_path)
+  page, *_ = report.write_report(new, tmp_path / "report.html", old)
   text = page.read_text()
   _check(text)
-  header = re.search("<th>(prompt.*?)<tr>", text)[1]
-  assert re.split("</th><th>|</th>", header)[:-1] == [
-    "prompt",
-    "calm",
-    "calm, old",
-    "real text",
-    "token",
+  _, header, *rows = _rows(text, "prompt")
+  assert header == ["prompt", "calm", "calm, old", "real text", "token"]
+  assert ["A", "what it went on with", "what it once went on with"] in [
+    row[:3] for row in rows
   ]
-  assert "what it went on with" in text and "what it goes on with" in text
-  assert re.search("Results: .*autoencoder, old", text)
+  scores = text[text.index("Results: calm") :]
+  _, header, *rows = _rows(scores, "± standard error")
+  cells = dict(
+    zip(header, next(r for r in rows if r[0] == "brier_1"), strict=True)
+  )
+  assert cells["calm"] == "0.1234 ± 0.0011"
+  assert cells["calm, old"] == "0.0777 ± 0.0011"
+
+
+def test_what_does_not_compare_is_refused(tmp_path):
+  new, old = _two_quickstarts(tmp_path, text_of_old="b")
+  output = tmp_path / "report.html"
+  with pytest.raises(ValueError, match="scored on different text"):
+    report.write_report(new, output, old)
+  studies.write_run(tmp_path / "run")
+  for pair in ((new, tmp_path / "run"), (tmp_path / "run", new)):
+    with pytest.raises(ValueError, match="run holds no finished quickstart"):
+      report.write_report(pair[0], output, pair[1])
+  assert not output.exists()
 
 
 def test_page_of_one_run_has_no_empty_sections(tmp_path):

@@ -55,7 +55,8 @@ class Head(nn.Module):
       keys: [B, L] typed keys.
 
     Returns:
-      Loss and metrics, [B, L] float32 each.
+      Loss and metrics, [B, L] float32 each, and the `num_samples` samples that
+      were drawn, if the settings say `samples_in_training`.
     """
     raise NotImplementedError
 
