@@ -35,9 +35,12 @@ def _describe(config):
   "name, config",
   [
     ("autoencoder", autoencoder.get_config("tiny")),
-    ("energy", calm.get_config("tiny")),
-    ("diffusion", calm.get_config("tiny,head=diffusion,inputs=both")),
-    ("flow", calm.get_config("tiny,head=flow,inputs=latent")),
+    ("energy", calm.get_config("tiny,recipe=paper")),
+    (
+      "diffusion",
+      calm.get_config("tiny,head=diffusion,inputs=both,recipe=paper"),
+    ),
+    ("flow", calm.get_config("tiny,head=flow,inputs=latent,recipe=paper")),
     ("token", token.get_config("tiny")),
   ],
 )
