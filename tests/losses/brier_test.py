@@ -1,6 +1,5 @@
 """Tests the Brier score of decoded samples against float64."""
 
-import functools
 import itertools
 
 import jax
@@ -113,7 +112,6 @@ def test_a_certain_decoder_gives_the_estimate_of_the_evaluation():
   np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
-@functools.cache
 def _outcomes():
   """All chunks of two words, and the odds of each for three latents."""
   rng = np.random.default_rng(4)
