@@ -30,6 +30,10 @@ for chunk_size in 1 2 8; do
   plan "l-k$chunk_size-v5p-4x4x4" --topology=v5p:4x4x4 \
     --config="experiments/calm.py:l,chunk_size=$chunk_size"
 done
+for slice in v5p:4x4x4 v5e:16x16; do
+  plan "xl-muon-${slice/:/-}" --config="experiments/calm.py:xl" \
+    --topology="$slice" --config.optimizer.name=muon
+done
 python -c "
 from calm_jax.planning.table import write_table
 write_table('$output')
