@@ -4,8 +4,9 @@ paper: AdamW, and the loss of the head alone (§7.1).
 fast: Muon for the matrices, and beside the head's loss the auxiliary loss of
   the next chunk's tokens and, with the energy head, the Brier scores of what
   its samples decode to; half the samples. Found on two cores with small energy
-  heads. At V = 128 thousand decoding the samples costs more than the model: a
-  training token of size m takes 2.8 times the paper's FLOPs, of xl 1.1 times.
+  heads. At V = 128 thousand decoding the samples is dear: a training token of
+  size m takes 2.8 times the FLOPs of the paper's recipe, of xl 1.1 times, and a
+  planned step of xl on 64 chips of v5p 1.4 times its time, in as much memory.
   `experiments/sweep_recipe.py` takes it apart.
 """
 

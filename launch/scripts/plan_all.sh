@@ -34,6 +34,8 @@ for slice in v5p:4x4x4 v5e:16x16; do
   plan "xl-muon-${slice/:/-}" --config="experiments/calm.py:xl" \
     --topology="$slice" --config.optimizer.name=muon
 done
+plan xl-fast-v5p-4x4x4 --config="experiments/calm.py:xl,recipe=fast" \
+  --topology=v5p:4x4x4
 python -c "
 from calm_jax.planning.table import write_table
 write_table('$output')
