@@ -4,7 +4,7 @@
     python -m launch.sweep --sweep=experiments/sweep_recipe.py:tiny \
       --data=DATA --workdir=RUNS --all
 
-tiny: bytes as tokens, K = 4, three seeds; two CPU cores, an hour and a half.
+tiny: bytes as tokens, K = 4, three seeds; two CPU cores, some hours.
 
 `paper` and `fast` are the quickstart's model by one recipe and the other;
 `paper-with-X` has one change more, `fast-without-X` one less, `fast-with-X` one

@@ -22,10 +22,10 @@ _SCALE = flags.DEFINE_float(
 _RECIPE = flags.DEFINE_enum(
   "recipe", "fast", recipes.NAMES, "How the next-vector model is trained."
 )
-_CALM = {"fast": "calm", "paper": "calm_paper"}
 _SEED = flags.DEFINE_integer(
   "seed", 0, "Of parameters and noise.", lower_bound=0
 )
+_CALM = {"fast": "calm", "paper": "calm_paper"}  # its configs by recipe
 
 
 def main(arguments: list[str]) -> None:

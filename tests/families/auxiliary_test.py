@@ -16,10 +16,11 @@ from calm_jax.losses.mean import compute
 from calm_jax.randomness import stream_key
 from calm_jax.scaling import flops
 from calm_jax.training import sharding
-from calm_jax.training.step import Program, accumulated_gradients
+from calm_jax.training.step import Program
 from tests.cached import cached
 from tests.perturbation import bind, relative_error
 from tests.training import tiny
+from tests.training.gradients import mesh_gradients
 
 _KEY = stream_key(3, "test")
 _WEIGHT = 0.3
@@ -185,25 +186,9 @@ def test_a_mesh_and_microbatches_give_what_one_device_gives(num_microbatches):
   program = Program(config, sharding.make_mesh(mesh_config))
   kernel = program.shapes.params["auxiliary"]["kernel"]
   assert tuple(kernel.sharding.spec) == ("fsdp", "tensor")
-  places = jax.tree.map(lambda x: x.sharding, program.shapes.params)
-  gradients = jax.jit(
-    functools.partial(
-      accumulated_gradients,
-      family_of(config.model).objective(config),
-      num_microbatches=num_microbatches,
-    ),
-    out_shardings=(places, sharding.replicated(program.mesh)),
+  found, means = mesh_gradients(
+    config, program, _frozen(), _KEY, num_microbatches
   )
-  frozen = jax.device_put(
-    _frozen(), sharding.replicated(program.mesh, _frozen())
-  )
-  with jax.set_mesh(program.mesh):
-    found, means = gradients(
-      jax.device_put(tiny.params(config.model), places),
-      frozen,
-      sharding.global_batch(program.mesh, tiny.batch(config), 1),
-      key=_KEY,
-    )
   wanted_means, wanted = _with_auxiliary()[3:]
   count = float(wanted_means["loss"].count)
   values, wanted_values = (

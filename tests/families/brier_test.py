@@ -16,10 +16,11 @@ from calm_jax.losses.mean import compute
 from calm_jax.randomness import chunk_keys, stream_key
 from calm_jax.scaling import flops
 from calm_jax.training import sharding
-from calm_jax.training.step import Program, accumulated_gradients
+from calm_jax.training.step import Program
 from tests.cached import cached
 from tests.perturbation import bind, relative_error
 from tests.training import tiny
+from tests.training.gradients import mesh_gradients
 
 _KEY = stream_key(3, "test")
 _WEIGHT = 7.0
@@ -100,25 +101,9 @@ def test_a_mesh_and_microbatches_give_what_one_device_gives(
   mesh_config = configs.MeshConfig(data=2, fsdp=2, tensor=2)
   config = _experiment(mesh=mesh_config)
   program = Program(config, sharding.make_mesh(mesh_config))
-  places = jax.tree.map(lambda x: x.sharding, program.shapes.params)
-  gradients = jax.jit(
-    functools.partial(
-      accumulated_gradients,
-      family_of(config.model).objective(config),
-      num_microbatches=num_microbatches,
-    ),
-    out_shardings=(places, sharding.replicated(program.mesh)),
+  found, means = mesh_gradients(
+    config, program, _frozen(), _KEY, num_microbatches
   )
-  frozen = jax.device_put(
-    _frozen(), sharding.replicated(program.mesh, _frozen())
-  )
-  with jax.set_mesh(program.mesh):
-    found, means = gradients(
-      jax.device_put(tiny.params(config.model), places),
-      frozen,
-      sharding.global_batch(program.mesh, tiny.batch(config), 1),
-      key=_KEY,
-    )
   _, wanted_values, wanted, count = _results(_WEIGHT)
   values = compute(jax.device_get(means))
   for name in ("loss", "head_loss", "soft_brier_1", "soft_brier_2"):

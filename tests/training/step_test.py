@@ -1,7 +1,6 @@
 """Tests calm_jax/training/step.py: one step on every mesh, in any parts."""
 
 import collections
-import functools
 import re
 
 import jax
@@ -9,15 +8,16 @@ import numpy as np
 import pytest
 
 from calm_jax.config import MeshConfig, OptimizerConfig
-from calm_jax.families import build_model, family_of, param_axes
+from calm_jax.families import build_model, param_axes
 from calm_jax.losses.mean import compute
 from calm_jax.randomness import stream_key
 from calm_jax.training import sharding
 from calm_jax.training.optimizer import make_optimizer
-from calm_jax.training.step import Program, accumulated_gradients
+from calm_jax.training.step import Program
 from tests.cached import cached
 from tests.perturbation import relative_error
 from tests.training import tiny
+from tests.training.gradients import mesh_gradients
 
 _ONE = MeshConfig(data=1)
 _MESHES = {
@@ -45,23 +45,13 @@ def _frozen(config, mesh):
 
 def _gradients(config, program, num_microbatches=1):
   """Loss and gradients at random parameters, as NumPy arrays."""
-  mesh = program.mesh
-  places = jax.tree.map(lambda x: x.sharding, program.shapes.params)
-  gradients = jax.jit(
-    functools.partial(
-      accumulated_gradients,
-      family_of(config.model).objective(config),
-      num_microbatches=num_microbatches,
-    ),
-    out_shardings=(places, sharding.replicated(mesh)),
+  found, sums = mesh_gradients(
+    config,
+    program,
+    _frozen(config, program.mesh),
+    stream_key(1, "test"),
+    num_microbatches,
   )
-  with jax.set_mesh(mesh):
-    found, sums = gradients(
-      jax.device_put(tiny.params(config.model), places),
-      _frozen(config, mesh),
-      sharding.global_batch(mesh, tiny.batch(config), 1),
-      key=stream_key(1, "test"),
-    )
   return compute(jax.device_get(sums))["loss"], jax.device_get(found)
 
 
