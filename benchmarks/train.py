@@ -15,7 +15,7 @@ from benchmarks.timing import (
   compare_calls,
   compile_version,
 )
-from calm_jax.config import ExperimentConfig, MeshConfig, OptimizerConfig
+from calm_jax.config import ExperimentConfig, MeshConfig
 from calm_jax.families import build_model, family_of, param_axes
 from calm_jax.layers.vocabulary import scored_ids
 from calm_jax.losses import vocabulary
@@ -77,7 +77,7 @@ def _step(program: Program, frozen: Any, batch: Any) -> Version:
 def _parts(config, state, frozen, batch, key) -> dict[str, Version]:
   objective = family_of(config.model).objective(config)
   axes = param_axes(build_model(config.model))
-  optimizer = make_optimizer(OptimizerConfig(), config.num_steps, axes)
+  optimizer = make_optimizer(config, axes)
   num_tokens = batch.tokens.size
 
   def update(gradients, optimizer_state, params):

@@ -27,7 +27,9 @@ class Decoder(nn.Module):
     )
     self.chunk_blocks = [Block(config) for _ in range(half)]
     self.expand = linear(
-      config.chunk_size * config.hidden_size, ("embed", "mlp"), **options
+      config.chunk_size * config.hidden_size,
+      ("embed", "chunk_mlp"),
+      **options,
     )
     self.token_blocks = [Block(config) for _ in range(half)]
     self.norm = RMSNorm(config.norm_epsilon)

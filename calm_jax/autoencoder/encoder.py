@@ -24,7 +24,7 @@ class Encoder(nn.Module):
     self.token_blocks = [Block(config) for _ in range(half)]
     self.squeeze = linear(
       config.hidden_size,
-      ("mlp", "embed"),
+      ("chunk_mlp", "embed"),
       dtype=compute_dtype(config),
       **options,
     )

@@ -43,7 +43,7 @@ class ChunkEmbed(nn.Module):
       num_ids = config.vocabulary.padded_size
       table = embedding(num_ids, size, name="embedding", **options)
       options["use_bias"] = True
-      inner = linear(2 * size, ("embed", "mlp"), name="inner", **options)
+      inner = linear(2 * size, ("chunk_embed", "mlp"), name="inner", **options)
       outer = linear(size, ("mlp", "embed"), name="outer", **options)
       joined = table(tokens).reshape(*tokens.shape[:2], -1)  # [B, L, K·D]
       x = LayerNorm(name="norm")(outer(nn.silu(inner(joined))))

@@ -17,14 +17,18 @@ from jax.sharding import PartitionSpec
 from calm_jax.training.sharding import MESH_AXES, PARAMETER_AXES
 
 # Kernels from hidden states to hidden states, by the axes of one layer; heads
-# are columns side by side. All else stays with AdamW: tables ("vocab"), what
-# reads or writes latents, noise, times or mixture weights, biases, norms.
+# are columns side by side, and K hidden states side by side are K matrices. All
+# else stays with AdamW: tables ("vocab"), what reads or writes latents, noise,
+# times or mixture weights, biases, norms.
 _MATRICES = (
   ("embed", "mlp"),
   ("mlp", "embed"),
   ("embed", "heads", "head_dim"),
   ("embed", "kv_heads", "head_dim"),
   ("heads", "head_dim", "embed"),
+  ("chunk_embed", "mlp"),
+  ("chunk_mlp", "embed"),
+  ("embed", "chunk_mlp"),
 )
 
 # X ← a·X + (b·XXᵀ + c·(XXᵀ)²)·X moves singular values near 1 in few iterations;
@@ -37,17 +41,9 @@ _EPSILON = 1e-8
 # rates and weight decay serve both.
 _UPDATE_RMS = 0.2
 
-# How stacks of matrices, [N, embed, other], come from where their parameters
-# are to where each device has whole matrices. One mesh axis moves at a time,
-# which is an all-to-all: in a single move the compiler gathers everything.
+# The mesh axes that split a matrix [embed, other], and those that copy it.
 _EMBED, _OTHER = PARAMETER_AXES["embed"], PARAMETER_AXES["mlp"]
 _COPIES = tuple(axis for axis in MESH_AXES if axis not in (_EMBED, _OTHER))
-_WAY = (
-  PartitionSpec(None, _EMBED, _OTHER),
-  PartitionSpec(_COPIES, _EMBED, _OTHER),
-  PartitionSpec((*_COPIES, _EMBED), None, _OTHER),
-  PartitionSpec((*_COPIES, _EMBED, _OTHER)),
-)
 
 
 class MuonState(NamedTuple):
@@ -63,7 +59,11 @@ def is_matrix(axes: PartitionSpec) -> bool:
 
 
 def scale_by_muon(
-  axes: list[PartitionSpec], beta: float
+  axes: list[PartitionSpec],
+  beta: float,
+  *,
+  chunk_size: int = 1,
+  dtype: jnp.dtype = jnp.float32,
 ) -> optax.GradientTransformation:
   """Muon (Jordan, 2024), scaled as by Liu et al. (2025, arXiv:2502.16982).
 
@@ -78,6 +78,9 @@ def scale_by_muon(
   Args:
     axes: logical axes of every parameter it is given, in the order of leaves.
     beta: decay of the momentum.
+    chunk_size: K, how many hidden states stand side by side in an axis whose
+      name says so.
+    dtype: of the iterations, and of the matrices while they move; the model's.
 
   Returns:
     The transformation; its state is float32 and has the shape of p once.
@@ -98,18 +101,23 @@ def scale_by_muon(
       optax.tree.bias_correction(gradients, beta, count),
     )
     leaves, tree = jax.tree.flatten(ahead)
-    updates = _orthogonal_updates(leaves, axes)
+    updates = _orthogonal_updates(leaves, axes, chunk_size, dtype)
     return tree.unflatten(updates), MuonState(count, momentum)
 
   return optax.GradientTransformation(init, update)
 
 
 def orthogonalise(x: jax.Array) -> jax.Array:
-  """Moves the singular values of each matrix of x, [N, n, m], near 1."""
+  """Moves the singular values of each matrix of x, [N, n, m], near 1.
+
+  In the dtype of x, with float32 in full precision; norms are float32.
+  """
   product = lambda a, b: jnp.matmul(a, b, precision="highest")
   is_tall = x.shape[1] > x.shape[2]
   x = x.mT if is_tall else x
-  x = x / (jnp.linalg.norm(x, axis=(1, 2), keepdims=True) + _EPSILON)
+  squares = jnp.square(x.astype(jnp.float32))
+  norms = jnp.sqrt(squares.sum((1, 2), keepdims=True))
+  x = (x / (norms + _EPSILON)).astype(x.dtype)
   for _ in range(_NUM_ITERATIONS):
     gram = product(x, x.mT)
     x = _A * x + product(_B * gram + _C * product(gram, gram), x)
@@ -117,37 +125,89 @@ def orthogonalise(x: jax.Array) -> jax.Array:
 
 
 def _orthogonal_updates(
-  arrays: list[jax.Array], axes: list[PartitionSpec]
+  arrays: list[jax.Array],
+  axes: list[PartitionSpec],
+  chunk_size: int,
+  dtype: jnp.dtype,
 ) -> list[jax.Array]:
   """Orthogonalises arrays in stacks of equally shaped matrices."""
   groups = collections.defaultdict(list)
   for i, (x, names) in enumerate(zip(arrays, axes, strict=True)):
-    matrices = _oriented(x, names)
-    groups[matrices.shape[1:]].append((i, matrices))
+    # What puts numbers into another order is undone by its transpose.
+    matrices, restore = jax.vjp(lambda x: _oriented(x, names, chunk_size), x)
+    groups[matrices.shape[1:]].append((i, matrices.astype(dtype), restore))
   updates = list(arrays)
   for shape, members in groups.items():
-    stack = jnp.concatenate([matrices for _, matrices in members])
-    stack = _UPDATE_RMS * math.sqrt(max(shape)) * _spread(stack)
-    ends = itertools.accumulate(len(matrices) for _, matrices in members)
+    indices, stacks, restores = zip(*members, strict=True)
+    stack = _shared_out(jnp.concatenate(stacks))
+    stack = _UPDATE_RMS * math.sqrt(max(shape)) * stack.astype(jnp.float32)
+    ends = itertools.accumulate(map(len, stacks))
     parts = jnp.split(stack, list(ends)[:-1])
-    for (i, _), part in zip(members, parts, strict=True):
-      updates[i] = _restored(part, arrays[i].shape, axes[i])
+    for i, restore, part in zip(indices, restores, parts, strict=True):
+      (updates[i],) = restore(part)
   return updates
 
 
-def _spread(stack: jax.Array) -> jax.Array:
-  """Orthogonalises [N, n, m], each matrix whole on one device of the mesh."""
+def _shared_out(stack: jax.Array) -> jax.Array:
+  """Orthogonalises [N, n, m], each matrix whole on one device of the mesh.
+
+  Devices that have parts of the same matrices exchange them for whole ones of
+  fewer; devices that have copies of those take turns, as many as it needs to
+  finish soonest, and hand the results on.
+  """
   mesh = jax.sharding.get_abstract_mesh()
   if not set(MESH_AXES) <= set(mesh.axis_names):
     return orthogonalise(stack)
-  num_matrices = len(stack)
-  stack = jnp.pad(stack, ((0, -num_matrices % mesh.size), (0, 0), (0, 0)))
-  for place in _WAY:
-    stack = jax.lax.with_sharding_constraint(stack, place)
-  stack = orthogonalise(stack)
-  for place in reversed(_WAY):
-    stack = jax.lax.with_sharding_constraint(stack, place)
-  return stack[:num_matrices]
+  size = lambda *axes: math.prod(mesh.shape[axis] for axis in axes)
+  num_parts, num_copies = size(_EMBED, _OTHER), size(*_COPIES)
+  num_takers = _num_takers(-(-len(stack) // num_parts), num_copies)
+  padding = [
+    -length % unit
+    for length, unit in zip(
+      stack.shape,
+      (num_parts * num_takers, size(_EMBED), size(_OTHER)),
+      strict=True,
+    )
+  ]
+  groups = [
+    list(range(first, first + num_takers))
+    for first in range(0, num_copies, num_takers)
+  ]
+
+  def on_device(x: jax.Array) -> jax.Array:
+    turn = jax.lax.axis_index(_COPIES) % num_takers
+    x = x.reshape(num_takers, -1, *x.shape[1:])[turn]
+    x = _exchange(_exchange(x, _EMBED, 0, 1), _OTHER, 0, 2)
+    x = orthogonalise(x)
+    x = _exchange(_exchange(x, _OTHER, 2, 0), _EMBED, 1, 0)
+    if num_takers == 1:
+      return x
+    return jax.lax.all_gather(x, _COPIES, axis_index_groups=groups, tiled=True)
+
+  place = PartitionSpec(None, _EMBED, _OTHER)
+  x = jnp.pad(stack, [(0, length) for length in padding])
+  x = jax.shard_map(
+    on_device, in_specs=place, out_specs=place, check_vma=False
+  )(x)
+  return x[tuple(slice(length) for length in stack.shape)]
+
+
+def _exchange(x: jax.Array, axis: str, split: int, joined: int) -> jax.Array:
+  """Splits one axis of x over the devices of a mesh axis, and joins another."""
+  # Without the barrier XLA gives the parts on a CPU layouts that differ, and
+  # refuses its own program (jax 0.10.2).
+  x = jax.lax.optimization_barrier(x)
+  return jax.lax.all_to_all(x, axis, split, joined, tiled=True)
+
+
+def _num_takers(num_matrices: int, num_copies: int) -> int:
+  """The fewest of the copies that finish as soon as all of them would."""
+  soonest = -(-num_matrices // num_copies)
+  return next(
+    num
+    for num in range(1, num_copies + 1)
+    if num_copies % num == 0 and -(-num_matrices // num) == soonest
+  )
 
 
 def _layer_axes(axes: PartitionSpec) -> tuple[str | None, ...]:
@@ -155,22 +215,23 @@ def _layer_axes(axes: PartitionSpec) -> tuple[str | None, ...]:
   return names[1:] if names[:1] == ("layers",) else names
 
 
-def _oriented(x: jax.Array, axes: PartitionSpec) -> jax.Array:
-  """A kernel as matrices [N, embed, other].
+def _oriented(
+  x: jax.Array, axes: PartitionSpec, chunk_size: int
+) -> jax.Array:
+  """A kernel as matrices [N, embed, other], its numbers in another order.
 
   One that writes hidden states is turned: the orthogonalised transpose is the
   transpose of what is orthogonalised, and all are then split in the same way.
   """
   names = _layer_axes(axes)
-  num_matrices = math.prod(x.shape[: x.ndim - len(names)])
+  num_layers = math.prod(x.shape[: x.ndim - len(names)])
   if names[-1] == "embed":
-    return x.reshape(num_matrices, -1, x.shape[-1]).mT
-  return x.reshape(num_matrices, x.shape[-len(names)], -1)
-
-
-def _restored(
-  matrices: jax.Array, shape: tuple[int, ...], axes: PartitionSpec
-) -> jax.Array:
-  """The kernel of which `_oriented` made these matrices."""
-  is_turned = _layer_axes(axes)[-1] == "embed"
-  return (matrices.mT if is_turned else matrices).reshape(shape)
+    x = x.reshape(num_layers, -1, x.shape[-1]).mT
+  else:
+    x = x.reshape(num_layers, x.shape[-len(names)], -1)
+  if "chunk_embed" in names:
+    return x.reshape(num_layers * chunk_size, -1, x.shape[-1])
+  if "chunk_mlp" in names:
+    x = x.reshape(*x.shape[:2], chunk_size, -1).swapaxes(1, 2)
+    return x.reshape(num_layers * chunk_size, *x.shape[2:])
+  return x

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import PartitionSpec
 
-from calm_jax.config import OptimizerConfig
+from calm_jax.config import ExperimentConfig, OptimizerConfig
 from calm_jax.training.muon import is_matrix, scale_by_muon
 
 Schedule = Callable[[jax.Array], jax.Array]
@@ -18,26 +18,26 @@ _NOT_DECAYED = ("bias", "scale")
 
 
 def make_optimizer(
-  config: OptimizerConfig, num_steps: int, axes: Any
+  config: ExperimentConfig, axes: Any
 ) -> optax.GradientTransformation:
   """What follows the gradient after clipping it by the global norm.
 
   Args:
-    config: its settings.
-    num_steps: of the whole run, at whose end a decaying schedule ends.
+    config: of the run, resolved.
     axes: the logical axes of every parameter, a tree of PartitionSpec.
 
   Returns:
     The transformation; its state is float32.
   """
+  schedule = make_schedule(config.optimizer, config.num_steps)
   return optax.chain(
-    optax.clip_by_global_norm(config.clip_norm),
-    *OPTIMIZERS[config.name](config, make_schedule(config, num_steps), axes),
+    optax.clip_by_global_norm(config.optimizer.clip_norm),
+    *OPTIMIZERS[config.optimizer.name](config, schedule, axes),
   )
 
 
 def adamw(
-  config: OptimizerConfig, schedule: Schedule, axes: Any
+  config: ExperimentConfig, schedule: Schedule, axes: Any
 ) -> list[optax.GradientTransformation]:
   """AdamW (Loshchilov and Hutter, 2019); its state has the shape of p twice.
 
@@ -48,20 +48,21 @@ def adamw(
   m̂ and v̂ are without bias towards 0; p decays only where `decay_mask` says.
   """
   del axes
+  settings = config.optimizer
   return [
     optax.adamw(
       schedule,
-      b1=config.b1,
-      b2=config.b2,
-      eps=config.epsilon,
-      weight_decay=config.weight_decay,
+      b1=settings.b1,
+      b2=settings.b2,
+      eps=settings.epsilon,
+      weight_decay=settings.weight_decay,
       mask=decay_mask,
     )
   ]
 
 
 def muon(
-  config: OptimizerConfig, schedule: Schedule, axes: Any
+  config: ExperimentConfig, schedule: Schedule, axes: Any
 ) -> list[optax.GradientTransformation]:
   """Muon for matrices, `is_matrix`, and AdamW for all other parameters.
 
@@ -70,6 +71,7 @@ def muon(
   Deviation: `optax.contrib.muon` gives its AdamW Nesterov's momentum and
   no mask for its decay; here it is the AdamW of `adamw`.
   """
+  settings = config.optimizer
   is_axes = lambda leaf: isinstance(leaf, PartitionSpec)
   leaves = jax.tree.leaves(axes, is_leaf=is_axes)
   label = lambda names: "muon" if is_matrix(names) else "adamw"
@@ -77,15 +79,18 @@ def muon(
     optax.partition(
       {
         "muon": scale_by_muon(
-          [names for names in leaves if is_matrix(names)], config.muon_beta
+          [names for names in leaves if is_matrix(names)],
+          settings.muon_beta,
+          chunk_size=config.model.chunk_size,
+          dtype=config.model.dtype,
         ),
         "adamw": optax.scale_by_adam(
-          b1=config.b1, b2=config.b2, eps=config.epsilon
+          b1=settings.b1, b2=settings.b2, eps=settings.epsilon
         ),
       },
       jax.tree.map(label, axes, is_leaf=is_axes),
     ),
-    optax.add_decayed_weights(config.weight_decay, decay_mask),
+    optax.add_decayed_weights(settings.weight_decay, decay_mask),
     optax.scale_by_learning_rate(schedule),
   ]
 

@@ -25,7 +25,9 @@ ROW_AXES = ("data", "fsdp")  # split the rows of a batch
 PARAMETER_AXES: dict[str, str | None] = {
   "vocab": "tensor",
   "embed": "fsdp",
+  "chunk_embed": "fsdp",  # K hidden states side by side
   "mlp": "tensor",
+  "chunk_mlp": "tensor",  # the same
   "heads": "tensor",
   "kv_heads": "tensor",
   "head_dim": None,

@@ -125,7 +125,7 @@ class Program:
     self.mesh = mesh
     model = build_model(config.model)
     axes = param_axes(model)
-    optimizer = make_optimizer(config.optimizer, config.num_steps, axes)
+    optimizer = make_optimizer(config, axes)
     init = functools.partial(init_state, model, optimizer, config.seed)
     shapes = jax.eval_shape(init)
     params, self.notes = sharding.place_params(mesh, shapes.params, axes)

@@ -12,7 +12,12 @@ from jax.sharding import PartitionSpec
 from calm_jax import config as config_lib
 from calm_jax.config import heads
 from calm_jax.families import build_model, param_axes
-from calm_jax.training.muon import is_matrix, orthogonalise, scale_by_muon
+from calm_jax.training.muon import (
+  _num_takers,
+  is_matrix,
+  orthogonalise,
+  scale_by_muon,
+)
 from calm_jax.training.optimizer import make_optimizer
 from tests.perturbation import relative_error
 from tests.training import tiny
@@ -133,6 +138,53 @@ def test_newton_schulz_in_float64(shape):
   np.testing.assert_array_less(np.abs(values - 0.95), 0.35)
 
 
+def test_bfloat16_keeps_what_it_can():
+  matrices = np.random.default_rng(1).normal(size=(2, 24, 32))
+  found = orthogonalise(jnp.bfloat16(matrices))
+  assert found.dtype == jnp.bfloat16
+  found = np.float32(found)
+  # Small singular values are lifted, and what rounding did to them with them.
+  assert relative_error(found, orthogonalise(jnp.float32(matrices))) < 0.1
+  values = np.linalg.svd(found, compute_uv=False)
+  np.testing.assert_array_less(np.abs(values - 0.95), 0.35)
+
+
+def test_hidden_states_side_by_side_are_matrices_of_their_own():
+  rng = np.random.default_rng(2)
+  parts = {
+    "inner": [jnp.float32(rng.normal(size=(4, 10))) for _ in range(3)],
+    "squeeze": [jnp.float32(rng.normal(size=(4, 6))) for _ in range(3)],
+    "expand": [jnp.float32(rng.normal(size=(6, 4))) for _ in range(3)],
+  }
+  apart = {
+    "inner": PartitionSpec("embed", "mlp"),
+    "squeeze": PartitionSpec("mlp", "embed"),
+    "expand": PartitionSpec("embed", "mlp"),
+  }
+  joined = {
+    "inner": PartitionSpec("chunk_embed", "mlp"),
+    "squeeze": PartitionSpec("chunk_mlp", "embed"),
+    "expand": PartitionSpec("embed", "chunk_mlp"),
+  }
+  for name, kernels in parts.items():
+    axis = 1 if name == "expand" else 0
+    alone = scale_by_muon([apart[name]] * 3, beta=0.9)
+    expected, _ = alone.update(kernels, alone.init(kernels))
+    together = scale_by_muon([joined[name]], beta=0.9, chunk_size=3)
+    kernel = [jnp.concatenate(kernels, axis)]
+    (found,), _ = together.update(kernel, together.init(kernel))
+    expected = jnp.concatenate(expected, axis)
+    assert relative_error(found, expected) < 1e-5, name
+
+
+@pytest.mark.parametrize(
+  ("num_matrices", "num_copies", "expected"),
+  [(4, 16, 4), (3, 16, 4), (1, 16, 1), (40, 16, 16), (17, 4, 4), (5, 6, 6)],
+)
+def test_copies_take_turns_where_it_helps(num_matrices, num_copies, expected):
+  assert _num_takers(num_matrices, num_copies) == expected
+
+
 def test_no_gradient_is_no_update():
   np.testing.assert_array_equal(orthogonalise(jnp.zeros((1, 3, 2))), 0)
 
@@ -178,14 +230,13 @@ def test_updates_are_those_of_optax():
 
 
 def test_only_matrices_and_tables_decay():
-  model_config = tiny.experiment("next_vector").model
-  settings = config_lib.OptimizerConfig(
+  config = tiny.experiment("next_vector")
+  config.num_steps = 10
+  config.optimizer = config_lib.OptimizerConfig(
     name="muon", learning_rate=0.5, num_warmup_steps=0, weight_decay=0.1
   )
-  optimizer = make_optimizer(
-    settings, 10, param_axes(build_model(model_config))
-  )
-  params = tiny.params(model_config)
+  optimizer = make_optimizer(config, param_axes(build_model(config.model)))
+  params = tiny.params(config.model)
   zeros = jax.tree.map(jnp.zeros_like, params)
   update = jax.jit(optimizer.update)
   updates, _ = update(zeros, optimizer.init(params), params)

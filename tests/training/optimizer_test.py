@@ -76,7 +76,9 @@ def test_only_matrices_and_tables_decay(stage):
 
 
 def test_two_steps_are_adamw_with_clipping_in_float64():
-  config = OptimizerConfig(
+  config = tiny.experiment("token")
+  config.num_steps = 10
+  config.optimizer = OptimizerConfig(
     learning_rate=0.1, num_warmup_steps=0, clip_norm=1.0, weight_decay=0.3
   )
   rng = np.random.default_rng(0)
@@ -88,7 +90,7 @@ def test_two_steps_are_adamw_with_clipping_in_float64():
     for scale in (5.0, 0.05)
   ]
 
-  optimizer = make_optimizer(config, num_steps=10, axes=None)
+  optimizer = make_optimizer(config, axes=None)
   to_float32 = lambda tree: jax.tree.map(jnp.float32, tree)
   found = to_float32(params)
   state = optimizer.init(found)
