@@ -42,7 +42,14 @@ def collect(
       f"{directory} has no finished next-vector or token point; run them"
       " first, or look for error.txt in their directories."
     )
-  points = [read_point(results[name], name) for name in scored]
+  points = [
+    read_point(
+      results[name],
+      name,
+      autoencoder=results.get(_autoencoder_name(found[name])),
+    )
+    for name in scored
+  ]
   summary: dict[str, Any] = {}
   for name, result in found.items():
     if name not in scored:
@@ -67,6 +74,12 @@ def collect(
   write_json(directory / "results.json", summary)
   write_points(points, directory / "table")
   return points
+
+
+def _autoencoder_name(result: Mapping[str, Any]) -> str:
+  """The point whose directory the frozen autoencoder was taken from."""
+  run = result.get("config", {}).get("autoencoder_run", "")
+  return pathlib.PurePath(run).name
 
 
 def _agreed(values: list[Any]) -> Any:

@@ -7,7 +7,8 @@ other elementwise work count nothing. Numbers come as a dict of parts, whose
   "executed": what this implementation multiplies, counted from its program
   (`calm_jax.families.costs`). All Linears of the heads; what the samples of one
   position share, once; the frozen encoder's forward pass in training; of the
-  energy loss, which multiplies nothing, its distances.
+  energy loss, which multiplies nothing, its distances; of a run, the products
+  of its optimizer.
 
   "paper": reproduces the paper's Table 1, the default. Token model, a token:
     inference = 2·(blocks + V·D) + 4·P·D·layers
@@ -28,9 +29,13 @@ Deviation: V is the padded vocabulary in both, 0.1 % above the paper's 128256.
 
 from typing import Literal
 
+import jax
+
 from calm_jax.config import AutoencoderConfig, ExperimentConfig, ModelConfig
-from calm_jax.families import costs
+from calm_jax.families import build_model, costs, param_axes, param_shapes
+from calm_jax.families.matrix_flops import matrix_flops
 from calm_jax.model.heads import build_head
+from calm_jax.training.optimizer import make_optimizer
 
 Convention = Literal["paper", "executed"]
 
@@ -134,18 +139,44 @@ def inference_flops_per_token(
   return dict(parts)
 
 
+def optimizer_flops_per_step(config: ExperimentConfig) -> float:
+  """FLOPs of one update: Muon multiplies matrices, AdamW does not."""
+  model = build_model(config.model)
+  optimizer = make_optimizer(config, param_axes(model))
+  params = param_shapes(model)
+  state = jax.eval_shape(optimizer.init, params)
+  return matrix_flops(jax.make_jaxpr(optimizer.update)(params, state, params))
+
+
 def training_flops(
-  config: ExperimentConfig, *, convention: Convention = "paper"
+  config: ExperimentConfig,
+  *,
+  num_steps: int | None = None,
+  convention: Convention = "paper",
 ) -> float:
-  """FLOPs of a whole run: those of a token times steps · B · T tokens."""
+  """FLOPs of a run: those of a token times steps · B · T tokens.
+
+  "executed" counts the optimizer's, too, which weigh in small batches.
+
+  Args:
+    config: resolved.
+    num_steps: of them; all by default.
+    convention: what is counted.
+
+  Returns:
+    The sum.
+  """
   per_token = training_flops_per_token(
     config.model,
     num_positions=config.num_chunks,
     autoencoder=config.autoencoder,
     convention=convention,
   )
-  row_tokens = config.data.batch_size * config.data.row_length
-  return sum(per_token.values()) * config.num_steps * row_tokens
+  step_tokens = config.data.batch_size * config.data.row_length
+  per_step = sum(per_token.values()) * step_tokens
+  if convention == "executed":
+    per_step += optimizer_flops_per_step(config)
+  return per_step * (config.num_steps if num_steps is None else num_steps)
 
 
 def _published_head_flops(model: ModelConfig) -> float | None:

@@ -25,6 +25,7 @@ LABELS = {
   "brier_1": "Brier-1",
   "cross_entropy": "cross-entropy (nats a token)",
   "training_flops": "training FLOPs",
+  "whole_training_flops": "training FLOPs, autoencoder included",
   "inference_flops": "inference FLOPs a token, one sample",
   "inference_flops_sampled": "inference FLOPs a token, T = 0.5",
 }
@@ -103,14 +104,14 @@ def learning_curves(
 def scores_over_flops(
   points: Sequence[Point],
   quantity: str = "brier_lm",
-  cost: str = "training_flops",
+  cost: str = "whole_training_flops",
 ) -> Figure:
   """A score with its error against a cost; the line joins the frontier.
 
   Args:
     points: of any family; those without the score or the cost are left out.
     quantity: brier_lm, brier_1 or cross_entropy.
-    cost: training_flops, inference_flops or inference_flops_sampled.
+    cost: a number of `Point` that counts FLOPs.
 
   Returns:
     The figure, one colour a family and K.

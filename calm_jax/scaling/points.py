@@ -28,6 +28,7 @@ class Point:
   chunk_size: int = 1  # K; 1 for a token model
   seed: int = 0
   training_flops: float = 0.0  # of the run; 0: not counted
+  autoencoder_flops: float = 0.0  # of training the frozen one; 0: none
   inference_flops: float = 0.0  # a token, one sample; 0: not counted
   inference_flops_sampled: float = 0.0  # a token at T = 0.5; 0: not counted
   scores: dict[str, float] = dataclasses.field(default_factory=dict)
@@ -57,6 +58,11 @@ class Point:
           f"point {self.name!r} has {name} {value}; a score is a finite"
           " number, so evaluate the point again or leave it out."
         )
+
+  @property
+  def whole_training_flops(self) -> float:
+    """With all of the autoencoder's, though others may use it, too."""
+    return self.training_flops and self.training_flops + self.autoencoder_flops
 
   def loss(self, quantity: str) -> tuple[float, float]:
     """What a law is fitted to, and its standard error.

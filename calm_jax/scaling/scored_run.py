@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+from typing import Any
 
 from calm_jax import config_file
 from calm_jax.config import ExperimentConfig
@@ -16,16 +17,17 @@ def read_point(
   path: str | os.PathLike,
   name: str,
   *,
+  autoencoder: str | os.PathLike | None = None,
   convention: flops.Convention = "executed",
 ) -> Point:
   """Reads the scores, and counts the cost from the config beside them.
 
-  Training costs that of the step that was scored; an autoencoder's own
-  training is shared by all models of its K and not counted.
+  Training costs that of the steps that were scored.
 
   Args:
     path: a result of a next-vector or token model.
     name: of the point.
+    autoencoder: the result of the frozen one, whose training costs, too.
     convention: of the FLOPs; "executed" is the fair one for small models,
       whose vocabulary and loss weigh more than the paper's count knows.
 
@@ -36,18 +38,7 @@ def read_point(
     OSError: if the file cannot be read.
     ValueError: if it is damaged, of another kind, or holds no score.
   """
-  path = pathlib.Path(path)
-  result = read_json(path)
-  missing = [key for key in ("config", "step", "seed") if key not in result]
-  if missing:
-    raise ValueError(
-      f"{path} has no {', '.join(missing)}; expected a result of"
-      " launch.evaluate."
-    )
-  try:
-    config = config_file.from_dict(ExperimentConfig, result["config"])
-  except ValueError as error:
-    raise ValueError(f"{path}: the config is foreign: {error}") from None
+  result, config = _read(path)
   if not config.model.predicts:
     raise ValueError(
       f"{path} is the result of an autoencoder, which predicts nothing; give"
@@ -85,10 +76,37 @@ def read_point(
     tokens=float(tokens),
     chunk_size=model.chunk_size,
     seed=config.seed,
-    training_flops=tokens
-    * sum(flops.training_flops_per_token(model, **cost).values()),
+    training_flops=_training_flops(result, config, convention),
+    autoencoder_flops=0.0
+    if autoencoder is None
+    else _training_flops(*_read(autoencoder), convention),
     inference_flops=inference_flops(1.0),
     inference_flops_sampled=inference_flops(_SAMPLED),
     scores=scores,
     errors=errors,
+  )
+
+
+def _read(path: str | os.PathLike) -> tuple[dict[str, Any], ExperimentConfig]:
+  """A result, and the config in it."""
+  result = read_json(pathlib.Path(path))
+  missing = [key for key in ("config", "step", "seed") if key not in result]
+  if missing:
+    raise ValueError(
+      f"{path} has no {', '.join(missing)}; expected a result of"
+      " launch.evaluate."
+    )
+  try:
+    return result, config_file.from_dict(ExperimentConfig, result["config"])
+  except ValueError as error:
+    raise ValueError(f"{path}: the config is foreign: {error}") from None
+
+
+def _training_flops(
+  result: dict[str, Any],
+  config: ExperimentConfig,
+  convention: flops.Convention,
+) -> float:
+  return flops.training_flops(
+    config, num_steps=result["step"], convention=convention
   )

@@ -18,7 +18,7 @@ from calm_jax.scaling.points import (
   series_title,
 )
 
-_COSTS = ("training_flops", "inference_flops", "inference_flops_sampled")
+_COSTS = ("whole_training_flops", "inference_flops", "inference_flops_sampled")
 
 
 def add_points(page: Page, points: list[Point]) -> None:
@@ -42,8 +42,9 @@ def _add_scores(page: Page, points: list[Point]) -> None:
   page.text(
     "Bars are standard errors over the evaluated text; they do not hold what"
     " another seed would change. A line joins the best runs up to each cost."
-    " FLOPs count every multiplication that is executed, except the training"
-    " of the autoencoder, which all models of its K share. One sample draws"
+    " FLOPs count every multiplication that is executed, the optimizer's among"
+    " them, and to each CALM's all of its autoencoder's training, though the"
+    " models of one K share it. One sample draws"
     " each chunk once; at T = 0.5 a CALM draws and counts 200 candidates, and"
     " only the cost changes here, not the score."
   )
@@ -220,7 +221,10 @@ def _add_table(page: Page, points: list[Point]) -> None:
     name for name in SCORES if any(name in point.scores for point in points)
   ]
   page.table(
-    ("point", "family", "N", "D", "K", "seed", "training FLOPs", *scores),
+    (
+      *("point", "family", "N", "D", "K", "seed", "training FLOPs"),
+      *("autoencoder's", *scores),
+    ),
     [
       (
         point.name,
@@ -230,6 +234,7 @@ def _add_table(page: Page, points: list[Point]) -> None:
         point.chunk_size,
         point.seed,
         f"{point.training_flops:.3g}",
+        f"{point.autoencoder_flops:.3g}",
         *(
           with_error(point.scores.get(name), point.errors.get(name))
           for name in scores

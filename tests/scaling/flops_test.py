@@ -151,6 +151,32 @@ def test_flops_of_a_run_are_those_of_its_tokens():
   per_token = flops.training_flops_per_token(config.model)
   total = 10 * 16 * 2048 * sum(per_token.values())
   assert flops.training_flops(config) == total
+  half = config.num_steps // 2
+  assert flops.training_flops(config, num_steps=half) == total / 2
+
+
+def test_muon_multiplies_and_adamw_does_not():
+  config = configs.ExperimentConfig(
+    model=configs.TokenModelConfig(
+      vocabulary=_VOCABULARY,
+      hidden_size=64,
+      ffn_size=96,
+      num_layers=3,
+      num_heads=4,
+    ),
+    num_steps=10,
+  )
+  assert flops.optimizer_flops_per_step(config) == 0
+  executed = flops.training_flops(config, convention="executed")
+  config.optimizer = configs.OptimizerConfig(name="muon")
+  # XXᵀ, its square and a product with X, five times, the shorter side first.
+  iteration = lambda n, m: 2 * (2 * n * n * m + n**3)
+  d, f = config.model.hidden_size, config.model.ffn_size
+  layer = 4 * iteration(d, d) + 3 * iteration(*sorted((d, f)))
+  per_step = 5 * config.model.num_layers * layer
+  assert flops.optimizer_flops_per_step(config) == per_step
+  added = flops.training_flops(config, convention="executed") - executed
+  assert added == pytest.approx(per_step * config.num_steps)
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ def _point(**changes):
     "chunk_size": 4,
     "seed": 3,
     "training_flops": 1.5e14,
+    "autoencoder_flops": 2.5e13,
     "scores": {f"brier_{n}": 0.5**n for n in range(1, 5)} | {"brier_lm": 17.0},
     "errors": {f"brier_{n}": 0.01 for n in range(1, 5)} | {"brier_lm": 0.4},
   }

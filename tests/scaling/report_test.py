@@ -150,7 +150,7 @@ def test_sweep_page(sweep_page):
   _check(text)
   names = {figure.stem for figure in figures}
   assert {
-    "brier_lm-training_flops",
+    "brier_lm-whole_training_flops",
     "brier_lm-inference_flops_sampled",
     "law-calm-brier_lm",
     "law-token-brier_lm",

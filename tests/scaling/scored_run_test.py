@@ -1,5 +1,6 @@
 """Tests calm_jax/scaling/scored_run.py."""
 
+import dataclasses
 import json
 
 import pytest
@@ -76,6 +77,19 @@ def test_point_of_a_calm(tmp_path):
     errors={"brier_1": 0.01},
   )
   assert 0 < point.inference_flops < point.inference_flops_sampled / 50
+
+
+def test_the_training_of_its_autoencoder_stands_beside_that_of_a_calm(tmp_path):
+  result = _write(tmp_path / "r.json", "next_vector")
+  alone = read_point(result, "a")
+  frozen = _write(tmp_path / "autoencoder.json", "autoencoder", step=40)
+  point = read_point(result, "a", autoencoder=frozen)
+  assert dataclasses.replace(point, autoencoder_flops=0.0) == alone
+  expected = flops.training_flops(
+    _config("autoencoder"), num_steps=40, convention="executed"
+  )
+  assert point.autoencoder_flops == expected > 0
+  assert point.whole_training_flops == point.training_flops + expected
 
 
 def test_point_of_a_token_model(tmp_path):
