@@ -46,7 +46,9 @@ _MAX_DRAWS = flags.DEFINE_integer(
   "max_draws", 20_000, "Budget of the exact method for each chunk."
 )
 _WHEN_SPENT = flags.DEFINE_string(
-  "when_spent", "error", "What to do at a spent budget: error or batch."
+  "when_spent",
+  "stop",
+  "At a spent budget: stop the continuation, or go on by the batch method.",
 )
 _NOISE_SCALE = flags.DEFINE_float(
   "noise_scale", 1.0, "Factor on the head's noise, a cheap heuristic."

@@ -27,9 +27,11 @@ class Continuation(NamedTuple):
 
   text: str
   tokens: list[int]  # without the end id; may go on behind a stop string
-  finish: str  # end: the model ended the text · stop: a stop string · length
+  # end: the model ended the text · stop: a stop string · length · spent: the
+  # exact method found no next chunk within its budget
+  finish: str
   num_draws: int  # chunks drawn from the model
-  num_spent: int  # chunks for which the exact method gave way to the batch one
+  num_spent: int  # chunks that the exact method did not find in its budget
   num_fallbacks: int  # chunks for which no candidate came up ⌊1/T⌋ times
 
 
@@ -51,6 +53,7 @@ class TextGenerator:
     family = family_of(run.config.model)
     self._sampler_fn = family.sampler_fn(run.config, top_k=settings.top_k)
     self._temperature = family.temperature_settings(settings)
+    self._stops_when_spent = self._temperature.when_spent == "stop"
     self._params = family.bind_params(
       run.params,
       run.autoencoder,
@@ -89,8 +92,7 @@ class TextGenerator:
       For each prompt its continuations.
 
     Raises:
-      ValueError: if a prompt does not fit the context, or the exact method
-        spent its budget and was to stop then.
+      ValueError: if a prompt does not fit the context.
     """
     if num_tokens < 1 or num_samples < 1:
       raise ValueError(
@@ -166,7 +168,6 @@ class TextGenerator:
         jnp.int32(num_at_once),
         self._temperature,
       )
-      self._check_budget(rows)
       num_new = int(rows.num_new)
       new = np.asarray(rows.tokens[:, num_seen:num_new])
       num_seen = num_new
@@ -182,6 +183,8 @@ class TextGenerator:
         text = streams[r].add(taken, is_last=finish is not None)
         if text and text_fn is not None:
           text_fn(r, text)
+        if finish == "end" and self._stops_when_spent and counts[1, r]:
+          finish = "spent"
         if streams[r].is_stopped:
           finish = "stop"
         if finish is not None:
@@ -191,16 +194,6 @@ class TextGenerator:
           )
       rows = rows._replace(is_done=jnp.asarray(is_done))
     return results
-
-  def _check_budget(self, rows: Generation) -> None:
-    settings = self._temperature
-    if settings.when_spent == "error" and np.any(rows.num_spent):
-      raise ValueError(
-        f"the exact method accepted no chunk within its budget of"
-        f" {settings.max_draws} draws at temperature {settings.temperature},"
-        f" at new chunk {int(rows.num_new)}; give a larger --max_draws, a"
-        " temperature nearer to 1/2 or 1, or --when_spent=batch."
-      )
 
 
 def _take(

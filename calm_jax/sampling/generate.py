@@ -107,7 +107,9 @@ def advance(
   """Adds chunks to every row until it ends.
 
   A row ends with the chunk that holds an end id, and what that chunk holds
-  after its end id is replaced by end ids. The draws of a row depend on its
+  after its end id is replaced by end ids. With `when_spent="stop"` it also ends
+  before a chunk that the exact method did not find within its budget; that
+  chunk is then all end ids. The draws of a row depend on its
   keys and the index of the chunk in the row, not on other rows.
 
   Args:
@@ -119,17 +121,15 @@ def advance(
     settings: temperature and method.
 
   Returns:
-    The rows. With `when_spent="error"` they stop at the first spent budget.
+    The rows.
   """
   sampler = sampler_fn(params)
   end_id = sampler.config.vocabulary.end_id
   fold = jax.vmap(jax.random.fold_in)
   last = jnp.minimum(rows.num_new + num_chunks, rows.tokens.shape[1])
-  stops_when_spent = settings.when_spent == "error"
 
   def goes_on(rows: Generation) -> jax.Array:
-    is_stuck = stops_when_spent & jnp.any(rows.num_spent > 0)
-    return (rows.num_new < last) & ~jnp.all(rows.is_done) & ~is_stuck
+    return (rows.num_new < last) & ~jnp.all(rows.is_done)
 
   def add_chunk(rows: Generation) -> Generation:
     found = draw_next(
@@ -140,6 +140,8 @@ def advance(
       settings,
     )
     is_end = found.tokens == end_id
+    if settings.when_spent == "stop":
+      is_end |= found.is_spent[:, None]
     is_over = jnp.cumsum(is_end, axis=-1) > 0
     tokens = jnp.where(is_over | rows.is_done[:, None], end_id, found.tokens)
     hidden, cache = sampler.step(

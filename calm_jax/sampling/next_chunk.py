@@ -25,12 +25,12 @@ class TemperatureSettings:
   method: str = "batch"
   num_candidates: int = 200  # N_b, of the batch and hybrid methods
   max_draws: int = 20_000  # budget of the exact method, draws a chunk
-  when_spent: str = "error"  # error | batch: what then
+  when_spent: str = "stop"  # stop | batch: what then becomes of the row
 
   def __post_init__(self):
     exponent = split_temperature(self.temperature)
     _check_choice("method", self.method, METHODS)
-    _check_choice("when_spent", self.when_spent, ("error", "batch"))
+    _check_choice("when_spent", self.when_spent, ("stop", "batch"))
     if self.method == "exact" and self.max_draws < exponent.whole:
       raise ValueError(
         f"max_draws is {self.max_draws}; at temperature {self.temperature} the"
@@ -101,7 +101,7 @@ def draw_next(
     max_draws=settings.max_draws,
   )
   exact = NextChunk(found.tokens, found.num_draws, ~found.is_accepted, never)
-  if settings.when_spent == "error":
+  if settings.when_spent == "stop":
     return exact
 
   def replace() -> NextChunk:

@@ -12,7 +12,7 @@ class SamplingSettings:
   method: str = "batch"
   num_candidates: int = 200
   max_draws: int = 20_000
-  when_spent: str = "error"
+  when_spent: str = "stop"
   noise_scale: float = 1.0  # next-vector: factor on the head's noise, a cheap
   # substitute for a temperature; 0 is greedy
   top_k: int = 0  # token models: the k most likely tokens; 0: all

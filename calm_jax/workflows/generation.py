@@ -70,7 +70,15 @@ def run_generation(
 
 def _report(found: list[Continuation], settings: SamplingSettings) -> None:
   """Says where the temperature is not what was asked for."""
-  if spent := sum(one.num_spent for one in found):
+  if ended := sum(one.finish == "spent" for one in found):
+    print(
+      f"note: {ended} of {len(found)} continuations ended early, because the"
+      f" exact method found no chunk within {settings.max_draws} draws at"
+      f" temperature {settings.temperature}; give a larger --max_draws, a"
+      " temperature nearer to 1/2 or 1, or --when_spent=batch.",
+      file=sys.stderr,
+    )
+  elif spent := sum(one.num_spent for one in found):
     print(
       f"note: {spent} chunks were drawn by the batch method, because the exact"
       f" one spent its budget of {settings.max_draws} draws.",

@@ -686,7 +686,7 @@ _GENERATE = [
     words=["max_draws is 0"],
   ),
   _generate("method", "--method=best", words=["'best'", "batch, exact"]),
-  _generate("spent", "--when_spent=x", words=["'x'", "error, batch"]),
+  _generate("spent", "--when_spent=x", words=["'x'", "stop, batch"]),
   _generate("tokens", "--num_tokens=0", words=["num_tokens is 0"]),
   _generate("samples", "--num_samples=0", words=["num_samples 0"]),
   _generate("top-k", "--top_k=3", words=["top_k", "temperature"]),
