@@ -67,15 +67,16 @@ def append_row(path: epath.PathLike, row: Mapping[str, Any]) -> None:
     OSError: if it cannot be written.
     ValueError: if a number is not finite.
   """
-  paths.append(epath.Path(path), _line(row))
+  paths.append(epath.Path(path), line(row))
 
 
 def write_rows(path: epath.PathLike, rows: Iterable[Mapping[str, Any]]) -> None:
   """Writes a file of these rows, all of it or nothing."""
-  paths.write_whole(path, "".join(map(_line, rows)))
+  paths.write_whole(path, "".join(map(line, rows)))
 
 
-def _line(row: Mapping[str, Any]) -> str:
+def line(row: Mapping[str, Any]) -> str:
+  """A row as it stands in a file."""
   return json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
 
 

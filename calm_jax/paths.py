@@ -1,7 +1,9 @@
 """What differs between paths on a disk and in a bucket, as gs://bucket/run."""
 
 import contextlib
+import math
 import os
+import time
 from collections.abc import Iterator
 
 import fsspec
@@ -39,6 +41,52 @@ def append(path: epath.Path, text: str) -> None:
   else:
     with path.open("a") as file:
       file.write(text)
+
+
+class GrowingFile:
+  """A text file that is added to, often.
+
+  In a bucket it is kept here and written as a whole now and then: a file that
+  is sent again for every line costs the square of its length.
+  """
+
+  def __init__(self, path: epath.PathLike, *, seconds_between: float = 60.0):
+    """Opens a file, which may not exist yet.
+
+    Args:
+      path: nobody else may write to it.
+      seconds_between: how often it is sent to a bucket.
+    """
+    self._path = epath.Path(path)
+    self._is_remote = "://" in os.fspath(path)
+    self._seconds_between = seconds_between
+    self._sent = -math.inf
+    self._unsent: list[str] = []
+    self._before = ""
+    if self._is_remote and self._path.exists():
+      self._before = self._path.read_text()
+
+  def append(self, text: str) -> None:
+    """Adds text to the end.
+
+    Raises:
+      OSError: if it cannot be written.
+    """
+    if not self._is_remote:
+      append(self._path, text)
+      return
+    self._unsent.append(text)
+    if time.monotonic() - self._sent >= self._seconds_between:
+      self.flush()
+
+  def flush(self) -> None:
+    """Puts all that was added where others see it."""
+    if not self._unsent:
+      return
+    self._before = "".join([self._before, *self._unsent])
+    self._unsent.clear()
+    self._path.write_text(self._before)
+    self._sent = time.monotonic()
 
 
 def write_whole(path: epath.PathLike, text: str) -> None:

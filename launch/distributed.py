@@ -43,8 +43,9 @@ _JOIN_SECONDS = flags.DEFINE_integer(
 )
 _HEARTBEAT_SECONDS = flags.DEFINE_integer(
   "heartbeat_seconds",
-  25,
-  "After so long without a sign of another process all end.",
+  None,
+  "After so long without a sign of another process all end; jax's default,"
+  " 100, if absent.",
   lower_bound=1,
 )
 
@@ -101,14 +102,11 @@ def _initialize() -> None:
   flags.FLAGS["experimental_orbax_use_distributed_barrier"].value = True
   name = "this process" if missing else f"process {index} of {count}"
   native_errors.explain(name)
+  options = {"initialization_timeout": _JOIN_SECONDS.value}
+  if _HEARTBEAT_SECONDS.value is not None:
+    options["heartbeat_timeout_seconds"] = _HEARTBEAT_SECONDS.value
   try:
-    jax.distributed.initialize(
-      address,
-      count,
-      index,
-      initialization_timeout=_JOIN_SECONDS.value,
-      heartbeat_timeout_seconds=_HEARTBEAT_SECONDS.value,
-    )
+    jax.distributed.initialize(address, count, index, **options)
   except RuntimeError as error:
     raise ValueError(f"cannot join the other processes: {error}") from error
 

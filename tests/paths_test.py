@@ -2,6 +2,7 @@
 
 import os
 import sys
+from unittest import mock
 
 import pytest
 from etils import epath
@@ -14,6 +15,8 @@ from calm_jax.checkpoint import steps
 from calm_jax.checkpoint.run_directory import RunDirectory
 from calm_jax.data.tokenizer_bytes import ByteTokenizer
 from calm_jax.evaluation.result_rows import ResultRows
+from calm_jax.json_files import read_rows
+from calm_jax.training.metrics import MetricsWriter
 from tests.training import tiny
 
 
@@ -81,6 +84,39 @@ def test_rows_in_a_bucket_are_added_to_those_before(bucket):
   assert ResultRows("gs://bucket/rows.jsonl").steps == {1, 2}
   paths.append(path, "end")
   assert path.read_text().splitlines()[2:] == ["end"]
+
+
+@pytest.mark.parametrize("place", ["disk", "bucket"])
+def test_a_file_grows_and_is_not_sent_for_every_line(
+  place, bucket, tmp_path, monkeypatch
+):
+  path = (epath.Path(tmp_path) if place == "disk" else bucket) / "file"
+  path.write_text("0\n")
+  sent = []
+  write_text = type(path).write_text
+  monkeypatch.setattr(
+    type(path), "write_text", lambda *a: sent.append(1) or write_text(*a)
+  )
+  file = paths.GrowingFile(path)
+  for i in range(1, 100):
+    file.append(f"{i}\n")
+  file.flush()
+  file.flush()
+  assert path.read_text() == "".join(f"{i}\n" for i in range(100))
+  assert len(sent) == (0 if place == "disk" else 2)  # the first, and the rest
+
+
+def test_rows_of_a_live_run_reach_a_bucket_before_its_checkpoint(
+  bucket, monkeypatch
+):
+  board = lambda *a, **k: mock.Mock()  # it sends by itself, over the network
+  monkeypatch.setattr("tensorboardX.SummaryWriter", board)
+  writer = MetricsWriter(bucket / "run", start_step=0, is_active=True)
+  for step in (1, 2, 3):
+    writer.write(step, {"loss": 0.5})
+  assert len(read_rows(bucket / "run" / "metrics.jsonl")) == 1
+  writer.flush()
+  assert len(read_rows(bucket / "run" / "metrics.jsonl")) == 3
 
 
 @pytest.mark.parametrize("place", ["disk", "bucket"])

@@ -112,6 +112,7 @@ def train(
       if step != saved and (is_last or step % config.save_interval == 0):
         log.read()
         with stopwatch.measure("checkpoint"):
+          writer.flush()  # a run that goes on from here writes no earlier rows
           checkpointer.save(
             step,
             state,

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import tensorboardX
 from etils import epath
 
-from calm_jax import json_files
+from calm_jax import json_files, paths
 
 
 class MetricsWriter:
@@ -30,8 +30,8 @@ class MetricsWriter:
     self._rows = None
     if is_active:
       directory = epath.Path(directory)
-      self._rows = directory / "metrics.jsonl"
-      _drop_rows_after(self._rows, start_step)
+      _drop_rows_after(directory / "metrics.jsonl", start_step)
+      self._rows = paths.GrowingFile(directory / "metrics.jsonl")
       self._board = tensorboardX.SummaryWriter(
         str(directory / "tensorboard"), purge_step=start_step
       )
@@ -44,11 +44,17 @@ class MetricsWriter:
     for name, value in values.items():
       row[name] = value if math.isfinite(value) else None
       self._board.add_scalar(name, value, step)
-    json_files.append_row(self._rows, row)
+    self._rows.append(json_files.line(row))
+
+  def flush(self) -> None:
+    """Puts the rows where they outlive this process."""
+    if self._rows is not None:
+      self._rows.flush()
 
   def close(self) -> None:
     if self._rows is not None:
       self._board.close()
+      self._rows.flush()
 
 
 def _drop_rows_after(path: epath.Path, step: int) -> None:
