@@ -11,6 +11,11 @@ from launch import flag_errors
 _DEBUG = flags.DEFINE_bool(
   "debug", False, "Print the full traceback of an error."
 )
+_COMPILATION_CACHE = flags.DEFINE_string(
+  "compilation_cache",
+  None,
+  "Directory, also in a bucket, that keeps compiled programs for later starts.",
+)
 
 
 def run(main: Callable[[list[str]], None]) -> None:
@@ -57,6 +62,7 @@ def _list_shared_flags(binary: str) -> None:
 def _guarded(main: Callable[[list[str]], None]) -> Callable[[list[str]], None]:
   def call(arguments: list[str]) -> None:
     try:
+      _keep_programs(_COMPILATION_CACHE.value)
       main(arguments)
       sys.stdout.flush()
     except BrokenPipeError:
@@ -68,6 +74,16 @@ def _guarded(main: Callable[[list[str]], None]) -> Callable[[list[str]], None]:
       _fail(message(error))
 
   return call
+
+
+def _keep_programs(directory: str | None) -> None:
+  if directory is None:
+    return
+  if "://" not in directory:
+    os.makedirs(directory, exist_ok=True)
+  import jax  # what needs no device starts without it
+
+  jax.config.update("jax_compilation_cache_dir", directory)
 
 
 def is_expected(error: Exception) -> bool:

@@ -42,9 +42,18 @@ quoted() {
   printf '%s\n' "${words[*]}"
 }
 
+# Compiled programs are kept beside the run, for the start after a preemption.
 need_train_flags() {
   [[ ${#train_flags[@]} -gt 0 ]] ||
     fail "$action needs the flags of launch.train, --config and --workdir."
+  local flag cache=
+  for flag in "${train_flags[@]}"; do
+    case $flag in
+      --compilation_cache=*) return ;;
+      --workdir=*) cache=${flag#--workdir=} ;;
+    esac
+  done
+  [[ -z $cache ]] || train_flags+=("--compilation_cache=${cache%/}.compiled")
 }
 
 unknown_action() {

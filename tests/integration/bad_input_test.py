@@ -255,6 +255,11 @@ _TRAIN = [
     "--config.data.path=none",
     words=["no prepared data at none", "launch.prepare"],
   ),
+  _train(
+    "cache",
+    "--compilation_cache=data/info.json",
+    words=["File exists", "data/info.json"],
+  ),
   _train("no-data", "--config.data.path=", words=["data.path", "prepare"]),
   _train(
     "processes",

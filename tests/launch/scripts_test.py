@@ -101,8 +101,16 @@ def test_the_flags_of_a_run_arrive_as_they_are(call, script):
   words = shlex.split(found)
   assert [word for word in words if word in _FLAGS] == _FLAGS
   assert "--distributed" in words
+  assert "--compilation_cache=gs://a bucket/run.compiled" in words
   text = shlex.join(command)
   assert "--xla_" in text
+
+
+@pytest.mark.parametrize("script", _CALLS)
+def test_another_cache_is_the_only_one(call, script):
+  _, [command] = call(script, "run", *_FLAGS, "--compilation_cache=/fast")
+  text = shlex.join(command)
+  assert text.count("compilation_cache") == 1 and "=/fast" in text
 
 
 def test_only_the_directory_itself_is_deleted(call):
