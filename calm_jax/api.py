@@ -7,12 +7,14 @@ from typing import Any
 import jax
 import numpy as np
 from etils import epath
+from jax.sharding import Mesh
 
 from calm_jax.checkpoint.run_directory import LoadedRun, load_run
 from calm_jax.data.pipeline import eval_batches
 from calm_jax.data.source_files import make_part
 from calm_jax.evaluation.held_out_text import HeldOutText
 from calm_jax.evaluation.prediction import PredictionSettings
+from calm_jax.evaluation.rows import num_parts
 from calm_jax.families import family_of
 from calm_jax.randomness import stream_key
 from calm_jax.runs.continuation import Continuation, TextGenerator
@@ -25,22 +27,26 @@ _FEWEST_CHUNKS = 16  # lengths are rounded up to powers of two from here on
 
 
 def load(
-  checkpoint_dir: epath.PathLike, step: int | None = None
+  checkpoint_dir: epath.PathLike,
+  step: int | None = None,
+  mesh: Mesh | None = None,
 ) -> "TextModel":
   """Loads a run for use from Python, say in a notebook.
 
   Args:
     checkpoint_dir: a run directory of any kind.
     step: one that was saved; None: the newest.
+    mesh: such as `sharding.make_mesh(MeshConfig())` for all devices of this
+      process; None: the first local device.
 
   Returns:
-    The model, on the first local device.
+    The model.
 
   Raises:
     OSError: if there is no such directory or step.
     ValueError: if it is not a run directory, has no saved step, or is damaged.
   """
-  return TextModel(load_run(checkpoint_dir, step))
+  return TextModel(load_run(checkpoint_dir, step, mesh))
 
 
 class TextModel:
@@ -59,7 +65,9 @@ class TextModel:
     # Compiled once for each of the settings that are asked for.
     self._generator = functools.cache(functools.partial(TextGenerator, run))
     self._scores_fn = functools.cache(
-      functools.partial(family_of(run.config.model).make_scores_fn, run.config)
+      lambda settings: family_of(run.config.model).make_scores_fn(
+        run.config, settings, run.mesh
+      )
     )
 
   def __repr__(self) -> str:
@@ -170,7 +178,7 @@ class TextModel:
     Args:
       documents: texts; one text is a list of one.
       row_length: T, tokens of a window; None: that of training.
-      batch_size: windows at once.
+      batch_size: windows at once on a device.
       **settings: fields of `PredictionSettings`: `num_samples`, `positions`,
         `permuted`, `last_chunk`, `noise_scale`, `seed`.
 
@@ -193,7 +201,7 @@ class TextModel:
       "valid",
       row_length=window_length(config, row_length),
       chunk_size=config.model.chunk_size,
-      batch_size=batch_size,
+      batch_size=batch_size * num_parts(self.run.mesh),
     )
     scores_fn = self._scores_fn(PredictionSettings(**settings))
     return scores_fn(self.run.params, self.run.autoencoder, batches)

@@ -4,7 +4,9 @@
     python -m launch.sweep --sweep=experiments/sweep_k.py:tiny --data=DATA \
       --workdir=RUNS --all
 
-tiny: bytes as tokens, K in 1, 2, 4; two CPU cores.
+tiny: bytes as tokens, K in 1, 2, 4; two CPU cores; both families by the fast
+  recipe (`experiments/recipes.py`), each at its own best rate.
+tiny_paper: the same sizes and tokens by the paper's recipe.
 small: any vocabulary, K in 1, 2, 4, 8; one GPU or one TPU host a point.
 
 One autoencoder a K serves all its points. Every budget is a run of its own
@@ -12,12 +14,14 @@ whose learning rate decays at its end: a point on the way of a longer run would
 be scored before its decay and come out too low.
 """
 
+import copy
 import dataclasses
 import itertools
 import math
 from collections.abc import Iterator
 
 from calm_jax import config
+from experiments import recipes
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,25 +32,54 @@ class _Ladder:
   nums_steps: tuple[int, ...]
   chunk_sizes: tuple[int, ...]
   autoencoder_size: int  # E
+  autoencoder_optimizer: config.OptimizerConfig
   num_autoencoder_steps: int
+  num_autoencoder_chunks: int  # a step; chunks are what it learns from
   row_length: int  # T, tokens, the same for all K
   batch_size: int  # rows
-  learning_rate: float
+  learning_rate: float  # of the paper's recipe
+  token_learning_rate: float  # likewise, of the token model
   num_head_layers: int
+  recipe: str
   dtype: str
 
 
 _LADDERS = {
   "tiny": _Ladder(
     sizes=((2, 64, 4), (3, 96, 4), (4, 128, 4)),
+    nums_steps=(400, 900, 2000),
+    chunk_sizes=(1, 2, 4),
+    # A small one suffices for bytes; the loss decodes samples through it.
+    autoencoder_size=64,
+    autoencoder_optimizer=config.OptimizerConfig(
+      name="muon", learning_rate=3e-3, schedule="cosine", num_warmup_steps=20
+    ),
+    num_autoencoder_steps=500,
+    num_autoencoder_chunks=1024,
+    row_length=256,
+    batch_size=4,
+    learning_rate=1e-3,
+    token_learning_rate=2e-3,
+    num_head_layers=2,
+    recipe="fast",
+    dtype="float32",
+  ),
+  "tiny_paper": _Ladder(
+    sizes=((2, 64, 4), (3, 96, 4), (4, 128, 4)),
     nums_steps=(200, 450, 1000),
     chunk_sizes=(1, 2, 4),
     autoencoder_size=128,
+    autoencoder_optimizer=config.OptimizerConfig(
+      learning_rate=3e-3, schedule="cosine", num_warmup_steps=50
+    ),
     num_autoencoder_steps=600,
+    num_autoencoder_chunks=1024,
     row_length=256,
     batch_size=8,
     learning_rate=2e-3,
+    token_learning_rate=2e-3,
     num_head_layers=1,
+    recipe="paper",
     dtype="float32",
   ),
   "small": _Ladder(
@@ -54,11 +87,17 @@ _LADDERS = {
     nums_steps=(2000, 4000, 8000, 16_000),
     chunk_sizes=(1, 2, 4, 8),
     autoencoder_size=512,
+    autoencoder_optimizer=config.OptimizerConfig(
+      learning_rate=3e-4, schedule="cosine", num_warmup_steps=50
+    ),
     num_autoencoder_steps=20_000,
+    num_autoencoder_chunks=32_768,
     row_length=2048,
     batch_size=32,
     learning_rate=1e-3,
+    token_learning_rate=1e-3,
     num_head_layers=2,
+    recipe="paper",
     dtype="bfloat16",
   ),
 }
@@ -94,16 +133,13 @@ def _autoencoder(ladder: _Ladder, chunk_size: int) -> config.ExperimentConfig:
       ffn_size=5 * ladder.autoencoder_size // 2,
       dtype=ladder.dtype,
     ),
-    # As many chunks a step for every K: chunks are what it learns from.
     data=config.DataConfig(
       row_length=ladder.row_length,
-      batch_size=ladder.batch_size * chunk_size // 2,
+      batch_size=ladder.num_autoencoder_chunks
+      * chunk_size
+      // ladder.row_length,
     ),
-    optimizer=config.OptimizerConfig(
-      learning_rate=3e-3 if ladder.dtype == "float32" else 3e-4,
-      schedule="cosine",
-      num_warmup_steps=50,
-    ),
+    optimizer=copy.copy(ladder.autoencoder_optimizer),
     num_steps=ladder.num_autoencoder_steps,
     save_interval=max(100, ladder.num_autoencoder_steps // 20),
   )
@@ -134,14 +170,16 @@ def _point(
       chunk_size=chunk_size,
       head=config.EnergyHeadConfig(num_mlp_layers=ladder.num_head_layers),
     )
-  return config.ExperimentConfig(
+  experiment = config.ExperimentConfig(
     model=model,
     autoencoder_run=f"autoencoder-k{chunk_size}" if chunk_size else "",
     data=config.DataConfig(
       row_length=ladder.row_length, batch_size=ladder.batch_size
     ),
     optimizer=config.OptimizerConfig(
-      learning_rate=ladder.learning_rate,
+      learning_rate=ladder.learning_rate
+      if chunk_size
+      else ladder.token_learning_rate,
       schedule="wsd",
       num_warmup_steps=50,
     ),
@@ -149,3 +187,4 @@ def _point(
     seed=seed,
     save_interval=max(50, num_steps // 20),
   )
+  return recipes.apply(experiment, ladder.recipe)

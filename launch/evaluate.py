@@ -10,15 +10,19 @@ or token model gets Brier-1 … 4 and BrierLM, each with a standard error. With
 With --follow it waits beside a live run for its checkpoints, and with --steps
 it takes those of a list; the output then has one line of JSON a step, and the
 same command again goes on where it was stopped.
+
+All devices share the rows. On several hosts each starts the command with
+--distributed; the first one prints and writes.
 """
 
+import jax
 from absl import flags
 
 from calm_jax.checkpoint.run_directory import load_run
 from calm_jax.evaluation.prediction import PredictionSettings
 from calm_jax.evaluation.result_file import check_output, write_result
 from calm_jax.workflows import scoring
-from launch import entry
+from launch import distributed, entry, mesh
 
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Run directory.")
 _STEP = flags.DEFINE_integer("step", None, "Saved step; the newest if absent.")
@@ -42,7 +46,9 @@ _NUM_ROWS = flags.DEFINE_integer(
 _ROW_LENGTH = flags.DEFINE_integer(
   "row_length", None, "Tokens of a window; that of training if absent."
 )
-_BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "Windows at once.")
+_BATCH_SIZE = flags.DEFINE_integer(
+  "batch_size", 8, "Windows at once on a device."
+)
 _NUM_SAMPLES = flags.DEFINE_integer(
   "num_samples", 16, "Independent samples of each position, at least 2."
 )
@@ -64,7 +70,14 @@ flags.mark_flags_as_required(["checkpoint", "data"])
 
 def main(arguments: list[str]) -> None:
   del arguments
-  check_output(_OUTPUT.value)
+  with distributed.joined():
+    _evaluate()
+
+
+def _evaluate() -> None:
+  is_first = jax.process_index() == 0
+  if is_first:
+    check_output(_OUTPUT.value)
   settings = PredictionSettings(
     num_samples=_NUM_SAMPLES.value,
     positions=_POSITIONS.value,
@@ -86,6 +99,11 @@ def main(arguments: list[str]) -> None:
       raise ValueError(
         "--step is one step; with --follow or --steps leave it out."
       )
+    if jax.process_count() > 1:
+      raise ValueError(
+        f"{jax.process_count()} processes score one step together; leave"
+        " --follow and --steps to a single process."
+      )
     scoring.score_steps(
       _CHECKPOINT.value,
       _OUTPUT.value,
@@ -94,12 +112,13 @@ def main(arguments: list[str]) -> None:
       is_live=_FOLLOW.value,
       steps=_STEPS.value,
       wait_seconds=_WAIT_SECONDS.value,
+      mesh=mesh.chosen(),
       **others,
     )
     return
-  run = load_run(_CHECKPOINT.value, _STEP.value)
+  run = load_run(_CHECKPOINT.value, _STEP.value, mesh.chosen())
   result = scoring.score(run, _DATA.value, settings, **others)
-  if _OUTPUT.value:
+  if _OUTPUT.value and is_first:
     write_result(_OUTPUT.value, result)
 
 

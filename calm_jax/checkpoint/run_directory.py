@@ -11,6 +11,7 @@ It names no path outside itself that is read again, so it can be moved.
 
 import copy
 import dataclasses
+import functools
 import hashlib
 from typing import Any
 
@@ -26,7 +27,7 @@ from calm_jax.checkpoint import steps as steps_lib
 from calm_jax.config import AutoencoderConfig, ExperimentConfig
 from calm_jax.data.tokenizer import Tokenizer, load_tokenizer
 from calm_jax.families import Model, build_model, param_axes, param_shapes
-from calm_jax.training import sharding
+from calm_jax.training import processes, sharding
 
 # What may differ when a run goes on: it changes where the run stops, what it
 # writes or how fast it is, and its numbers by rounding at most.
@@ -197,6 +198,7 @@ class LoadedRun:
   tokenizer: Tokenizer
   step: int
   hashes: dict[str, str]  # sha256 of "tokenizer", "data" and "autoencoder"
+  mesh: Mesh | None = None  # of the parameters; None: they are on one device
 
   @property
   def latent_model(self) -> tuple[AutoencoderConfig, Any]:
@@ -236,7 +238,12 @@ def load_run(
   """
   run = RunDirectory(path)
   config = run.read_config()
-  step = run.find_step(step)
+  if mesh is None:
+    step = run.find_step(step)
+  else:
+    sharding.check_model_fits(config.model, mesh)
+    # Lists of a shared file system differ for seconds.
+    step = processes.first_finds(functools.partial(run.find_step, step))
   shapes = _placed_shapes(build_model(config.model), mesh)
   try:
     position = steps_lib.read_position(run.steps, step)
@@ -263,6 +270,7 @@ def load_run(
     tokenizer=tokenizer,
     step=step,
     hashes=hashes,
+    mesh=mesh,
   )
 
 

@@ -8,8 +8,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from calm_jax.data.batch import Batch, chunk_targets
+from calm_jax.evaluation import rows
 from calm_jax.evaluation.brier import check_samples
 from calm_jax.evaluation.positions import (
   NUM_ORDERS,
@@ -66,6 +68,7 @@ def prediction_columns(
   batches: Iterable[Batch],
   settings: PredictionSettings,
   segment_sampler_fn: SamplerFn | None = None,
+  mesh: Mesh | None = None,
 ) -> Columns:
   """Scores a model at the chosen positions of every window.
 
@@ -81,6 +84,7 @@ def prediction_columns(
     settings: what is measured.
     segment_sampler_fn: binds the same model with attention kept inside
       segments, for the control of the last chunk.
+    mesh: over which rows are shared out; all its processes call this together.
 
   Returns:
     Sums over the scored positions of each window, [W] float64: `count`,
@@ -94,20 +98,22 @@ def prediction_columns(
   """
   parts: list[dict[str, np.ndarray]] = []
   first = last = None
-  for batch in batches:
-    sums, predictions = _score(sampler_fn, params, batch, settings)
+  for on_host in batches:
+    batch = rows.place(on_host, mesh)
+    sums, predictions = _score(sampler_fn, params, batch, settings, mesh)
     if settings.last_chunk:
-      apart = _chunks_apart(batch, settings)
-      alone, _ = _score(segment_sampler_fn, params, apart, settings)
+      apart = rows.place(_chunks_apart(on_host, settings), mesh)
+      alone, _ = _score(segment_sampler_fn, params, apart, settings, mesh)
       alone.pop(COUNT)
       sums |= {name + LAST_CHUNK: value for name, value in alone.items()}
     if settings.permuted:
       # A row of the batch before the first window is made up; see below.
-      before = jax.tree.map(lambda x: x[:1], predictions)
-      shifted = _shift(predictions, before if last is None else last)
-      sums |= _score_permuted(sampler_fn, params, batch, shifted, settings)
-      num_real = int(np.any(batch.token_mask, axis=(1, 2)).sum())
-      last = jax.tree.map(lambda x, n=num_real: x[n - 1 : n], predictions)
+      before = _row(predictions, 0, mesh) if last is None else last
+      sums |= _score_permuted(
+        sampler_fn, params, batch, predictions, before, settings, mesh
+      )
+      num_real = int(np.any(on_host.token_mask, axis=(1, 2)).sum())
+      last = _row(predictions, num_real - 1, mesh)
       if first is None:
         first = batch, predictions
     parts.append(jax.device_get(sums))
@@ -124,19 +130,31 @@ def prediction_columns(
     # Now that the last window is known: it stands before the first one.
     batch, predictions = first
     sums = _score_permuted(
-      sampler_fn, params, batch, _shift(predictions, last), settings
+      sampler_fn, params, batch, predictions, last, settings, mesh
     )
     for name, values in jax.device_get(sums).items():
       columns[name][0] = values[0]
   return columns
 
 
-@functools.partial(jax.jit, static_argnums=(0, 3))
+@functools.partial(jax.jit, static_argnums=(0, 3, 4))
 def _score(
   sampler_fn: SamplerFn,
   params: Any,
   batch: Batch,
   settings: PredictionSettings,
+  mesh: Mesh | None,
+) -> tuple[dict[str, jax.Array], _Predictions]:
+  call = functools.partial(_score_rows, sampler_fn, settings)
+  sums, predictions = rows.over_rows(call, mesh)(params, batch)
+  return rows.everywhere(sums, mesh), predictions
+
+
+def _score_rows(
+  sampler_fn: SamplerFn,
+  settings: PredictionSettings,
+  params: Any,
+  batch: Batch,
 ) -> tuple[dict[str, jax.Array], _Predictions]:
   sampler = sampler_fn(params)
   positions = _positions(batch, settings)
@@ -176,22 +194,37 @@ def _score(
   return sums, predictions
 
 
-@functools.partial(jax.jit, static_argnums=(0, 4))
+@functools.partial(jax.jit, static_argnums=(0, 5, 6))
 def _score_permuted(
   sampler_fn: SamplerFn,
   params: Any,
   batch: Batch,
   predictions: _Predictions,
+  before: _Predictions,
   settings: PredictionSettings,
+  mesh: Mesh | None,
 ) -> dict[str, jax.Array]:
-  sums = _against_text(
-    sampler_fn(params),
-    batch,
-    predictions,
-    _positions(batch, settings),
-    settings,
+  """Each row with what was predicted for the row before it."""
+
+  def call(params, batch, predictions):
+    positions = _positions(batch, settings)
+    return _against_text(
+      sampler_fn(params), batch, predictions, positions, settings
+    )
+
+  shifted = jax.tree.map(
+    lambda x, y: jnp.concatenate([y, x[:-1]]), predictions, before
   )
-  return {name + PERMUTED: value for name, value in sums.items()}
+  sums = rows.over_rows(call, mesh)(params, batch, shifted)
+  sums = {name + PERMUTED: value for name, value in sums.items()}
+  return rows.everywhere(sums, mesh)
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _row(predictions: _Predictions, index: int, mesh: Mesh | None):
+  """One row, [1, …]."""
+  take = lambda x: jax.lax.dynamic_slice_in_dim(x, index, 1)
+  return rows.everywhere(jax.tree.map(take, predictions), mesh)
 
 
 def _against_text(
@@ -259,13 +292,6 @@ def _keys(
   """[B, n] keys of the given chunks."""
   key = stream_key(settings.seed, stream)
   return position_keys(key, batch.row_ids, chunk_ids.astype(np.uint32))
-
-
-def _shift(predictions: _Predictions, before: _Predictions) -> _Predictions:
-  """Each row gets what was predicted for the row before it."""
-  return jax.tree.map(
-    lambda x, y: jnp.concatenate([y, x[:-1]]), predictions, before
-  )
 
 
 def _sum(is_scored: jax.Array, values: jax.Array) -> jax.Array:

@@ -7,10 +7,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from calm_jax.autoencoder import Autoencoder
 from calm_jax.config import AutoencoderConfig
 from calm_jax.data.batch import Batch, chunk_targets
+from calm_jax.evaluation import rows
 from calm_jax.evaluation.windows import COUNT, Columns
 from calm_jax.losses.reconstruction import kl_divergence
 from calm_jax.randomness import position_keys, stream_key
@@ -25,6 +27,7 @@ def reconstruction_columns(
   batches: Iterable[Batch],
   seed: int,
   closing_id: int | None = None,
+  mesh: Mesh | None = None,
 ) -> tuple[Columns, np.ndarray]:
   """Scores an autoencoder on every chunk that is wholly real text.
 
@@ -34,6 +37,7 @@ def reconstruction_columns(
     batches: rows.
     seed: of the latents' noise.
     closing_id: see `chunk_targets`; closed chunks are read and compared.
+    mesh: over which rows are shared out; all its processes call this together.
 
   Returns:
     Sums over the chunks of each window, [W] float64: `count`,
@@ -45,7 +49,9 @@ def reconstruction_columns(
   """
   key = stream_key(seed, "evaluation_posterior")
   parts = [
-    jax.device_get(_score(config, closing_id, params, batch, key))
+    jax.device_get(
+      _score(config, closing_id, params, rows.place(batch, mesh), key, mesh)
+    )
     for batch in batches
   ]
   columns = {
@@ -56,13 +62,25 @@ def reconstruction_columns(
   return columns, stds / max(columns[COUNT].sum(), 1)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@functools.partial(jax.jit, static_argnums=(0, 1, 5))
 def _score(
   config: AutoencoderConfig,
   closing_id: int | None,
   params: Any,
   batch: Batch,
   key: jax.Array,
+  mesh: Mesh | None,
+) -> dict[str, jax.Array]:
+  call = functools.partial(_score_rows, config, closing_id, key)
+  return rows.everywhere(rows.over_rows(call, mesh)(params, batch), mesh)
+
+
+def _score_rows(
+  config: AutoencoderConfig,
+  closing_id: int | None,
+  key: jax.Array,
+  params: Any,
+  batch: Batch,
 ) -> dict[str, jax.Array]:
   """Sums for each row of a batch: [B] float32, and `stds` [B, Z]."""
   targets = chunk_targets(batch, closing_id)

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from calm_jax.autoencoder import Autoencoder, Posterior
 from calm_jax.autoencoder.posteriors import posterior_kind
@@ -49,7 +50,10 @@ class AutoencoderFamily(Family):
     )
 
   def make_scores_fn(
-    self, config: ExperimentConfig, settings: PredictionSettings
+    self,
+    config: ExperimentConfig,
+    settings: PredictionSettings,
+    mesh: Mesh | None = None,
   ) -> ScoresFn:
     """Shares of tokens and chunks that come back; the seed alone is read.
 
@@ -60,7 +64,7 @@ class AutoencoderFamily(Family):
     def scores_fn(params, autoencoder, batches):
       del autoencoder
       columns, stds = reconstruction_columns(
-        model, params, batches, settings.seed, config.closing_id
+        model, params, batches, settings.seed, config.closing_id, mesh
       )
       scores, warnings = summarise(columns)
       scores["std_per_dimension"] = stds.tolist()

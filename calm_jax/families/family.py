@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, Protocol
 
 import jax
+from jax.sharding import Mesh
 
 from calm_jax.config import AutoencoderConfig, ExperimentConfig, ModelConfig
 from calm_jax.data.batch import Batch
@@ -70,13 +71,17 @@ class Family:
     raise NotImplementedError
 
   def make_scores_fn(
-    self, config: ExperimentConfig, settings: PredictionSettings
+    self,
+    config: ExperimentConfig,
+    settings: PredictionSettings,
+    mesh: Mesh | None = None,
   ) -> ScoresFn:
     """The evaluation on held-out text, compiled once for many steps.
 
     Args:
       config: of the run, resolved.
       settings: what is measured.
+      mesh: of the parameters; None: they are on one device.
     """
     raise NotImplementedError
 

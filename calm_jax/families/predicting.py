@@ -4,6 +4,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from calm_jax.config import ExperimentConfig
 from calm_jax.evaluation.prediction import (
@@ -18,7 +19,10 @@ class PredictingFamily(Family):
   """A model whose hidden state of chunk i predicts chunk i + 1."""
 
   def make_scores_fn(
-    self, config: ExperimentConfig, settings: PredictionSettings
+    self,
+    config: ExperimentConfig,
+    settings: PredictionSettings,
+    mesh: Mesh | None = None,
   ) -> ScoresFn:
     """Brier-1 … 4 and BrierLM, with what else `settings` asks for."""
     sampler_fn = self.sampler_fn(config)
@@ -32,7 +36,7 @@ class PredictingFamily(Family):
         params, autoencoder, noise_scale=settings.noise_scale
       )
       columns = prediction_columns(
-        sampler_fn, bound, batches, settings, segment_sampler_fn
+        sampler_fn, bound, batches, settings, segment_sampler_fn, mesh
       )
       scores, warnings = summarise(columns)
       return scores | {"warnings": warnings}

@@ -8,7 +8,7 @@ import numpy as np
 
 from calm_jax.checkpoint.run_directory import LoadedRun
 from calm_jax.families import family_of
-from calm_jax.sampling.generate import Generation, advance, row_keys, start
+from calm_jax.sampling.generate import advance, row_keys, start
 from calm_jax.sampling.prompt import (
   check_context,
   encode_prompt,

@@ -4,6 +4,8 @@ import time
 from collections.abc import Callable, Collection
 from typing import Any
 
+from jax.sharding import Mesh
+
 from calm_jax.checkpoint.run_directory import LoadedRun, RunDirectory, load_run
 from calm_jax.checkpoint.steps import DamagedStepError, list_steps
 from calm_jax.evaluation.result_rows import ResultRows
@@ -18,6 +20,7 @@ def evaluate_steps(
   steps: Collection[int],
   evaluate_fn: EvaluateFn,
   rows: ResultRows,
+  mesh: Mesh | None = None,
 ) -> None:
   """Scores saved steps, in order, but for those that have a row.
 
@@ -26,6 +29,7 @@ def evaluate_steps(
     steps: all of them saved.
     evaluate_fn: makes a row of a step.
     rows: where it goes.
+    mesh: to load the steps onto; None: one device.
 
   Raises:
     ValueError, OSError: if a step is missing or cannot be read.
@@ -33,7 +37,7 @@ def evaluate_steps(
   for step in sorted({*steps} - rows.steps):
     run.find_step(step)
   for step in sorted({*steps} - rows.steps):
-    rows.append(evaluate_fn(load_run(run.path, step)))
+    rows.append(evaluate_fn(load_run(run.path, step, mesh)))
 
 
 def follow_run(
@@ -42,6 +46,7 @@ def follow_run(
   rows: ResultRows,
   *,
   steps: Collection[int] | None = None,
+  mesh: Mesh | None = None,
   wait_seconds: float | None = None,
   sleep_fn: Callable[[float], None] = time.sleep,
   warn_fn: Callable[[str], None],
@@ -57,6 +62,7 @@ def follow_run(
     evaluate_fn: makes a row of a step.
     rows: where it goes; steps that have a row are done.
     steps: score only these, and end with the last of them.
+    mesh: to load the steps onto; None: one device.
     wait_seconds: give up after so long without a step to score; None: never.
     sleep_fn: waits between two looks at the run.
     warn_fn: takes a sentence about a step that cannot be read.
@@ -74,7 +80,7 @@ def follow_run(
       if step in rows.steps or (wanted is not None and step not in wanted):
         continue
       try:
-        loaded = load_run(run.path, step)
+        loaded = load_run(run.path, step, mesh)
       except FileNotFoundError:
         continue  # removed to make room for newer ones
       except DamagedStepError as error:

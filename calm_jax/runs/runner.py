@@ -10,6 +10,7 @@ from calm_jax.data.batch import Batch
 from calm_jax.data.pipeline import eval_batches
 from calm_jax.evaluation.held_out_text import open_text
 from calm_jax.evaluation.prediction import PredictionSettings
+from calm_jax.evaluation.rows import num_parts
 from calm_jax.families import ScoresFn, family_of
 from calm_jax.runs.provenance import provenance
 
@@ -44,14 +45,14 @@ def evaluate_run(
   """Scores a run on held-out text.
 
   Args:
-    run: as loaded.
+    run: as loaded; all processes of its mesh call this together.
     data: a prepared directory, or files as `launch.prepare` takes them, which
       are read with the run's tokenizer.
     settings: what is measured.
     split: of a prepared directory.
     row_length: T, tokens of a window; None: that of training.
     num_rows: so many windows, spread evenly over the data; None: all.
-    batch_size: windows at once; bounds the memory.
+    batch_size: windows that a device scores at once; bounds its memory.
     rows_fn: called with the number of rows of each batch as it is taken.
     scores_fn: of the model's family, where several steps of the run share it.
 
@@ -70,11 +71,13 @@ def evaluate_run(
     split,
     row_length=length,
     chunk_size=config.model.chunk_size,
-    batch_size=batch_size,
+    batch_size=batch_size * num_parts(run.mesh),
     num_rows=num_rows,
   )
   if scores_fn is None:
-    scores_fn = family_of(config.model).make_scores_fn(config, settings)
+    scores_fn = family_of(config.model).make_scores_fn(
+      config, settings, run.mesh
+    )
   scores = scores_fn(run.params, run.autoencoder, _counted(batches, rows_fn))
   settings_used = dataclasses.asdict(settings)
   if not config.model.predicts:

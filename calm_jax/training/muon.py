@@ -5,6 +5,7 @@ stacked, so their ranks do not tell a matrix from a stack of vectors.
 """
 
 import collections
+import functools
 import itertools
 import math
 from typing import Any, NamedTuple
@@ -134,7 +135,8 @@ def _orthogonal_updates(
   groups = collections.defaultdict(list)
   for i, (x, names) in enumerate(zip(arrays, axes, strict=True)):
     # What puts numbers into another order is undone by its transpose.
-    matrices, restore = jax.vjp(lambda x: _oriented(x, names, chunk_size), x)
+    orient = functools.partial(_oriented, axes=names, chunk_size=chunk_size)
+    matrices, restore = jax.vjp(orient, x)
     groups[matrices.shape[1:]].append((i, matrices.astype(dtype), restore))
   updates = list(arrays)
   for shape, members in groups.items():
@@ -215,9 +217,7 @@ def _layer_axes(axes: PartitionSpec) -> tuple[str | None, ...]:
   return names[1:] if names[:1] == ("layers",) else names
 
 
-def _oriented(
-  x: jax.Array, axes: PartitionSpec, chunk_size: int
-) -> jax.Array:
+def _oriented(x: jax.Array, axes: PartitionSpec, chunk_size: int) -> jax.Array:
   """A kernel as matrices [N, embed, other], its numbers in another order.
 
   One that writes hidden states is turned: the orthogonalised transpose is the

@@ -1,6 +1,7 @@
 """What the processes of a run agree on before they compute together."""
 
 import itertools
+from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -30,6 +31,19 @@ def first_says(is_true: bool) -> bool:
     return is_true
   meet("first_says")
   return bool(multihost_utils.broadcast_one_to_all(np.array(is_true)))
+
+
+def first_finds(find_fn: Callable[[], int]) -> int:
+  """A number that process 0 finds, on all processes.
+
+  Raises:
+    Exception: what `find_fn` raises there; the others end as after a loss.
+  """
+  if jax.process_count() == 1:
+    return find_fn()
+  found = find_fn() if jax.process_index() == 0 else 0
+  meet("first_finds")
+  return int(multihost_utils.broadcast_one_to_all(np.array(found)))
 
 
 def all_say(is_true: bool) -> bool:

@@ -14,7 +14,7 @@ import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from calm_jax.config import ExperimentConfig, MeshConfig
+from calm_jax.config import ExperimentConfig, MeshConfig, ModelConfig
 from calm_jax.data.batch import Batch
 
 MESH_AXES = ("data", "fsdp", "tensor", "sequence")
@@ -78,10 +78,12 @@ def check_fit(config: ExperimentConfig, mesh: Mesh) -> None:
     mesh.shape["sequence"],
     f"mesh.sequence {mesh.shape['sequence']}",
   )
-  num_heads, tensor = (
-    getattr(config.model, "num_heads", 0),
-    mesh.shape["tensor"],
-  )
+  check_model_fits(config.model, mesh)
+
+
+def check_model_fits(model: ModelConfig, mesh: Mesh) -> None:
+  """Raises ValueError if the model cannot be split over the mesh."""
+  num_heads, tensor = getattr(model, "num_heads", 0), mesh.shape["tensor"]
   if num_heads % tensor:
     choices = [n for n in range(1, num_heads + 1) if num_heads % n == 0]
     raise ValueError(

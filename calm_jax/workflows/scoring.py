@@ -5,7 +5,9 @@ import sys
 from collections.abc import Collection
 from typing import Any
 
+import jax
 import tqdm
+from jax.sharding import Mesh
 
 from calm_jax.checkpoint.run_directory import LoadedRun, RunDirectory
 from calm_jax.evaluation.prediction import PredictionSettings
@@ -19,9 +21,17 @@ from calm_jax.runs.runner import evaluate_run
 def score(
   run: LoadedRun, data: str, settings: PredictionSettings, **others: Any
 ) -> dict[str, Any]:
-  """Scores a run with a bar and prints a table; see `evaluate_run`."""
-  with tqdm.tqdm(desc="evaluating", unit="row", delay=1) as bar:
+  """Scores a run with a bar and prints a table; see `evaluate_run`.
+
+  Of several processes the first one prints.
+  """
+  is_silent = jax.process_index() > 0
+  with tqdm.tqdm(
+    desc="evaluating", unit="row", delay=1, disable=is_silent
+  ) as bar:
     result = evaluate_run(run, data, settings, rows_fn=bar.update, **others)
+  if is_silent:
+    return result
   print(format_table(result), flush=True)
   for warning in result["warnings"]:
     _warn(warning)
@@ -37,6 +47,7 @@ def score_steps(
   is_live: bool,
   steps: Collection[str] | None,
   wait_seconds: float | None,
+  mesh: Mesh | None = None,
   **others: Any,
 ) -> None:
   """Scores several steps of a run into one file, a line each.
@@ -49,6 +60,7 @@ def score_steps(
     is_live: waits for steps instead of refusing those that are missing.
     steps: the numbers, as written; None: all, with `is_live`.
     wait_seconds: see `follow_run`.
+    mesh: to score on; None: one device.
     **others: arguments of `evaluate_run`.
 
   Raises:
@@ -61,7 +73,9 @@ def score_steps(
   numbers = None if steps is None else _whole_numbers(steps)
   run, rows = RunDirectory(checkpoint), ResultRows(output)
   compiled = functools.cache(
-    lambda config: family_of(config.model).make_scores_fn(config, settings)
+    lambda config: family_of(config.model).make_scores_fn(
+      config, settings, mesh
+    )
   )
 
   def evaluate(loaded: LoadedRun) -> dict[str, Any]:
@@ -75,11 +89,12 @@ def score_steps(
       evaluate,
       rows,
       steps=numbers,
+      mesh=mesh,
       wait_seconds=wait_seconds,
       warn_fn=_warn,
     )
   else:
-    evaluate_steps(run, numbers, evaluate, rows)
+    evaluate_steps(run, numbers, evaluate, rows, mesh)
 
 
 def _whole_numbers(texts: Collection[str]) -> list[int]:

@@ -12,6 +12,7 @@ import json
 from collections.abc import Collection
 from typing import Any
 
+import jax
 import tqdm
 from etils import epath
 
@@ -126,7 +127,10 @@ class Sweep:
     That takes its cost, counted from its program, and its config, read back
     from the result file. Better known before any training than after all.
     """
-    for name in tqdm.tqdm(names, desc="counting", unit="point", delay=1):
+    is_silent = jax.process_index() > 0
+    for name in tqdm.tqdm(
+      names, desc="counting", unit="point", delay=1, disable=is_silent
+    ):
       config = self.points[name]
       try:
         config_file.from_dict(ExperimentConfig, config_file.to_dict(config))

@@ -3,8 +3,10 @@
 import dataclasses
 from typing import Any
 
+import jax
 import tqdm
 from etils import epath
+from jax.sharding import Mesh
 
 from calm_jax.checkpoint.run_directory import (
   LoadedRun,
@@ -24,6 +26,7 @@ from calm_jax.families import family_of
 from calm_jax.runs.continuation import TextGenerator
 from calm_jax.runs.runner import evaluate_run
 from calm_jax.sampling.settings import SamplingSettings
+from calm_jax.training import sharding
 from calm_jax.workflows.training import run_training
 
 _NUM_CANDIDATES = 100  # N_b, for what is shown
@@ -81,33 +84,49 @@ def train_point(
 
 
 def score_point(
-  directory: epath.Path, data: str, scoring: Scoring, is_shown: bool
+  config: ExperimentConfig,
+  directory: epath.Path,
+  scoring: Scoring,
+  is_shown: bool,
 ) -> dict[str, Any]:
-  """Scores the last step of a finished run.
+  """Scores the last step of a finished run, on all devices that trained it.
 
   Args:
+    config: of the point.
     directory: of the run.
-    data: prepared.
     scoring: what is measured.
     is_shown: whether a page shows continuations and trade-off of this point.
 
   Returns:
-    What `evaluate_run` gives, and `samples` and `trade_off` where shown.
+    What `evaluate_run` gives, and, on the first process, `samples` and
+    `trade_off` where shown.
   """
-  run = load_run(directory)
-  with tqdm.tqdm(desc="scoring", unit="row", mininterval=30, delay=1) as bar:
+  is_first = jax.process_index() == 0
+  run = load_run(directory, mesh=_mesh(config))
+  with tqdm.tqdm(
+    desc="scoring", unit="row", mininterval=30, delay=1, disable=not is_first
+  ) as bar:
     result = evaluate_run(
       run,
-      data,
+      config.data.path,
       scoring.settings(),
       num_rows=scoring.num_rows,
       rows_fn=bar.update,
     )
-  if is_shown:
-    store = TokenStore(data)
+  if is_shown and is_first:
+    store, run = TokenStore(config.data.path), load_run(directory)
     result["samples"] = _samples(run, store)
     result["trade_off"] = _trade_off(run, store, scoring)
   return result
+
+
+def _mesh(config: ExperimentConfig) -> Mesh | None:
+  """That of training, without splitting rows; None for one device."""
+  if len(jax.devices()) == 1:
+    return None
+  return sharding.make_mesh(
+    dataclasses.replace(config.mesh, data=-1, sequence=1)
+  )
 
 
 def _samples(run: LoadedRun, store: TokenStore) -> list[dict[str, str]]:

@@ -13,6 +13,7 @@ import jax
 from etils import epath
 
 from calm_jax.evaluation.result_file import write_result
+from calm_jax.training import processes
 from calm_jax.workflows.sweep import Sweep
 from calm_jax.workflows.sweep_point import score_point, train_point
 
@@ -28,7 +29,10 @@ class Status(enum.Enum):
 
 
 def run_point(sweep: Sweep, name: str) -> Status:
-  """Trains and scores a point, or goes on with it; its failure is no error."""
+  """Trains and scores a point, or goes on with it; its failure is no error.
+
+  Of several processes that do so together, all end when one fails.
+  """
   try:
     return _attempt(sweep, name)
   except Exception as error:  # whatever it is, the other points can go on
@@ -36,6 +40,8 @@ def run_point(sweep: Sweep, name: str) -> Status:
     _say(f"point {name} failed: {message}")
     with contextlib.suppress(OSError):  # a full disk
       (sweep.directory(name) / "error.txt").write_text(traceback.format_exc())
+    if jax.process_count() > 1:
+      raise
     return Status.FAILED
   finally:
     jax.clear_caches()  # no other point runs these programs
@@ -95,29 +101,30 @@ def check_finished(statuses: Mapping[str, Status]) -> None:
 
 def _attempt(sweep: Sweep, name: str) -> Status:
   config, directory = sweep.points[name], sweep.directory(name)
-  if sweep.result(name) is not None:
+  # What a file system shows may differ between hosts for seconds.
+  is_there = lambda name: processes.first_says(sweep.result(name) is not None)
+  if is_there(name):
     return Status.FINISHED
   if needed := config.autoencoder_run:
-    if sweep.result(needed) is None:
+    if not is_there(needed):
       return Status.WAITING
     config = dataclasses.replace(
       config, autoencoder_run=str(sweep.directory(needed))
     )
   sweep.check_tabled([name])
   with _claimed(directory) as is_ours:
-    if not is_ours:
+    if not processes.first_says(is_ours):
       return Status.BUSY
-    if sweep.result(name) is not None:  # another process was faster
+    if is_there(name):  # another one was faster
       return Status.FINISHED
     if not train_point(config, directory, name):
       return Status.STOPPED
+    result = score_point(config, directory, sweep.scoring, name in sweep.shown)
     if jax.process_index() == 0:
-      result = score_point(
-        directory, config.data.path, sweep.scoring, name in sweep.shown
-      )
       result["fingerprint"] = sweep.fingerprint(name)
       write_result(str(sweep.result_file(name)), result)
       (directory / "error.txt").unlink(missing_ok=True)
+    processes.meet("point finished")  # who leaves early ends the others
   return Status.FINISHED
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from calm_jax.checkpoint.run_directory import load_run
 from calm_jax.checkpoint.steps import list_steps
-from calm_jax.json_files import read_rows
+from calm_jax.json_files import read_json, read_rows
 from tests.integration import runs
 from tests.integration.scene import (
   EXIT_SECONDS,
@@ -150,3 +150,86 @@ def test_the_loss_of_one_process_ends_the_other(victim, start, material):
   start = f"error: process {1 - victim} of 2 ends, because another one was lost"
   assert len(said) == 1 and said[0].startswith(start), other.stderr
   assert lines[-1] == said[0] and "Traceback" not in other.stderr
+
+
+def _start_all(binaries, directory, count, name, *flags):
+  """Starts a binary in processes that share all devices."""
+  environment = {"XLA_FLAGS": runs.xla_flags(_NUM_DEVICES // count)}
+  return [
+    binaries.start(
+      name, *flags, *own, directory=directory, environment=environment
+    )
+    for own in cluster_flags(count)
+  ]
+
+
+def _wait_well(processes):
+  for process in processes:
+    finished = process.wait(300)
+    assert finished is not None and finished.code == 0, finished
+  for process in processes[1:]:
+    assert process.finished.stdout + process.finished.stderr == ""
+
+
+def _assert_same_scores(found, expected):
+  assert {*found} == {*expected}
+  for key, value in expected.items():
+    if isinstance(value, float) and "_minus_" not in key:
+      assert found[key] == pytest.approx(value, rel=1e-6, abs=1e-7), key
+
+
+@pytest.mark.parametrize("mesh", ["data", "fsdp"])
+def test_two_processes_score_as_one(mesh, start, material, binaries):
+  workdir = f"scored_{mesh}"
+  _finish(start(1, "calm", workdir))
+  results = []
+  for count in (1, 2):
+    output = f"{workdir}_{count}.json"
+    flags = [
+      f"--checkpoint={workdir}",
+      *("--data=data", "--num_rows=6", "--batch_size=1", "--num_samples=2"),
+      *("--permuted", f"--output={output}"),
+      *([] if mesh == "data" else ["--mesh.data=2", "--mesh.fsdp=2"]),
+    ]
+    processes = _start_all(binaries, material, count, "evaluate", *flags)
+    _wait_well(processes)
+    assert "brier_1" in processes[0].finished.stdout
+    results.append(read_json(material / output))
+  _assert_same_scores(*results)
+
+
+_SWEEP = """
+from calm_jax import config
+
+def get_sweep(argument):
+  sizes = dict(hidden_size=16, ffn_size=16, num_layers=1, num_heads=2)
+  yield "autoencoder", make(config.AutoencoderConfig(
+    chunk_size=4, latent_size=8, hidden_size=16, ffn_size=16))
+  head = config.EnergyHeadConfig(num_mlp_layers=1, num_targets=4)
+  yield "calm", make(config.NextVectorConfig(
+    chunk_size=4, head=head, **sizes), autoencoder_run="autoencoder")
+  yield "token", make(config.TokenModelConfig(**sizes))
+
+def make(model, **others):
+  return config.ExperimentConfig(
+    model=model, data=config.DataConfig(row_length=32, batch_size=4),
+    optimizer=config.OptimizerConfig(num_warmup_steps=1),
+    mesh=config.MeshConfig(fsdp=4), num_steps=2, save_interval=2, **others)
+"""
+
+
+def test_two_processes_make_the_points_of_a_sweep(material, binaries):
+  (material / "sweep.py").write_text(_SWEEP)
+  for index in range(3):
+    for count in (1, 2):
+      flags = [
+        *("--sweep=sweep.py", f"--workdir=sweep_{count}", "--data=data"),
+        *(f"--index={index}", "--num_rows=4", "--num_samples=2"),
+      ]
+      _wait_well(_start_all(binaries, material, count, "sweep", *flags))
+  for name in ("autoencoder", "calm", "token"):
+    one, two = (
+      read_json(material / f"sweep_{count}" / name / "result.json")
+      for count in (1, 2)
+    )
+    _assert_same_scores(two, one)

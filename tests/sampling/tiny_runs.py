@@ -42,12 +42,12 @@ def calm_run(chunk_size=4, num_chunks=40, scale=0.3, **changes):
     hidden_size=16,
     ffn_size=24,
   )
+  head = EnergyHeadConfig(noise_size=8, num_samples=3, num_targets=4)
   config = NextVectorConfig(
     **_BACKBONE,
     chunk_size=chunk_size,
     latent_size=8,
-    head=EnergyHeadConfig(noise_size=8, num_samples=3, num_targets=4),
-    **changes,
+    **{"head": head, **changes},
   )
   tokens = jnp.zeros((1, 2, chunk_size), jnp.int32)
   ids = jnp.arange(2, dtype=jnp.uint32)

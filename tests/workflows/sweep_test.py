@@ -286,7 +286,7 @@ def test_empty_sweeps_are_refused(place, tmp_path):
   path.write_text("get_sweep = lambda argument: []")
   with pytest.raises(ValueError, match="names 0 points"):
     read_sweep_file(str(path))
-  with pytest.raises(ValueError, match="one of tiny, small"):
+  with pytest.raises(ValueError, match="one of tiny, tiny_paper, small"):
     read_sweep_file("experiments/sweep_k.py:huge")
   with pytest.raises(OSError, match="no sweep file"):
     read_sweep_file(f"{tmp_path}/none.py:tiny")
@@ -363,7 +363,7 @@ def test_binary_runs_the_point_of_a_number(place, tmp_path):
 
 def test_ladders_are_whole():
   """Enough sizes, budgets and K for the laws of both families."""
-  for size in ("tiny", "small"):
+  for size in ("tiny", "tiny_paper", "small"):
     points = read_sweep_file(f"experiments/sweep_k.py:{size}")
     assert len(points) == len(set(points))
     by_kind = collections.defaultdict(set)
