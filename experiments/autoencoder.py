@@ -54,6 +54,7 @@ def _tiny(chunk_size: int) -> config.ExperimentConfig:
     save_interval=500,
     eval_interval=500,
     num_eval_rows=16,
+    num_scored_rows=16,
   )
 
 
@@ -70,4 +71,5 @@ def _paper(chunk_size: int) -> config.ExperimentConfig:
     save_interval=1000,
     eval_interval=1000,
     num_eval_rows=1024,
+    num_scored_rows=128,
   )

@@ -77,6 +77,7 @@ def _tiny(model: config.NextVectorConfig) -> config.ExperimentConfig:
     save_interval=500,
     eval_interval=500,
     num_eval_rows=32,
+    num_scored_rows=16,
   )
 
 
@@ -96,5 +97,6 @@ def _paper(model: config.NextVectorConfig) -> config.ExperimentConfig:
     save_interval=2000,
     eval_interval=2000,
     num_eval_rows=512,
+    num_scored_rows=128,
     keep_interval=50_000,
   )

@@ -51,6 +51,7 @@ def _tiny(model: config.TokenModelConfig) -> config.ExperimentConfig:
     save_interval=500,
     eval_interval=500,
     num_eval_rows=32,
+    num_scored_rows=16,
   )
 
 
@@ -68,5 +69,6 @@ def _paper(model: config.TokenModelConfig) -> config.ExperimentConfig:
     save_interval=2000,
     eval_interval=2000,
     num_eval_rows=512,
+    num_scored_rows=128,
     keep_interval=50_000,
   )

@@ -38,6 +38,7 @@ _MAY_CHANGE = (
   "save_interval",
   "eval_interval",
   "num_eval_rows",
+  "num_scored_rows",
   "max_checkpoints",
   "keep_interval",
   "mesh.data",

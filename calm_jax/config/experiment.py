@@ -4,6 +4,7 @@ import dataclasses
 
 from calm_jax.config.data import DataConfig
 from calm_jax.config.fields import (
+  added,
   check_not_negative,
   check_positive,
   config_class,
@@ -47,7 +48,9 @@ class ExperimentConfig:
   log_interval: int = 10  # steps
   save_interval: int = 1000  # steps
   eval_interval: int = 0  # steps; 0: never
-  num_eval_rows: int = 64
+  num_eval_rows: int = 64  # held-out rows of which the loss is taken
+  # held-out rows that are scored as `launch.evaluate` does; 0: none
+  num_scored_rows: int = added(0, absent=0, is_of_model=False)
   max_checkpoints: int = 3  # newest kept
   keep_interval: int = 0  # steps kept for good; 0: none
 
@@ -61,7 +64,9 @@ class ExperimentConfig:
       "num_eval_rows",
       "max_checkpoints",
     )
-    check_not_negative(self, "eval_interval", "keep_interval")
+    check_not_negative(
+      self, "eval_interval", "num_scored_rows", "keep_interval"
+    )
     if not isinstance(self.model, ModelConfig):
       choices = [kind.__name__ for kind in ModelConfig.kinds.values()]
       raise ValueError(

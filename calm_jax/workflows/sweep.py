@@ -31,6 +31,7 @@ _FREE = (
   "save_interval",
   "eval_interval",
   "num_eval_rows",
+  "num_scored_rows",
   "max_checkpoints",
   "keep_interval",
 )

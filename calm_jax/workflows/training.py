@@ -1,11 +1,13 @@
 """One training run, from a config to a run directory."""
 
+import math
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
 from etils import epath
+from jax.sharding import Mesh
 
 from calm_jax import config_file
 from calm_jax.checkpoint.checkpointer import Checkpointer
@@ -20,6 +22,9 @@ from calm_jax.data.pipeline import eval_batches, open_sources, train_batches
 from calm_jax.data.store import TokenStore
 from calm_jax.data.tokenizer import Tokenizer
 from calm_jax.data.tokenizer_base import hash_parts
+from calm_jax.evaluation.prediction import PredictionSettings
+from calm_jax.evaluation.rows import num_parts
+from calm_jax.families import family_of
 from calm_jax.losses.mean import Mean, compute, merge
 from calm_jax.training import processes, sharding
 from calm_jax.training.loop import Evaluator, Result, train
@@ -28,6 +33,14 @@ from calm_jax.training.progress import Stopwatch
 from calm_jax.training.step import Program
 from calm_jax.training.trace import TracedSteps
 from calm_jax.workflows import initial
+
+# Of the scores taken in training.
+_NUM_SAMPLES = 2  # draws a position
+_ROWS_AT_ONCE = 8  # a device
+_SHOWN_SCORES = (
+  *("brier_lm", "brier_lm_stderr", *(f"brier_{n}" for n in range(1, 5))),
+  *("token_accuracy", "chunk_accuracy"),
+)
 
 EvaluatorsFn = Callable[
   [ExperimentConfig, Mapping[str, TokenStore], Any], Mapping[str, Evaluator]
@@ -149,6 +162,8 @@ def run_training(
       yield sharding.global_batch(mesh, batch, part.count)
 
   evaluators = {"valid": _validation(config, program, stores, frozen)}
+  if config.num_scored_rows:
+    evaluators["score"] = _scoring(config, mesh, stores, frozen)
   if evaluators_fn is not None:
     evaluators |= evaluators_fn(config, stores, frozen)
   step_fn = TracedSteps(
@@ -233,9 +248,7 @@ def _validation(
   def evaluate(params: Any, step: int) -> dict[str, float]:
     del step
     values = {}
-    for name, store in stores.items():
-      if not store.num_tokens("valid"):
-        continue
+    for prefix, store in _held_out(stores):
       means: dict[str, Mean] = {}
       for batch in eval_batches(
         store,
@@ -251,11 +264,53 @@ def _validation(
         means = merge(
           means, jax.device_get(program.validate(params, frozen, rows))
         )
-      prefix = f"{name}/" if len(stores) > 1 else ""
       values |= {f"{prefix}{key}": it for key, it in compute(means).items()}
     return values
 
   return evaluate
+
+
+def _scoring(
+  config: ExperimentConfig,
+  mesh: Mesh,
+  stores: Mapping[str, TokenStore],
+  frozen: Any,
+) -> Evaluator:
+  """The scores of `launch.evaluate` on a few held-out rows, for each source."""
+  scores_fn = family_of(config.model).make_scores_fn(
+    config, PredictionSettings(num_samples=_NUM_SAMPLES, seed=config.seed), mesh
+  )
+
+  def evaluate(params: Any, step: int) -> dict[str, float]:
+    del step
+    values = {}
+    for prefix, store in _held_out(stores):
+      batches = eval_batches(
+        store,
+        "valid",
+        row_length=config.data.row_length,
+        chunk_size=config.model.chunk_size,
+        batch_size=_ROWS_AT_ONCE * num_parts(mesh),
+        num_rows=config.num_scored_rows,
+      )
+      scores = scores_fn(params, frozen, batches)
+      for name in _SHOWN_SCORES:
+        if name in scores:
+          value = scores[name]  # a number, or that it is not resolved
+          is_number = isinstance(value, float)
+          values[prefix + name] = value if is_number else math.nan
+    return values
+
+  return evaluate
+
+
+def _held_out(
+  stores: Mapping[str, TokenStore],
+) -> Iterator[tuple[str, TokenStore]]:
+  """What has held-out text, each with what its numbers' names begin with."""
+  for name, store in stores.items():
+    if store.num_tokens("valid"):
+      yield (f"{name}/" if len(stores) > 1 else ""), store
 
 
 def _say(message: str) -> None:

@@ -11,9 +11,11 @@ import pytest
 from calm_jax import config
 from calm_jax.checkpoint.run_directory import RunDirectory, load_run
 from calm_jax.checkpoint.steps import list_steps
+from calm_jax.evaluation.prediction import PredictionSettings
 from calm_jax.interop.export import export
 from calm_jax.interop.lazy_arrays import save_step
 from calm_jax.json_files import read_rows
+from calm_jax.runs.runner import evaluate_run
 from calm_jax.training.log import NonFiniteError
 from calm_jax.workflows.training import run_training
 from tests.data.prepared import prepare
@@ -52,6 +54,7 @@ def _experiment(stage, data, autoencoder_run=""):
     save_interval=100,
     eval_interval=3,
     num_eval_rows=4,
+    num_scored_rows=4,
   )
 
 
@@ -119,6 +122,25 @@ def test_a_stopped_run_with_muon_goes_on_as_if_it_had_not_been(data, tmp_path):
   assert run_training(experiment, stopped, evaluators_fn=_stop_at(3)).step == 4
   assert run_training(experiment, stopped).step == _NUM_STEPS
   _assert_same_run(stopped, tmp_path / "whole")
+
+
+@pytest.mark.parametrize("stage", ["autoencoder", "next_vector"])
+def test_scores_in_training_are_those_of_evaluation(stage, data, whole):
+  run = load_run(whole / stage)
+  settings = PredictionSettings(num_samples=2, seed=run.config.seed)
+  expected = evaluate_run(run, str(data), settings, num_rows=4)
+  last = read_rows(whole / stage / "metrics.jsonl")[-1]
+  found = {
+    name.removeprefix("score/"): value
+    for name, value in last.items()
+    if name.startswith("score/")
+  }
+  assert {"token_accuracy"} <= {*found} or {"brier_lm", "brier_4"} <= {*found}
+  for name, value in found.items():
+    if isinstance(expected[name], float):
+      assert value == pytest.approx(expected[name], rel=1e-5), name
+    else:
+      assert value is None, name
 
 
 def test_rows_of_a_run_say_what_is_logged(whole):
