@@ -14,13 +14,13 @@ from calm_jax.data.pipeline import eval_batches
 from calm_jax.data.source_files import make_part
 from calm_jax.evaluation.held_out_text import HeldOutText
 from calm_jax.evaluation.prediction import PredictionSettings
-from calm_jax.evaluation.rows import num_parts
 from calm_jax.families import family_of
 from calm_jax.randomness import stream_key
 from calm_jax.runs.continuation import Continuation, TextGenerator
 from calm_jax.runs.runner import window_length
 from calm_jax.sampling.latents import decode_chunks, encode_chunks
 from calm_jax.sampling.prompt import encode_prompt
+from calm_jax.sampling.rows import num_parts
 from calm_jax.sampling.settings import SamplingSettings
 
 _FEWEST_CHUNKS = 16  # lengths are rounded up to powers of two from here on

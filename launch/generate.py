@@ -9,8 +9,12 @@ until chunks agree, which is exact and can take very many draws; hybrid takes
 the first candidates that agree, as exact does, and where none do chooses as
 batch does (it is batch at temperatures other than 1/2, 1/3, …). Text goes to
 stdout as it comes; with --output all of it also goes to a JSON file.
+
+All devices share the continuations. On several hosts each starts the command
+with --distributed; the first one prints and writes.
 """
 
+import jax
 from absl import flags
 
 from calm_jax.checkpoint.run_directory import load_run
@@ -18,7 +22,7 @@ from calm_jax.evaluation.result_file import check_output, write_result
 from calm_jax.sampling.prompt import read_prompts
 from calm_jax.sampling.settings import SamplingSettings
 from calm_jax.workflows.generation import run_generation
-from launch import entry
+from launch import distributed, entry, mesh
 
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Run directory.")
 _STEP = flags.DEFINE_integer("step", None, "Saved step; the newest if absent.")
@@ -60,7 +64,14 @@ flags.mark_flag_as_required("checkpoint")
 
 def main(arguments: list[str]) -> None:
   del arguments
-  check_output(_OUTPUT.value)
+  with distributed.joined():
+    _generate()
+
+
+def _generate() -> None:
+  is_first = jax.process_index() == 0
+  if is_first:
+    check_output(_OUTPUT.value)
   settings = SamplingSettings(
     temperature=_TEMPERATURE.value,
     method=_METHOD.value,
@@ -77,7 +88,7 @@ def main(arguments: list[str]) -> None:
       raise ValueError("give --prompt or --prompts_file, not both.")
     prompts = read_prompts(_PROMPTS_FILE.value)
   result = run_generation(
-    load_run(_CHECKPOINT.value, _STEP.value),
+    load_run(_CHECKPOINT.value, _STEP.value, mesh.chosen()),
     prompts,
     settings,
     num_tokens=_NUM_TOKENS.value,
@@ -85,7 +96,7 @@ def main(arguments: list[str]) -> None:
     stop=_STOP.value,
     seed=_SEED.value,
   )
-  if _OUTPUT.value:
+  if _OUTPUT.value and is_first:
     write_result(_OUTPUT.value, result)
 
 

@@ -11,7 +11,6 @@ import numpy as np
 from jax.sharding import Mesh
 
 from calm_jax.data.batch import Batch, chunk_targets
-from calm_jax.evaluation import rows
 from calm_jax.evaluation.brier import check_samples
 from calm_jax.evaluation.positions import (
   NUM_ORDERS,
@@ -33,6 +32,7 @@ from calm_jax.evaluation.windows import (
 from calm_jax.kernels.distance import Distance
 from calm_jax.losses.energy import energy_loss
 from calm_jax.randomness import position_keys, sample_keys, stream_key
+from calm_jax.sampling import rows
 from calm_jax.sampling.sampler import SamplerFn
 
 _NUM_TARGETS = 100  # M of the energy loss

@@ -12,10 +12,10 @@ from jax.sharding import Mesh
 from calm_jax.autoencoder import Autoencoder
 from calm_jax.config import AutoencoderConfig
 from calm_jax.data.batch import Batch, chunk_targets
-from calm_jax.evaluation import rows
 from calm_jax.evaluation.windows import COUNT, Columns
 from calm_jax.losses.reconstruction import kl_divergence
 from calm_jax.randomness import position_keys, stream_key
+from calm_jax.sampling import rows
 from calm_jax.sampling.blocks import map_blocks
 
 _MAX_CHUNKS = 4096  # decoded at once

@@ -15,6 +15,7 @@ from calm_jax.sampling.prompt import (
   prompt_id,
   stack_prompts,
 )
+from calm_jax.sampling.rows import num_parts, place
 from calm_jax.sampling.settings import SamplingSettings
 from calm_jax.sampling.text_stream import TextStream
 
@@ -36,7 +37,10 @@ class Continuation(NamedTuple):
 
 
 class TextGenerator:
-  """Continues prompts; compiled once for each shape."""
+  """Continues prompts; compiled once for each shape.
+
+  All processes of the run's mesh call its methods together.
+  """
 
   def __init__(self, run: LoadedRun, settings: SamplingSettings):
     """Prepares sampling.
@@ -84,7 +88,7 @@ class TextGenerator:
       num_samples: continuations of each prompt.
       stop: strings at which a text ends; they are not part of it.
       seed: of all draws.
-      max_rows: continuations made at once; bounds the memory.
+      max_rows: continuations made at once on a device; bounds its memory.
       text_fn: called with the number of a row and its new text, as it comes;
         row r is continuation r % num_samples of prompt r // num_samples.
 
@@ -110,6 +114,7 @@ class TextGenerator:
     rows = [(i, s) for i in range(len(prompts)) for s in range(num_samples)]
     streams = [TextStream(tokenizer, stop) for _ in rows]
     found: list[Continuation] = []
+    max_rows *= num_parts(self._run.mesh)
     for first in range(0, len(rows), max_rows):
       part = rows[first : first + max_rows]
       found += self._continue_rows(
@@ -144,14 +149,15 @@ class TextGenerator:
       stacked.tokens, ((0, 0), (0, num_pad), (0, 0)), constant_values=end_id
     )
     num_chunks = -(-num_tokens // self._chunk_size)
-    rows = start(
-      self._sampler_fn,
-      self._params,
-      stacked._replace(tokens=padded),
-      num_chunks,
-    )
+    mesh = self._run.mesh
     prompt_ids = np.array([prompt_id(one) for one in prompts], np.uint32)
-    keys = row_keys(seed, prompt_ids, sample_ids)
+    placed, *numbers = place(
+      (stacked._replace(tokens=padded), prompt_ids, sample_ids), mesh
+    )
+    rows = start(self._sampler_fn, self._params, placed, num_chunks, mesh)
+    keys = row_keys(seed, *numbers)
+    # What only fills the devices has ended before it begins.
+    is_done = np.arange(len(numbers[0])) >= len(prompts)
     if text_fn is not None:
       num_at_once = 1
     else:
@@ -163,13 +169,14 @@ class TextGenerator:
       rows = advance(
         self._sampler_fn,
         self._params,
-        rows,
+        rows._replace(is_done=place(is_done, mesh)),
         keys,
         jnp.int32(num_at_once),
         self._temperature,
+        mesh,
       )
-      num_new = int(rows.num_new)
-      new = np.asarray(rows.tokens[:, num_seen:num_new])
+      num_new = int(np.max(rows.num_new))
+      new = np.asarray(rows.tokens)[:, num_seen:num_new]
       num_seen = num_new
       is_done = np.array(rows.is_done)
       counts = np.stack([rows.num_draws, rows.num_spent, rows.num_fallbacks])
@@ -192,7 +199,6 @@ class TextGenerator:
           results[r] = Continuation(
             streams[r].text, ids[r], finish, *counts[:, r].tolist()
           )
-      rows = rows._replace(is_done=jnp.asarray(is_done))
     return results
 
 

@@ -10,9 +10,9 @@ from calm_jax.data.batch import Batch
 from calm_jax.data.pipeline import eval_batches
 from calm_jax.evaluation.held_out_text import open_text
 from calm_jax.evaluation.prediction import PredictionSettings
-from calm_jax.evaluation.rows import num_parts
 from calm_jax.families import ScoresFn, family_of
 from calm_jax.runs.provenance import provenance
+from calm_jax.sampling.rows import num_parts
 
 
 def window_length(config: ExperimentConfig, row_length: int | None) -> int:

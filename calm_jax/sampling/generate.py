@@ -5,9 +5,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh, PartitionSpec
 
 from calm_jax.model import Cache, empty_cache
 from calm_jax.randomness import stream_key
+from calm_jax.sampling import rows as rows_lib
 from calm_jax.sampling.next_chunk import TemperatureSettings, draw_next
 from calm_jax.sampling.prompt import Prompts
 from calm_jax.sampling.sampler import SamplerFn
@@ -20,7 +22,8 @@ class Generation(NamedTuple):
   hidden: jax.Array  # [R, D], after the last chunk
   num_chunks: jax.Array  # [R] int32, chunks read, prompt included
   tokens: jax.Array  # [R, C, K] int32, the new chunks; end ids where none yet
-  num_new: jax.Array  # [] int32, chunks made so far
+  # [1] int32, chunks made so far; on a mesh [n], those of each device's rows
+  num_new: jax.Array
   is_done: jax.Array  # [R] bool, the row has ended
   num_draws: jax.Array  # [R] int32, draws of the model so far
   num_spent: jax.Array  # [R] int32, chunks whose exact budget was spent
@@ -34,9 +37,19 @@ class RowKeys(NamedTuple):
   choice: jax.Array  # [R], of the choice among them
 
 
-@functools.partial(jax.jit, static_argnums=(0, 3))
+# Where the rows of each are; what is not named has them first.
+_SPLIT = Generation(*[rows_lib.ROWS] * len(Generation._fields))._replace(
+  cache=PartitionSpec(None, *rows_lib.ROWS)
+)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3, 4))
 def start(
-  sampler_fn: SamplerFn, params: Any, prompts: Prompts, num_new_chunks: int
+  sampler_fn: SamplerFn,
+  params: Any,
+  prompts: Prompts,
+  num_new_chunks: int,
+  mesh: Mesh | None = None,
 ) -> Generation:
   """Reads the prompts.
 
@@ -45,10 +58,20 @@ def start(
     params: what it takes.
     prompts: R of them.
     num_new_chunks: C, room for new chunks.
+    mesh: over which rows are shared out, see `rows`; all its processes call
+      this together.
 
   Returns:
     The rows, ready to go on.
   """
+  call = functools.partial(_start, sampler_fn, num_new_chunks)
+  call = rows_lib.over_rows(call, mesh, gives=_SPLIT)
+  return _told(call(params, prompts), mesh)
+
+
+def _start(
+  sampler_fn: SamplerFn, num_new_chunks: int, params: Any, prompts: Prompts
+) -> Generation:
   sampler = sampler_fn(params)
   tokens, num_chunks = prompts
   num_rows, length, chunk_size = tokens.shape
@@ -64,7 +87,7 @@ def start(
     hidden=hidden[jnp.arange(num_rows), num_chunks - 1],
     num_chunks=jnp.asarray(num_chunks),
     tokens=jnp.full((num_rows, num_new_chunks, chunk_size), end_id, jnp.int32),
-    num_new=jnp.int32(0),
+    num_new=jnp.zeros(1, jnp.int32),
     is_done=jnp.zeros(num_rows, bool),
     num_draws=zeros,
     num_spent=zeros,
@@ -95,7 +118,7 @@ def row_keys(
   )
 
 
-@functools.partial(jax.jit, static_argnums=(0, 5), donate_argnums=2)
+@functools.partial(jax.jit, static_argnums=(0, 5, 6), donate_argnums=2)
 def advance(
   sampler_fn: SamplerFn,
   params: Any,
@@ -103,6 +126,7 @@ def advance(
   keys: RowKeys,
   num_chunks: jax.Array,
   settings: TemperatureSettings,
+  mesh: Mesh | None = None,
 ) -> Generation:
   """Adds chunks to every row until it ends.
 
@@ -119,17 +143,36 @@ def advance(
     keys: of the rows.
     num_chunks: [] int32, so many chunks more, as far as there is room.
     settings: temperature and method.
+    mesh: as in `start`.
 
   Returns:
     The rows.
   """
+
+  def call(params, keys, rows):
+    return _advance(sampler_fn, params, rows, keys, num_chunks, settings)
+
+  call = rows_lib.over_rows(
+    call, mesh, takes=(rows_lib.ROWS, _SPLIT), gives=_SPLIT
+  )
+  return _told(call(params, keys, rows), mesh)
+
+
+def _advance(
+  sampler_fn: SamplerFn,
+  params: Any,
+  rows: Generation,
+  keys: RowKeys,
+  num_chunks: jax.Array,
+  settings: TemperatureSettings,
+) -> Generation:
   sampler = sampler_fn(params)
   end_id = sampler.config.vocabulary.end_id
   fold = jax.vmap(jax.random.fold_in)
-  last = jnp.minimum(rows.num_new + num_chunks, rows.tokens.shape[1])
+  last = jnp.minimum(rows.num_new[0] + num_chunks, rows.tokens.shape[1])
 
   def goes_on(rows: Generation) -> jax.Array:
-    return (rows.num_new < last) & ~jnp.all(rows.is_done)
+    return (rows.num_new[0] < last) & ~jnp.all(rows.is_done)
 
   def add_chunk(rows: Generation) -> Generation:
     found = draw_next(
@@ -152,7 +195,7 @@ def advance(
       cache=cache,
       hidden=hidden[:, 0],
       num_chunks=rows.num_chunks + 1,
-      tokens=rows.tokens.at[:, rows.num_new].set(tokens),
+      tokens=rows.tokens.at[:, rows.num_new[0]].set(tokens),
       num_new=rows.num_new + 1,
       is_done=rows.is_done | jnp.any(is_end, axis=-1),
       num_draws=rows.num_draws + is_open * found.num_draws,
@@ -161,3 +204,11 @@ def advance(
     )
 
   return jax.lax.while_loop(goes_on, add_chunk, rows)
+
+
+def _told(rows: Generation, mesh: Mesh | None) -> Generation:
+  """With all but cache and hidden states on every process."""
+  told = rows._replace(cache=None, hidden=None)
+  return rows_lib.everywhere(told, mesh)._replace(
+    cache=rows.cache, hidden=rows.hidden
+  )

@@ -5,6 +5,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+import jax
+
 from calm_jax.checkpoint.run_directory import LoadedRun
 from calm_jax.runs.continuation import Continuation, TextGenerator
 from calm_jax.runs.provenance import provenance
@@ -35,12 +37,14 @@ def run_generation(
     ValueError: if run, settings and prompts do not fit.
   """
   generator = TextGenerator(run, settings)
+  is_silent = jax.process_index() > 0  # the first process prints
   is_alone = len(prompts) * options.get("num_samples", 1) == 1
   unseen = list(prompts)  # shown with the first new text, not before an error
 
   def show(row: int, text: str) -> None:
     del row
-    print("".join(unseen) + text, end="", flush=True)
+    if not is_silent:
+      print("".join(unseen) + text, end="", flush=True)
     unseen.clear()
 
   found = generator.continue_prompts(
@@ -53,12 +57,13 @@ def run_generation(
   ]
   if is_alone:
     show(0, "\n")
-  else:
+  elif not is_silent:
     for number, (prompt, one) in enumerate(pairs):
       i, s = divmod(number, len(found[0]))
       print(f"--- prompt {i + 1}, continuation {s + 1} ({one.finish})")
       print(prompt + one.text)
-  _report([one for _, one in pairs], settings)
+  if not is_silent:
+    _report([one for _, one in pairs], settings)
   return {
     "continuations": [
       {"prompt": prompt, **one._asdict()} for prompt, one in pairs

@@ -23,9 +23,9 @@ from calm_jax.data.store import TokenStore
 from calm_jax.data.tokenizer import Tokenizer
 from calm_jax.data.tokenizer_base import hash_parts
 from calm_jax.evaluation.prediction import PredictionSettings
-from calm_jax.evaluation.rows import num_parts
 from calm_jax.families import family_of
 from calm_jax.losses.mean import Mean, compute, merge
+from calm_jax.sampling.rows import num_parts
 from calm_jax.training import processes, sharding
 from calm_jax.training.loop import Evaluator, Result, train
 from calm_jax.training.metrics import MetricsWriter

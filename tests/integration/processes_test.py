@@ -198,6 +198,22 @@ def test_two_processes_score_as_one(mesh, start, material, binaries):
   _assert_same_scores(*results)
 
 
+def test_two_processes_write_as_one(start, material, binaries):
+  _finish(start(1, "calm", "written"))
+  results = []
+  for count in (1, 2):
+    output = f"written_{count}.json"
+    flags = [
+      *("--checkpoint=written", "--prompt=The", "--num_samples=3"),
+      *("--num_tokens=12", "--num_candidates=20", f"--output={output}"),
+    ]
+    processes = _start_all(binaries, material, count, "generate", *flags)
+    _wait_well(processes)
+    results.append(read_json(material / output)["continuations"])
+    assert processes[0].finished.stdout.count("--- prompt 1") == 3
+  assert results[0] == results[1]
+
+
 _SWEEP = """
 from calm_jax import config
 

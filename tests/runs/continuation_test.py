@@ -1,5 +1,6 @@
 """Tests sampling/continuation.py and the compiled loop under it."""
 
+import dataclasses
 import functools
 
 import jax
@@ -7,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from calm_jax.families import family_of
+from calm_jax.config import MeshConfig
+from calm_jax.families import build_model, family_of, param_axes
 from calm_jax.randomness import stream_key
 from calm_jax.runs.continuation import TextGenerator
 from calm_jax.sampling.chunk_sampler import ChunkSampler
@@ -15,6 +17,7 @@ from calm_jax.sampling.generate import row_keys
 from calm_jax.sampling.next_chunk import TemperatureSettings, draw_next
 from calm_jax.sampling.prompt import encode_prompt, prompt_id
 from calm_jax.sampling.settings import SamplingSettings
+from calm_jax.training import sharding
 from tests.cached import cached
 from tests.sampling.tiny_runs import autoencoder_run, calm_run, token_run
 
@@ -232,3 +235,35 @@ def test_refuses_what_exceeds_the_context():
     generator.continue_prompts(["ab"], num_tokens=45)
   with pytest.raises(ValueError, match="at least 1"):
     generator.continue_prompts(["ab"], num_tokens=0)
+
+
+@pytest.mark.parametrize(
+  ("run_fn", "mesh"),
+  [
+    (calm_run, MeshConfig(data=8)),
+    (calm_run, MeshConfig(data=2, fsdp=2, tensor=2)),
+    pytest.param(token_run, MeshConfig(data=8), marks=pytest.mark.slow),
+    pytest.param(
+      token_run, MeshConfig(data=1, fsdp=4, tensor=2), marks=pytest.mark.slow
+    ),
+  ],
+)
+def test_continuations_do_not_depend_on_the_mesh(run_fn, mesh):
+  run = run_fn()
+  mesh = sharding.make_mesh(mesh)
+  axes = param_axes(build_model(run.config.model))
+  places = sharding.place_params(mesh, run.params, axes).shardings
+  moved = dataclasses.replace(
+    run,
+    mesh=mesh,
+    params=jax.device_put(run.params, places),
+    autoencoder=jax.device_put(run.autoencoder, sharding.replicated(mesh)),
+  )
+  settings = {
+    "num_tokens": 16,
+    "num_samples": 3,
+    "stop": ["q"],
+    "prompts": ["ab", "the class of", "x"],
+  }
+  expected = TextGenerator(run, _COLD).continue_prompts(**settings)
+  assert TextGenerator(moved, _COLD).continue_prompts(**settings) == expected

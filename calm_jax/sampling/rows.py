@@ -1,18 +1,19 @@
-"""Rows of text shared out over the devices of a mesh, to be scored.
+"""Rows of text shared out over the devices of a mesh.
 
-A row is scored by itself. So devices that hold copies of the parameters, those
-along `data`, take rows of their own and exchange nothing. Other axes split the
-parameters of a model that is too large for one, and the work on a row.
+A row is scored and continued by itself. So devices that hold copies of the
+parameters, those along `data`, take rows of their own and exchange nothing.
+Other axes split the parameters of a model that is too large for one device, and
+the work on a row.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-_ROWS = PartitionSpec("data")
+ROWS = PartitionSpec("data")
 _WHOLE = PartitionSpec()
 
 
@@ -22,7 +23,7 @@ def num_parts(mesh: Mesh | None) -> int:
 
 
 def place(batch: Any, mesh: Mesh | None) -> Any:
-  """Puts rows where they are scored, with padding behind them.
+  """Puts rows where they are worked on, with padding behind them.
 
   Args:
     batch: tree of NumPy arrays [B, …], the same in all processes.
@@ -40,14 +41,18 @@ def place(batch: Any, mesh: Mesh | None) -> Any:
     missing = -len(x) % num_parts(mesh)
     x = np.pad(x, ((0, missing), *[(0, 0)] * (x.ndim - 1)))
     return jax.make_array_from_callback(
-      x.shape, NamedSharding(mesh, _ROWS), lambda index: x[index]
+      x.shape, NamedSharding(mesh, ROWS), lambda index: x[index]
     )
 
   return jax.tree.map(put, batch)
 
 
 def over_rows(
-  function: Callable[..., Any], mesh: Mesh | None
+  function: Callable[..., Any],
+  mesh: Mesh | None,
+  *,
+  takes: Sequence[Any] | None = None,
+  gives: Any = ROWS,
 ) -> Callable[..., Any]:
   """Calls a function of parameters and rows on each device for its own rows.
 
@@ -57,6 +62,9 @@ def over_rows(
   Args:
     function: takes parameters and trees of arrays [B, …], gives such a tree.
     mesh: None: the function itself.
+    takes: for each tree a prefix of it with the PartitionSpecs of its arrays,
+      where rows are not the first axis of all.
+    gives: the same of the result.
 
   Returns:
     The same function of all rows, for use inside compiled ones.
@@ -68,8 +76,8 @@ def over_rows(
     return jax.shard_map(
       function,
       mesh=mesh,
-      in_specs=(_WHOLE, *[_ROWS] * len(rows)),
-      out_specs=_ROWS,
+      in_specs=(_WHOLE, *(takes or [ROWS] * len(rows))),
+      out_specs=gives,
       check_vma=False,
     )(params, *rows)
 
