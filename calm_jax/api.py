@@ -46,7 +46,7 @@ def load(
     OSError: if there is no such directory or step.
     ValueError: if it is not a run directory, has no saved step, or is damaged.
   """
-  return TextModel(load_run(checkpoint_dir, step, mesh))
+  return TextModel(load_run(checkpoint_dir, step, mesh, is_rounded=True))
 
 
 class TextModel:

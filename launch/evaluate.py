@@ -116,7 +116,7 @@ def _evaluate() -> None:
       **others,
     )
     return
-  run = load_run(_CHECKPOINT.value, _STEP.value, mesh.chosen())
+  run = load_run(_CHECKPOINT.value, _STEP.value, mesh.chosen(), is_rounded=True)
   result = scoring.score(run, _DATA.value, settings, **others)
   if _OUTPUT.value and is_first:
     write_result(_OUTPUT.value, result)

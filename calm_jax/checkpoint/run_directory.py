@@ -27,6 +27,7 @@ from calm_jax.checkpoint import steps as steps_lib
 from calm_jax.config import AutoencoderConfig, ExperimentConfig
 from calm_jax.data.tokenizer import Tokenizer, load_tokenizer
 from calm_jax.families import Model, build_model, param_axes, param_shapes
+from calm_jax.families.rounding import round_params
 from calm_jax.training import processes, sharding
 
 # What may differ when a run goes on: it changes where the run stops, what it
@@ -194,7 +195,7 @@ class LoadedRun:
 
   path: epath.Path
   config: ExperimentConfig
-  params: Any  # of the model, nested dict of float32 arrays
+  params: Any  # of the model, nested dict of arrays
   autoencoder: Any  # frozen parameters of a next-vector run, else None
   tokenizer: Tokenizer
   step: int
@@ -220,7 +221,11 @@ class LoadedRun:
 
 
 def load_run(
-  path: epath.PathLike, step: int | None = None, mesh: Mesh | None = None
+  path: epath.PathLike,
+  step: int | None = None,
+  mesh: Mesh | None = None,
+  *,
+  is_rounded: bool = False,
 ) -> LoadedRun:
   """Loads parameters and tokenizer of a run, not its optimizer state.
 
@@ -229,6 +234,9 @@ def load_run(
     step: one that was saved; None: the newest.
     mesh: splits the parameters over its devices, and all processes of it call
       this together; None: the first local device.
+    is_rounded: keeps what a bfloat16 model only reads in bfloat16 so, see
+      `round_params`: half the memory and the same results, but no parameters to
+      go on training with.
 
   Returns:
     The run at that step.
@@ -263,6 +271,10 @@ def load_run(
     autoencoder = run.read_autoencoder(config.autoencoder, mesh)
     found = content_hash(autoencoder)
     _check_hash(run.autoencoder, found, hashes["autoencoder"])
+  if is_rounded:
+    params = round_params(config.model, config.autoencoder, params)
+    if autoencoder is not None:
+      autoencoder = round_params(config.autoencoder, None, autoencoder)
   return LoadedRun(
     path=run.path,
     config=config,

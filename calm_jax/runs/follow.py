@@ -37,7 +37,7 @@ def evaluate_steps(
   for step in sorted({*steps} - rows.steps):
     run.find_step(step)
   for step in sorted({*steps} - rows.steps):
-    rows.append(evaluate_fn(load_run(run.path, step, mesh)))
+    rows.append(evaluate_fn(load_run(run.path, step, mesh, is_rounded=True)))
 
 
 def follow_run(
@@ -80,7 +80,7 @@ def follow_run(
       if step in rows.steps or (wanted is not None and step not in wanted):
         continue
       try:
-        loaded = load_run(run.path, step, mesh)
+        loaded = load_run(run.path, step, mesh, is_rounded=True)
       except FileNotFoundError:
         continue  # removed to make room for newer ones
       except DamagedStepError as error:

@@ -102,7 +102,7 @@ def score_point(
     `trade_off` where shown.
   """
   is_first = jax.process_index() == 0
-  run = load_run(directory, mesh=_mesh(config))
+  run = load_run(directory, mesh=_mesh(config), is_rounded=True)
   with tqdm.tqdm(
     desc="scoring", unit="row", mininterval=30, delay=1, disable=not is_first
   ) as bar:
