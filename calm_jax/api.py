@@ -62,9 +62,8 @@ class TextModel:
 
   def __init__(self, run: LoadedRun):
     self.run = run
-    # Compiled once for each of the settings that are asked for.
-    self._generator = functools.cache(functools.partial(TextGenerator, run))
-    self._scores_fn = functools.cache(
+    # Programs are compiled once, for whatever settings they are the same.
+    self._scores_fn = functools.lru_cache(maxsize=8)(
       lambda settings: family_of(run.config.model).make_scores_fn(
         run.config, settings, run.mesh
       )
@@ -154,8 +153,9 @@ class TextModel:
       ValueError: if run, prompts and settings do not fit.
     """
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-    generator = self._generator(
-      SamplingSettings(temperature=temperature, method=method, **settings)
+    generator = TextGenerator(
+      self.run,
+      SamplingSettings(temperature=temperature, method=method, **settings),
     )
     return generator.continue_prompts(
       prompts,

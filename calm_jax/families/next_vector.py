@@ -34,7 +34,7 @@ from calm_jax.model.heads import build_head
 from calm_jax.randomness import chunk_keys
 from calm_jax.sampling.chunk_sampler import ChunkSampler
 from calm_jax.sampling.next_chunk import TemperatureSettings
-from calm_jax.sampling.sampler import SamplerFn
+from calm_jax.sampling.sampler import Binding, SamplerFn
 from calm_jax.sampling.settings import SamplingSettings
 
 
@@ -65,14 +65,8 @@ class NextVectorFamily(PredictingFamily):
     self, config: ExperimentConfig, *, top_k: int = 0
   ) -> SamplerFn:
     del top_k
-    return lambda params: ChunkSampler(
-      config.model,
-      config.autoencoder,
-      params["model"],
-      params["autoencoder"],
-      noise_scale=params["noise_scale"],
-      closing_id=config.closing_id,
-    )
+    settings = (config.model, config.autoencoder, config.closing_id)
+    return Binding(_make_sampler, settings)
 
   def bind_params(
     self,
@@ -141,6 +135,22 @@ class NextVectorFamily(PredictingFamily):
       "head": Work(model, "sample", (hidden, keys, ids)),
       "decode": decoder_work(autoencoder, num_positions, num_draws),
     }
+
+
+def _make_sampler(
+  params: Any,
+  model: NextVectorConfig,
+  autoencoder: AutoencoderConfig,
+  closing_id: int | None,
+) -> ChunkSampler:
+  return ChunkSampler(
+    model,
+    autoencoder,
+    params["model"],
+    params["autoencoder"],
+    noise_scale=params["noise_scale"],
+    closing_id=closing_id,
+  )
 
 
 def _backbone_work(model: NextVectorConfig, num_positions: int) -> Work:

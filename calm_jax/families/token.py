@@ -18,7 +18,7 @@ from calm_jax.families.token_published import PublishedTokenModel
 from calm_jax.losses.mean import Mean, Means
 from calm_jax.model import TokenModel
 from calm_jax.sampling.next_chunk import TemperatureSettings
-from calm_jax.sampling.sampler import SamplerFn
+from calm_jax.sampling.sampler import Binding, SamplerFn
 from calm_jax.sampling.settings import SamplingSettings
 from calm_jax.sampling.token_sampler import TokenSampler
 
@@ -41,13 +41,7 @@ class TokenFamily(PredictingFamily):
   def sampler_fn(
     self, config: ExperimentConfig, *, top_k: int = 0
   ) -> SamplerFn:
-    return lambda params: TokenSampler(
-      config.model,
-      params["model"],
-      temperature=params["temperature"],
-      top_k=top_k,
-      top_p=params["top_p"],
-    )
+    return Binding(_make_sampler, (config.model, top_k))
 
   def bind_params(
     self,
@@ -91,6 +85,18 @@ class TokenFamily(PredictingFamily):
   ) -> dict[str, Work]:
     """The same for any number of draws: they share one distribution."""
     return _work(model, num_positions, "decode")
+
+
+def _make_sampler(
+  params: Any, model: TokenModelConfig, top_k: int
+) -> TokenSampler:
+  return TokenSampler(
+    model,
+    params["model"],
+    temperature=params["temperature"],
+    top_k=top_k,
+    top_p=params["top_p"],
+  )
 
 
 def _work(

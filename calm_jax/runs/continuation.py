@@ -39,7 +39,10 @@ class Continuation(NamedTuple):
 class TextGenerator:
   """Continues prompts; compiled once for each shape.
 
-  All processes of the run's mesh call its methods together.
+  What is another number alone compiles nothing again, not in another generator
+  of the same run either: noise scale, seed, stop strings, and a token model's
+  temperature and top_p. All processes of the run's mesh call its methods
+  together.
   """
 
   def __init__(self, run: LoadedRun, settings: SamplingSettings):

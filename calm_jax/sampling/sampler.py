@@ -1,5 +1,7 @@
 """What generation and scoring ask of a model, whichever kind it is."""
 
+import copy
+import dataclasses
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -56,5 +58,25 @@ class Sampler(Protocol):
     """[..., D], [...], [S] → independent next chunks [..., S, K] int32."""
 
 
-# Binds parameters to a sampler inside compiled functions.
+# Binds parameters to a sampler inside compiled functions. What compiled
+# programs are kept by: those of `Binding` are compared by value.
 SamplerFn = Callable[[Any], Sampler]
+
+
+@dataclasses.dataclass(frozen=True)
+class Binding:
+  """A `SamplerFn` that is equal to any other of the same settings.
+
+  Attributes:
+    make: (params, *settings) → sampler.
+    settings: hashed; a copy, so that nobody changes them.
+  """
+
+  make: Callable[..., Sampler]
+  settings: tuple[Any, ...]
+
+  def __post_init__(self):
+    object.__setattr__(self, "settings", copy.deepcopy(self.settings))
+
+  def __call__(self, params: Any) -> Sampler:
+    return self.make(params, *self.settings)

@@ -21,6 +21,19 @@ from calm_jax.training import sharding
 from tests.cached import cached
 from tests.sampling.tiny_runs import autoencoder_run, calm_run, token_run
 
+
+@pytest.fixture
+def patch_sampler(monkeypatch):
+  """Replaces a method of ChunkSampler; programs compiled before do not know."""
+
+  def patch(name, method):
+    monkeypatch.setattr(ChunkSampler, name, method)
+
+  jax.clear_caches()
+  yield patch
+  jax.clear_caches()
+
+
 _PROMPTS = ["ab", "hello world", ""]
 _COLD = SamplingSettings(temperature=0.5, num_candidates=20)
 
@@ -116,7 +129,7 @@ def test_text_comes_in_pieces():
   assert list(pieces.values()) == [one[0].text for one in found]
 
 
-def test_a_chunk_is_cut_at_its_end(monkeypatch):
+def test_a_chunk_is_cut_at_its_end(patch_sampler):
   run = calm_run(num_chunks=12)
   end = run.tokenizer.vocabulary.end_id
 
@@ -124,7 +137,7 @@ def test_a_chunk_is_cut_at_its_end(monkeypatch):
     chunk = jnp.array([65, 66, end, 67], jnp.int32)
     return jnp.broadcast_to(chunk, (*keys.shape, len(sample_ids), 4))
 
-  monkeypatch.setattr(ChunkSampler, "draw", draw)
+  patch_sampler("draw", draw)
   generator = TextGenerator(run, SamplingSettings())
   (found,) = generator.continue_prompts(["x"], num_tokens=14)[0]
   assert (found.text, found.tokens, found.finish) == ("AB", [65, 66], "end")
@@ -133,19 +146,19 @@ def test_a_chunk_is_cut_at_its_end(monkeypatch):
   assert (found.text, found.finish) == ("A", "length")
 
 
-def test_stop_strings(monkeypatch):
+def test_stop_strings(patch_sampler):
   def draw(self, hidden, keys, sample_ids):
     chunk = jnp.array([65, 66, 67, 68], jnp.int32)
     return jnp.broadcast_to(chunk, (*keys.shape, len(sample_ids), 4))
 
-  monkeypatch.setattr(ChunkSampler, "draw", draw)
+  patch_sampler("draw", draw)
   generator = TextGenerator(calm_run(num_chunks=12), SamplingSettings())
   kwargs = {"num_tokens": 14, "stop": ["DABCDA"]}
   (found,) = generator.continue_prompts(["x"], **kwargs)[0]
   assert (found.text, found.finish) == ("ABC", "stop")
 
 
-def test_a_spent_budget_ends_its_own_row_alone(monkeypatch):
+def test_a_spent_budget_ends_its_own_row_alone(patch_sampler):
   # Row 1 never agrees with itself after its second chunk, row 0 always does.
   def draw(self, hidden, keys, sample_ids):
     is_spent = (jnp.arange(len(keys)) == 1) & (hidden[:, 0] == 2)
@@ -153,7 +166,7 @@ def test_a_spent_budget_ends_its_own_row_alone(monkeypatch):
     chunk = jnp.array([65, 66, 67, 68], jnp.int32)
     return chunk[None, None] + shift[..., None]
 
-  monkeypatch.setattr(ChunkSampler, "draw", draw)
+  patch_sampler("draw", draw)
   step = ChunkSampler.step
 
   def counting_step(self, tokens, positions, cache):
@@ -161,7 +174,7 @@ def test_a_spent_budget_ends_its_own_row_alone(monkeypatch):
     count = positions[..., None] + jnp.zeros_like(hidden)
     return count.astype(hidden.dtype), cache
 
-  monkeypatch.setattr(ChunkSampler, "step", counting_step)
+  patch_sampler("step", counting_step)
   settings = SamplingSettings(temperature=0.5, method="exact", max_draws=6)
   generator = TextGenerator(calm_run(num_chunks=12), settings)
   (whole, cut), _ = generator.continue_prompts(
@@ -267,3 +280,33 @@ def test_continuations_do_not_depend_on_the_mesh(run_fn, mesh):
   }
   expected = TextGenerator(run, _COLD).continue_prompts(**settings)
   assert TextGenerator(moved, _COLD).continue_prompts(**settings) == expected
+
+
+@pytest.mark.parametrize("run_fn", [calm_run, token_run])
+def test_other_numbers_compile_nothing(run_fn):
+  run = run_fn()
+  compiled = []
+  jax.monitoring.register_event_duration_secs_listener(
+    lambda name, *_, **__: (
+      compiled.append(name)
+      if name.endswith("backend_compile_duration")
+      else None
+    )
+  )
+  if run_fn is token_run:
+    changes = [
+      {"temperature": 0.5 + 0.05 * i, "top_p": 1 - 0.03 * i} for i in range(20)
+    ]
+  else:
+    changes = [
+      {"temperature": 0.5, "num_candidates": 9, "noise_scale": 1 - 0.04 * i}
+      for i in range(20)
+    ]
+  counts = []
+  for i, change in enumerate(changes):
+    generator = TextGenerator(run, SamplingSettings(**change))
+    generator.continue_prompts(
+      ["ab"], num_tokens=8, seed=i, stop=["z" * (i + 1)]
+    )
+    counts.append(len(compiled))
+  assert counts[0] > 0 and counts[-1] == counts[0]
