@@ -4,11 +4,15 @@
       [--mesh=data=4,fsdp=16] [--output=plan.json]
   python -m launch.plan --config=experiments/calm.py:xl --topology=v5p:4x4x4 \\
       --search
+  python -m launch.plan --config=experiments/calm.py:xl --topology=v5e:4x4 \\
+      --program=generate --rows=16
 
 Compiles the training step itself for that slice; no TPU, no data and no trained
 autoencoder is needed, only the extra [aot]. Exit code 0: it fits; 2: it does
 not; 1: anything else. Without --mesh rows go side by side on as many chips as
-there are rows, and `tensor` takes the chips left.
+there are rows, and `tensor` takes the chips left. With --program it compiles
+evaluation or generation instead; every chip then has all parameters, unless
+--mesh splits them.
 """
 
 import os
@@ -25,16 +29,20 @@ os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
 import dataclasses
 import signal
 import sys
+from typing import Any, NoReturn
 
 from absl import flags
 from ml_collections import config_flags
 
+from calm_jax.config import MeshConfig
 from calm_jax.config_file import check_types
 from calm_jax.evaluation.result_file import check_output, write_result
+from calm_jax.planning import programs
 from calm_jax.planning.assumptions import complete, default_mesh, parse_mesh
 from calm_jax.planning.description import describe, describe_all
 from calm_jax.planning.memory import LeastMemory
 from calm_jax.planning.plan import make_plan
+from calm_jax.planning.programs import PROGRAMS
 from calm_jax.planning.search import search
 from calm_jax.planning.topology import available_bytes, find_topology
 from calm_jax.scaling.flops import training_flops
@@ -49,6 +57,12 @@ _OUTPUT = flags.DEFINE_string("output", None, "JSON file to write.")
 _VOCAB_SIZE = flags.DEFINE_integer(
   "vocab_size", 128256, "Where the config names no vocabulary."
 )
+_PROGRAM = flags.DEFINE_enum(
+  "program", "train", ("train", *PROGRAMS), "What is to run there."
+)
+_ROWS = flags.DEFINE_integer(
+  "rows", 8, "With --program: rows of each part of the data axis.", 1
+)
 _SEARCH = flags.DEFINE_bool("search", False, "Try meshes, remat, microbatches.")
 _MAX_COMPILATIONS = flags.DEFINE_integer(
   "max_compilations", 12, "After so many --search ends.", lower_bound=1
@@ -62,12 +76,24 @@ def main(arguments: list[str]) -> None:
   check_output(_OUTPUT.value)
   if _SEARCH.value and _MESH.value:
     raise ValueError("give --mesh or --search, not both.")
+  if _SEARCH.value and _PROGRAM.value != "train":
+    raise ValueError("--search is for training; leave it or --program out.")
   config = complete(check_types(_CONFIG.value), _VOCAB_SIZE.value)
   topology = find_topology(_TOPOLOGY.value)
   # The compiler, loaded now, would keep Ctrl-C waiting for minutes, and print a
   # page of addresses when it is ended. Nothing is half-written.
   for number in (signal.SIGINT, signal.SIGTERM):
     signal.signal(number, signal.SIG_DFL)
+  if _PROGRAM.value != "train":
+    mesh = parse_mesh(_MESH.value) if _MESH.value else MeshConfig()
+    plan = programs.plan_program(
+      _PROGRAM.value,
+      dataclasses.replace(config, mesh=mesh),
+      topology,
+      _ROWS.value,
+    )
+    print(programs.describe(plan))
+    _finish(plan.to_dict(), plan.fits)
   num_chips = len(topology.devices)
   flops = training_flops(config) / config.num_steps
 
@@ -92,6 +118,10 @@ def main(arguments: list[str]) -> None:
     plan = plan_fn(dataclasses.replace(config, mesh=mesh))
     print(describe(plan))
     result, fits = plan.to_dict(), plan.fits
+  _finish(result, fits)
+
+
+def _finish(result: dict[str, Any], fits: bool) -> NoReturn:
   if _OUTPUT.value:
     write_result(_OUTPUT.value, result)
   sys.exit(0 if fits else 2)

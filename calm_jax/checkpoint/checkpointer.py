@@ -71,7 +71,9 @@ class Checkpointer:
         saved with another tokenizer, autoencoder or data.
     """
     damaged = []
-    for step in reversed(steps_lib.list_steps(self._directory)):
+    # What a shared file system lists may differ between hosts for seconds.
+    steps = processes.first_lists(lambda: steps_lib.list_steps(self._directory))
+    for step in reversed(steps):
       try:
         restored = self._read_together(step, shapes)
       except steps_lib.DamagedStepError as error:

@@ -30,6 +30,7 @@ from calm_jax.evaluation.windows import (
   Columns,
 )
 from calm_jax.kernels.distance import Distance
+from calm_jax.layers.activation import position_partition
 from calm_jax.losses.energy import energy_loss
 from calm_jax.randomness import position_keys, sample_keys, stream_key
 from calm_jax.sampling import rows
@@ -100,10 +101,10 @@ def prediction_columns(
   first = last = None
   for on_host in batches:
     batch = rows.place(on_host, mesh)
-    sums, predictions = _score(sampler_fn, params, batch, settings, mesh)
+    sums, predictions = score(sampler_fn, params, batch, settings, mesh)
     if settings.last_chunk:
       apart = rows.place(_chunks_apart(on_host, settings), mesh)
-      alone, _ = _score(segment_sampler_fn, params, apart, settings, mesh)
+      alone, _ = score(segment_sampler_fn, params, apart, settings, mesh)
       alone.pop(COUNT)
       sums |= {name + LAST_CHUNK: value for name, value in alone.items()}
     if settings.permuted:
@@ -138,13 +139,17 @@ def prediction_columns(
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3, 4))
-def _score(
+def score(
   sampler_fn: SamplerFn,
   params: Any,
   batch: Batch,
   settings: PredictionSettings,
   mesh: Mesh | None,
 ) -> tuple[dict[str, jax.Array], _Predictions]:
+  """Sums over the scored positions of each row of a batch, and what was said.
+
+  See `prediction_columns`.
+  """
   call = functools.partial(_score_rows, sampler_fn, settings)
   sums, predictions = rows.over_rows(call, mesh)(params, batch)
   return rows.everywhere(sums, mesh), predictions
@@ -259,6 +264,7 @@ def _against_text(
     _keys(settings, "evaluation_targets", batch, positions.chunk_ids),
     num_targets=_NUM_TARGETS,
     distance=Distance("energy", sampler.alpha),
+    partition=position_partition(),
   )
   return sums | {"energy_loss": _sum(is_scored, energy)}
 

@@ -97,8 +97,7 @@ def _sums(settings, use_gradient, samples, *rest):
   tpu = functools.partial(energy_score_tpu.energy_sums, **fixed)
   gpu = functools.partial(energy_score_gpu.energy_sums, **fixed)
   # Positions that lie on several devices, unknown where, are not cut up.
-  is_split = jax.sharding.get_abstract_mesh().size > 1
-  is_split = is_split and settings.partition is None
+  is_split = settings.partition is None and per_shard.num_devices_unknown() > 1
   cpu = xla if is_split else functools.partial(_in_blocks, xla)
   # Chosen where the program is lowered, not where it is traced: it may be
   # compiled ahead of time for another platform than this one.

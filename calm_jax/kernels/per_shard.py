@@ -10,6 +10,15 @@ from jax.sharding import PartitionSpec
 Arrays = tuple[jax.Array, ...]
 
 
+def num_devices_unknown() -> int:
+  """Over how many devices the compiler may spread what it computes here.
+
+  Inside a `shard_map` over all of a mesh it is one.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  return math.prod(mesh.shape[axis] for axis in mesh.auto_axes)
+
+
 def call(
   function: Callable[..., tuple[Arrays, Arrays]],
   partition: PartitionSpec | None,

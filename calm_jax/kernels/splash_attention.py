@@ -114,8 +114,11 @@ def _make_kernel(num_heads, length, num_head_parts, num_parts, interpret):
 
 
 def _axes(mesh, names, size):
-  """Those of the mesh's axes that split an array axis of this size."""
-  names = tuple(name for name in names if name in mesh.axis_names)
+  """Those of the mesh's axes that split an array axis of this size.
+
+  Inside a `shard_map` the array is a device's own part already.
+  """
+  names = tuple(name for name in names if name in mesh.auto_axes)
   if not names or size % _count(mesh, names):
     return None
   return names

@@ -4,7 +4,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from calm_jax.kernels import vocabulary, vocabulary_sum
+from calm_jax.kernels import per_shard, vocabulary, vocabulary_sum
 
 
 def cross_entropy(
@@ -77,7 +77,7 @@ def cross_entropy_sum(
   """
   _check(hidden, embedding, scored)
   chex.assert_shape([labels, weights], hidden.shape[:-1])
-  is_split = jax.sharding.get_abstract_mesh().size > 1 and partition is None
+  is_split = partition is None and per_shard.num_devices_unknown() > 1
   if implementation != "reference" and not is_split:
     return vocabulary_sum.cross_entropy_sum(
       hidden, embedding, labels, scored, weights, partition

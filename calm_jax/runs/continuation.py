@@ -15,7 +15,7 @@ from calm_jax.sampling.prompt import (
   prompt_id,
   stack_prompts,
 )
-from calm_jax.sampling.rows import num_parts, place
+from calm_jax.sampling.rows import num_parts, on, place
 from calm_jax.sampling.settings import SamplingSettings
 from calm_jax.sampling.text_stream import TextStream
 
@@ -120,16 +120,17 @@ class TextGenerator:
     max_rows *= num_parts(self._run.mesh)
     for first in range(0, len(rows), max_rows):
       part = rows[first : first + max_rows]
-      found += self._continue_rows(
-        [chunks[i] for i, _ in part],
-        np.array([s for _, s in part], np.uint32),
-        streams[first : first + max_rows],
-        num_tokens=num_tokens,
-        seed=seed,
-        has_stop=bool(stop),
-        text_fn=text_fn
-        and (lambda row, text, first=first: text_fn(first + row, text)),
-      )
+      with on(self._run.mesh):
+        found += self._continue_rows(
+          [chunks[i] for i, _ in part],
+          np.array([s for _, s in part], np.uint32),
+          streams[first : first + max_rows],
+          num_tokens=num_tokens,
+          seed=seed,
+          has_stop=bool(stop),
+          text_fn=text_fn
+          and (lambda row, text, first=first: text_fn(first + row, text)),
+        )
     return [
       found[i : i + num_samples] for i in range(0, len(found), num_samples)
     ]

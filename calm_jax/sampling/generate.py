@@ -38,7 +38,7 @@ class RowKeys(NamedTuple):
 
 
 # Where the rows of each are; what is not named has them first.
-_SPLIT = Generation(*[rows_lib.ROWS] * len(Generation._fields))._replace(
+SPLIT = Generation(*[rows_lib.ROWS] * len(Generation._fields))._replace(
   cache=PartitionSpec(None, *rows_lib.ROWS)
 )
 
@@ -65,7 +65,7 @@ def start(
     The rows, ready to go on.
   """
   call = functools.partial(_start, sampler_fn, num_new_chunks)
-  call = rows_lib.over_rows(call, mesh, gives=_SPLIT)
+  call = rows_lib.over_rows(call, mesh, gives=SPLIT)
   return _told(call(params, prompts), mesh)
 
 
@@ -153,7 +153,7 @@ def advance(
     return _advance(sampler_fn, params, rows, keys, num_chunks, settings)
 
   call = rows_lib.over_rows(
-    call, mesh, takes=(rows_lib.ROWS, _SPLIT), gives=_SPLIT
+    call, mesh, takes=(rows_lib.ROWS, SPLIT), gives=SPLIT
   )
   return _told(call(params, keys, rows), mesh)
 

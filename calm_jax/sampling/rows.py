@@ -6,6 +6,7 @@ Other axes split the parameters of a model that is too large for one device, and
 the work on a row.
 """
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -82,6 +83,11 @@ def over_rows(
     )(params, *rows)
 
   return call
+
+
+def on(mesh: Mesh | None) -> contextlib.AbstractContextManager[Any]:
+  """The context in which functions `over_rows` are compiled and called."""
+  return contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh)
 
 
 def everywhere(tree: Any, mesh: Mesh | None) -> Any:

@@ -1,7 +1,8 @@
 """What the processes of a run agree on before they compute together."""
 
+import functools
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
@@ -44,6 +45,17 @@ def first_finds(find_fn: Callable[[], int]) -> int:
   found = find_fn() if jax.process_index() == 0 else 0
   meet("first_finds")
   return int(multihost_utils.broadcast_one_to_all(np.array(found)))
+
+
+def first_lists(find_fn: Callable[[], Sequence[int]]) -> list[int]:
+  """Numbers that process 0 finds, on all processes; see `first_finds`."""
+  if jax.process_count() == 1:
+    return list(find_fn())
+  found = find_fn() if jax.process_index() == 0 else []
+  count = first_finds(lambda: len(found))
+  return [
+    first_finds(functools.partial(found.__getitem__, i)) for i in range(count)
+  ]
 
 
 def all_say(is_true: bool) -> bool:

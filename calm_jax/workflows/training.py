@@ -212,7 +212,9 @@ def _find_autoencoder(
         return own, own_params
   if not path:
     return None, None  # `resolve` says what is missing
-  loaded = load_run(path)
+  # Lists of a shared file system differ for seconds.
+  step = processes.first_finds(lambda: RunDirectory(path).find_step(None))
+  loaded = load_run(path, step)
   model = loaded.config.model
   if not isinstance(model, AutoencoderConfig):
     raise ValueError(

@@ -9,8 +9,9 @@ import sys
 import pytest
 
 from calm_jax.planning.assumptions import complete
+from calm_jax.planning.programs import plan_program
 from calm_jax.scaling.flops import num_parameters
-from experiments import calm
+from experiments import autoencoder, calm
 
 pytestmark = pytest.mark.aot
 
@@ -129,3 +130,34 @@ def test_a_mistake_is_one_line(tmp_path):
   assert (finished.returncode, plan) == (1, None)
   assert finished.stderr.count("\n") == 1
   assert "nearest meshes that do are" in finished.stderr
+
+
+@pytest.mark.parametrize("program", ["evaluate", "generate"])
+@pytest.mark.parametrize(
+  "mesh", ["", pytest.param("--mesh=data=2,tensor=2", marks=pytest.mark.slow)]
+)
+def test_evaluation_and_generation_fit(tmp_path, program, mesh):
+  flags = [f"--program={program}", "--rows=2", *([mesh] if mesh else [])]
+  finished, plan = _plan(tmp_path, "--vocab_size=1000", *flags)
+  assert finished.returncode == 0, finished.stderr
+  assert "memory per chip" in finished.stdout
+  kinds = plan["bytes_by_kind"]
+  assert plan["fits"] and plan["num_rows"] == (4 if mesh else 8)
+  assert sum(kinds.values()) == plan["bytes_per_chip"]
+  config = calm.get_config("tiny,recipe=paper")
+  config.model.num_layers, config.model.dtype = 2, "bfloat16"
+  config = complete(config, 1000)
+  trained = sum(num_parameters(config.model).values())
+  frozen = sum(num_parameters(config.autoencoder).values())
+  # Two bytes a number; norms, last Linear and posterior are float32.
+  share = 0.5 if mesh else 1.0
+  assert 2 * (share * trained + frozen) < kinds["parameters"]
+  assert kinds["parameters"] < 2.3 * (share * trained + frozen)
+  moved = [it["bytes"] for it in plan["collectives"]]
+  assert sum(moved) < 1e6 if not mesh else moved
+
+
+def test_an_autoencoder_has_no_program_to_plan():
+  config = complete(autoencoder.get_config("tiny"), 1000)
+  with pytest.raises(ValueError, match="predicts nothing"):
+    plan_program("generate", config, None, 1)
