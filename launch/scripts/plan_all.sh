@@ -8,7 +8,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 output=${1:-benchmarks/plans}
-mkdir -p "$output"
+mkdir -p "$output/programs"
 
 # The file's name, then what to plan.
 plan() {
@@ -36,6 +36,10 @@ for slice in v5p:4x4x4 v5e:16x16; do
 done
 plan xl-fast-v5p-4x4x4 --config="experiments/calm.py:xl,recipe=fast" \
   --topology=v5p:4x4x4
+for program in evaluate generate; do
+  plan "programs/xl-$program-v5e-4x4" --config=experiments/calm.py:xl \
+    --topology=v5e:4x4 --program="$program" --rows=1
+done
 python -c "
 from calm_jax.planning.table import write_table
 write_table('$output')
