@@ -33,6 +33,9 @@ def load(
 ) -> "TextModel":
   """Loads a run for use from Python, say in a notebook.
 
+  What a bfloat16 model only reads in bfloat16 is kept so, see `round_params`;
+  to go on training take `load_run` instead.
+
   Args:
     checkpoint_dir: a run directory of any kind.
     step: one that was saved; None: the newest.

@@ -83,10 +83,11 @@ class GrowingFile:
     """Puts all that was added where others see it."""
     if not self._unsent:
       return
-    self._before = "".join([self._before, *self._unsent])
-    self._unsent.clear()
-    self._path.write_text(self._before)
     self._sent = time.monotonic()
+    text = "".join([self._before, *self._unsent])
+    self._path.write_text(text)
+    self._before = text
+    self._unsent.clear()
 
 
 def write_whole(path: epath.PathLike, text: str) -> None:

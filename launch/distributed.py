@@ -77,6 +77,12 @@ def joined() -> Iterator[None]:
     os._exit(1)
 
 
+def is_asked() -> bool:
+  """Whether flags or environment name other processes."""
+  flags_given = (_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+  return _DISTRIBUTED.value or any(it is not None for it in flags_given)
+
+
 def _initialize() -> None:
   address = _value(_COORDINATOR.value, "JAX_COORDINATOR_ADDRESS", str)
   count = _value(_NUM_PROCESSES.value, "JAX_NUM_PROCESSES", int)

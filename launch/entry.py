@@ -80,7 +80,14 @@ def _keep_programs(directory: str | None) -> None:
   if directory is None:
     return
   if "://" not in directory:
-    os.makedirs(directory, exist_ok=True)
+    directory = os.path.expanduser(directory)
+    try:
+      os.makedirs(directory, exist_ok=True)
+    except OSError as error:
+      raise OSError(
+        f"--compilation_cache={directory} cannot be used ({error.strerror});"
+        " give a directory that can be written."
+      ) from error
   import jax  # what needs no device starts without it
 
   jax.config.update("jax_compilation_cache_dir", directory)

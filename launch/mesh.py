@@ -9,10 +9,14 @@ from jax.sharding import Mesh
 from ml_collections import config_flags
 
 from calm_jax.config import MeshConfig
+from calm_jax.config_file import check_types
 from calm_jax.training import sharding
 
 _MESH = config_flags.DEFINE_config_dataclass(
-  "mesh", MeshConfig(), "How rows and parameters are split over devices."
+  "mesh",
+  MeshConfig(),
+  "How rows and parameters are split over devices: --mesh.tensor=4, say, and"
+  " likewise --mesh.data and --mesh.fsdp.",
 )
 
 
@@ -22,7 +26,7 @@ def chosen() -> Mesh | None:
   Raises:
     ValueError: if it does not fit them, or splits the chunks of a row.
   """
-  config = _MESH.value
+  config = check_types(_MESH.value)
   if config.sequence != 1:
     raise ValueError(
       f"mesh.sequence is {config.sequence}; it splits the rows of training"

@@ -50,6 +50,11 @@ def main(arguments: list[str]) -> None:
   switches = (_ALL, _COLLECT, _SLURM, _XPK)
   if is_one + sum(switch.value for switch in switches) != 1:
     raise ValueError("give one of --all, --index, --collect, --slurm, --xpk.")
+  if distributed.is_asked() and not is_one:
+    raise ValueError(
+      "several processes make one point together; give them --index, and --all"
+      " to a single one."
+    )
   data = _DATA.value or f"{_WORKDIR.value}/data"
   sweep = Sweep(
     read_sweep_file(_SWEEP.value),

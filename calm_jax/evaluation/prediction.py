@@ -146,9 +146,18 @@ def score(
   settings: PredictionSettings,
   mesh: Mesh | None,
 ) -> tuple[dict[str, jax.Array], _Predictions]:
-  """Sums over the scored positions of each row of a batch, and what was said.
+  """Scores one batch; see `prediction_columns`.
 
-  See `prediction_columns`.
+  Args:
+    sampler_fn: binds parameters.
+    params: what it takes.
+    batch: B rows, from `rows.place`.
+    settings: what is measured, without the controls.
+    mesh: of the rows.
+
+  Returns:
+    Sums over the scored positions of each row, [B] float32 by name, and what
+    the model said at all positions.
   """
   call = functools.partial(_score_rows, sampler_fn, settings)
   sums, predictions = rows.over_rows(call, mesh)(params, batch)

@@ -36,7 +36,11 @@ class Model(Protocol):
 
 
 class Work(NamedTuple):
-  """A part of what is computed for one row, for counting its cost."""
+  """A part of what is computed for one row.
+
+  Its cost is counted by it, and how parameters are read: of what a model's
+  `generation_work` reads in the compute dtype alone, nothing else may be read.
+  """
 
   config: ModelConfig  # of the model whose parameters it takes
   method: str  # of the module
@@ -95,7 +99,8 @@ class Family:
       top_k: models with likelihoods: only the k most likely tokens; 0: all.
 
     Returns:
-      What `bind_params` gives → sampler.
+      What `bind_params` gives → sampler; a `Binding`, or programs are compiled
+      anew for each that is made.
 
     Raises:
       ValueError: if the model predicts nothing.

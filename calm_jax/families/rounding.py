@@ -71,10 +71,17 @@ def reads_rounded(
   found = [
     _reads_of_work(part) for part in work.values() if part.config == model
   ]
-  return tree.unflatten([all(reads) for reads in zip(*found, strict=True)])
+  return tree.unflatten(
+    [
+      # What no part reads is left as it is: another part may.
+      any(it is not None for it in reads) and False not in reads
+      for reads in zip(*found, strict=True)
+    ]
+  )
 
 
-def _reads_of_work(work: Work) -> list[bool]:
+def _reads_of_work(work: Work) -> list[bool | None]:
+  """For each parameter whether it is only read rounded; None: not read."""
   module = build_model(work.config)
 
   def call(params: Any) -> Any:
@@ -85,7 +92,17 @@ def _reads_of_work(work: Work) -> list[bool]:
     lambda x: jnp.broadcast_to(zeros(x), x.shape), work.arguments
   )
   traced = jax.make_jaxpr(call)(param_shapes(module))
-  return _reads(traced.jaxpr, jnp.dtype(work.config.dtype))
+  used = {
+    variable
+    for equation in traced.jaxpr.eqns
+    for variable in equation.invars
+    if not isinstance(variable, Literal)
+  }
+  reads = _reads(traced.jaxpr, jnp.dtype(work.config.dtype))
+  return [
+    is_rounded if variable in used else None
+    for variable, is_rounded in zip(traced.jaxpr.invars, reads, strict=True)
+  ]
 
 
 def _is_key(x: Any) -> bool:

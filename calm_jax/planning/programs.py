@@ -26,8 +26,9 @@ from calm_jax.sampling.prompt import Prompts
 from calm_jax.sampling.settings import SamplingSettings
 from calm_jax.training import sharding
 
+_WHOLE = PartitionSpec()
 PROGRAMS = ("evaluate", "generate")
-_NUM_SAMPLES = 2  # S, draws a position that is scored
+_NUM_SAMPLES = 16  # S, draws a position, the default of launch.evaluate
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,6 +41,7 @@ class ProgramPlan:
   mesh: dict[str, int]
   num_rows: int  # on all chips
   num_positions: int  # chunks a row
+  loading_bytes: int  # for a moment, while parameters are still float32
   bytes_by_kind: dict[str, int]  # parameters, rows, temporaries
   bytes_available: int
   compiled: bool  # False: refused for want of memory
@@ -51,7 +53,8 @@ class ProgramPlan:
 
   @property
   def fits(self) -> bool:
-    return self.compiled and self.bytes_per_chip <= self.bytes_available
+    most = max(self.bytes_per_chip, self.loading_bytes)
+    return self.compiled and most <= self.bytes_available
 
   def to_dict(self) -> dict[str, Any]:
     """For JSON."""
@@ -65,7 +68,7 @@ def plan_program(
 ) -> ProgramPlan:
   """Compiles what `launch.evaluate` or `launch.generate` runs.
 
-  evaluate scores rows of the training's length at every chunk from two draws;
+  evaluate scores rows of the training's length at every chunk from 16 draws;
   generate fills rows of that length by the hybrid method at T = 0.5.
 
   Args:
@@ -85,6 +88,11 @@ def plan_program(
     raise ValueError(
       "the config is one of an autoencoder, which predicts nothing; give a"
       " next-vector or token model to plan evaluation or generation."
+    )
+  if config.mesh.sequence != 1:
+    raise ValueError(
+      f"mesh.sequence is {config.mesh.sequence}; it splits the rows of training"
+      " alone, so leave it out here."
     )
   mesh = sharding.make_mesh(config.mesh, topology.devices)
   sharding.check_model_fits(config.model, mesh)
@@ -117,6 +125,7 @@ def plan_program(
     mesh=dict(mesh.shape),
     num_rows=num_rows,
     num_positions=config.num_chunks,
+    loading_bytes=known["parameters"] + _float32_bytes(params),
     bytes_by_kind=known | {"temporaries": rest},
     bytes_available=available_bytes(topology),
     compiled=is_compiled,
@@ -134,7 +143,8 @@ def describe(plan: ProgramPlan) -> str:
     f" {mesh or 'of one chip'}, {plan.num_rows} rows of {plan.num_positions}"
     " chunks",
     f"memory per chip  {gib(plan.bytes_per_chip)} of"
-    f" {gib(plan.bytes_available)} ({kinds})",
+    f" {gib(plan.bytes_available)} ({kinds}); {gib(plan.loading_bytes)} for a"
+    " moment while it is loaded",
   ]
   lines += [
     f"  {it.count} × {it.kind} of {it.group_size} chips, {it.where}:"
@@ -163,6 +173,16 @@ def _bound_shapes(config: ExperimentConfig, mesh: Mesh) -> dict[str, Any]:
   return jax.tree.map(
     lambda x: number if isinstance(x, float) else x,
     family_of(config.model).bind_params(params, frozen),
+  )
+
+
+def _float32_bytes(params: Any) -> int:
+  """Of a chip's part, before anything is rounded."""
+  return bytes_of_shards(
+    jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, np.float32, sharding=x.sharding),
+      params,
+    )
   )
 
 
@@ -212,14 +232,16 @@ def _lower_generation(
     params,
     prompts,
   )
-  # One number for each part of the rows.
-  counts = jax.ShapeDtypeStruct((rows.num_parts(mesh),), np.int32)
+  # One number for each device that goes on by itself.
+  is_split = mesh.size > rows.num_parts(mesh)
+  counts = (1 if is_split else mesh.size,)
+  counts = jax.ShapeDtypeStruct(counts, np.int32)
   begun = jax.tree.map(
     lambda x, spec: jax.ShapeDtypeStruct(
       x.shape, x.dtype, sharding=NamedSharding(mesh, spec)
     ),
     begun._replace(num_new=counts),
-    _specs(begun),
+    _specs(begun)._replace(num_new=_WHOLE if is_split else rows.ROWS),
   )
   keys = jax.eval_shape(lambda: stream_key(0, "generation_noise"))
   keys = generate.RowKeys(*[split((num_rows,), keys.dtype)] * 2)
@@ -247,7 +269,7 @@ def _specs(begun: generate.Generation) -> generate.Generation:
 
 
 def _whole(mesh: Mesh) -> NamedSharding:
-  return NamedSharding(mesh, PartitionSpec())
+  return NamedSharding(mesh, _WHOLE)
 
 
 def _split(mesh: Mesh, shape: tuple[int, ...], dtype: Any) -> Any:

@@ -71,7 +71,7 @@ def evaluate_run(
     split,
     row_length=length,
     chunk_size=config.model.chunk_size,
-    batch_size=batch_size * num_parts(run.mesh),
+    batch_size=_rows_at_once(run, batch_size, num_rows),
     num_rows=num_rows,
   )
   if scores_fn is None:
@@ -95,6 +95,14 @@ def evaluate_run(
     },
     **provenance(run, data_hash=store.content_hash, seed=settings.seed),
   }
+
+
+def _rows_at_once(run: LoadedRun, batch_size: int, num_rows: int | None) -> int:
+  """No more than there are, but for what fills the devices."""
+  parts = num_parts(run.mesh)
+  if num_rows is not None:
+    batch_size = min(batch_size, max(1, -(-num_rows // parts)))
+  return batch_size * parts
 
 
 def _counted(

@@ -90,6 +90,7 @@ def sample_agreement(
   keys: jax.Array,
   log_weights: jax.Array,
   *,
+  is_done: jax.Array | None = None,
   block_size: int = 8,
   max_slots: int = 64,
 ) -> AgreementResult:
@@ -105,6 +106,7 @@ def sample_agreement(
       whose numbers are not different does not count.
     keys: [R], for the choice where no try agrees.
     log_weights: [N_b+1], from `batch.log_weights` at T = 1/n.
+    is_done: [R] bool, rows for which nothing is drawn; None: none.
     block_size: candidates of a row drawn at once.
     max_slots: blocks drawn at once; together they bound the memory.
 
@@ -152,7 +154,9 @@ def sample_agreement(
     take_blocks,
     (
       jnp.zeros((num_rows, num_candidates, shape[-1]), jnp.int32),
-      jnp.zeros(num_rows, jnp.int32),
+      jnp.zeros(num_rows, jnp.int32)
+      if is_done is None
+      else jnp.where(is_done, num_candidates, 0),
       jnp.full(num_rows, num_tries, jnp.int32),
     ),
   )

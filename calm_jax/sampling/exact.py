@@ -35,6 +35,7 @@ def sample_exact(
   exponent: Exponent,
   *,
   max_draws: int,
+  is_done: jax.Array | None = None,
   block_size: int = 64,
 ) -> ExactResult:
   """Draws one chunk a row from P^{1/T}, given only draws from P.
@@ -53,6 +54,7 @@ def sample_exact(
     keys: [R], for the coins; independent of what `draw_fn` uses.
     exponent: 1/T, from `split_temperature`.
     max_draws: the budget of each row.
+    is_done: [R] bool, rows for which nothing is drawn; None: none.
     block_size: chunks drawn at once for every row; bounds the memory.
 
   Returns:
@@ -76,7 +78,7 @@ def sample_exact(
     zeros,
     never,
     zeros,
-    never,
+    never if is_done is None else is_done,
     zeros,
   )
 

@@ -22,7 +22,8 @@ class Generation(NamedTuple):
   hidden: jax.Array  # [R, D], after the last chunk
   num_chunks: jax.Array  # [R] int32, chunks read, prompt included
   tokens: jax.Array  # [R, C, K] int32, the new chunks; end ids where none yet
-  # [1] int32, chunks made so far; on a mesh [n], those of each device's rows
+  # [1] int32, chunks made so far; where devices go on by themselves, see
+  # `rows.over_rows`, [n]: those of each device's rows
   num_new: jax.Array
   is_done: jax.Array  # [R] bool, the row has ended
   num_draws: jax.Array  # [R] int32, draws of the model so far
@@ -181,6 +182,7 @@ def _advance(
       fold(keys.noise, rows.num_chunks),
       fold(keys.choice, rows.num_chunks),
       settings,
+      rows.is_done,
     )
     is_end = found.tokens == end_id
     if settings.when_spent == "stop":

@@ -67,6 +67,7 @@ def draw_next(
   keys: jax.Array,
   choice_keys: jax.Array,
   settings: TemperatureSettings,
+  is_done: jax.Array | None = None,
 ) -> NextChunk:
   """Draws the next chunk of each row.
 
@@ -76,6 +77,7 @@ def draw_next(
     keys: [R] typed keys of the positions, for the draws.
     choice_keys: [R], for what is chosen among them.
     settings: temperature and method.
+    is_done: [R] bool, rows whose chunk nobody reads; None: none.
 
   Returns:
     The chunks.
@@ -87,7 +89,7 @@ def draw_next(
     return NextChunk(tokens, jnp.ones(num_rows, jnp.int32), never, never)
   exponent = split_temperature(settings.temperature)
   if settings.method != "exact" and exponent.fraction == 0:
-    return _agree(sampler, hidden, keys, choice_keys, settings)
+    return _agree(sampler, hidden, keys, choice_keys, settings, is_done)
   # With a fraction, cutting the exact method off would favour quick chunks.
   if settings.method != "exact":
     chosen = _choose(sampler, hidden, keys, choice_keys, settings, 0)
@@ -99,6 +101,7 @@ def draw_next(
     choice_keys,
     exponent,
     max_draws=settings.max_draws,
+    is_done=is_done,
   )
   exact = NextChunk(found.tokens, found.num_draws, ~found.is_accepted, never)
   if settings.when_spent == "stop":
@@ -125,6 +128,7 @@ def _agree(
   keys: jax.Array,
   choice_keys: jax.Array,
   settings: TemperatureSettings,
+  is_done: jax.Array | None,
 ) -> NextChunk:
   """The batch or hybrid method at T = 1/n."""
   whole = split_temperature(settings.temperature).whole
@@ -144,6 +148,7 @@ def _agree(
     tries,
     choice_keys,
     jnp.asarray(batch.log_weights(settings.temperature, num_candidates)),
+    is_done=is_done,
   )
   never = jnp.zeros(len(keys), bool)
   return NextChunk(found.tokens, found.num_draws, never, found.is_fallback)

@@ -78,8 +78,9 @@ def collect(
 
 def _autoencoder_name(result: Mapping[str, Any]) -> str:
   """The point whose directory the frozen autoencoder was taken from."""
-  run = result.get("config", {}).get("autoencoder_run", "")
-  return pathlib.PurePath(run).name
+  config = result.get("config")
+  run = config.get("autoencoder_run") if isinstance(config, dict) else None
+  return pathlib.PurePath(str(run or "")).name
 
 
 def _agreed(values: list[Any]) -> Any:

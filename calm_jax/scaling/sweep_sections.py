@@ -43,8 +43,9 @@ def _add_scores(page: Page, points: list[Point]) -> None:
     "Bars are standard errors over the evaluated text; they do not hold what"
     " another seed would change. A line joins the best runs up to each cost."
     " FLOPs count every multiplication that is executed, the optimizer's among"
-    " them, and to each CALM's all of its autoencoder's training, though the"
-    " models of one K share it. One sample draws"
+    " them, and to each CALM's all of its autoencoder's training where the"
+    " table has it, though the models of one K share it; laws, allocations and"
+    " IsoFLOP curves leave the autoencoder's out. One sample draws"
     " each chunk once; at T = 0.5 a CALM draws and counts 200 candidates, and"
     " only the cost changes here, not the score."
   )

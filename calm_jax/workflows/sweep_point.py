@@ -1,6 +1,7 @@
 """One point of a sweep: its training, its scores, and what is shown of it."""
 
 import dataclasses
+import sys
 from typing import Any
 
 import jax
@@ -113,11 +114,30 @@ def score_point(
       num_rows=scoring.num_rows,
       rows_fn=bar.update,
     )
+  del run
   if is_shown and is_first:
-    store, run = TokenStore(config.data.path), load_run(directory)
-    result["samples"] = _samples(run, store)
-    result["trade_off"] = _trade_off(run, store, scoring)
+    try:
+      result |= _shown(directory, config.data.path, scoring)
+    except Exception as error:  # of XLA, if one device cannot hold the model
+      if "RESOURCE_EXHAUSTED" not in str(error):
+        raise
+      print(
+        f"warning: no text of {directory.name} is shown: one device has too"
+        " little memory for it.",
+        file=sys.stderr,
+      )
   return result
+
+
+def _shown(
+  directory: epath.Path, data: str, scoring: Scoring
+) -> dict[str, Any]:
+  """What a page shows of a point, from one device."""
+  store, run = TokenStore(data), load_run(directory, is_rounded=True)
+  return {
+    "samples": _samples(run, store),
+    "trade_off": _trade_off(run, store, scoring),
+  }
 
 
 def _mesh(config: ExperimentConfig) -> Mesh | None:

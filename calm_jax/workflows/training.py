@@ -1,5 +1,6 @@
 """One training run, from a config to a run directory."""
 
+import contextlib
 import math
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -22,10 +23,10 @@ from calm_jax.data.pipeline import eval_batches, open_sources, train_batches
 from calm_jax.data.store import TokenStore
 from calm_jax.data.tokenizer import Tokenizer
 from calm_jax.data.tokenizer_base import hash_parts
+from calm_jax.evaluation.positions import select_positions
 from calm_jax.evaluation.prediction import PredictionSettings
 from calm_jax.families import family_of
 from calm_jax.losses.mean import Mean, compute, merge
-from calm_jax.sampling.rows import num_parts
 from calm_jax.training import processes, sharding
 from calm_jax.training.loop import Evaluator, Result, train
 from calm_jax.training.metrics import MetricsWriter
@@ -184,9 +185,10 @@ def run_training(
       name=name,
     )
   finally:
-    step_fn.close()
-    writer.close()
-    checkpointer.close()
+    with contextlib.ExitStack() as closing:  # each, whatever the others raise
+      closing.callback(checkpointer.close)
+      closing.callback(writer.close)
+      closing.callback(step_fn.close)
 
 
 def _find_autoencoder(
@@ -213,7 +215,9 @@ def _find_autoencoder(
   if not path:
     return None, None  # `resolve` says what is missing
   # Lists of a shared file system differ for seconds.
-  step = processes.first_finds(lambda: RunDirectory(path).find_step(None))
+  source = RunDirectory(path)
+  source.read_config()  # says on every process what is wrong with the path
+  step = processes.first_finds(lambda: source.find_step(None))
   loaded = load_run(path, step)
   model = loaded.config.model
   if not isinstance(model, AutoencoderConfig):
@@ -279,9 +283,17 @@ def _scoring(
   frozen: Any,
 ) -> Evaluator:
   """The scores of `launch.evaluate` on a few held-out rows, for each source."""
-  scores_fn = family_of(config.model).make_scores_fn(
-    config, PredictionSettings(num_samples=_NUM_SAMPLES, seed=config.seed), mesh
-  )
+  settings = PredictionSettings(num_samples=_NUM_SAMPLES, seed=config.seed)
+  if config.model.predicts:  # rather now than after hours
+    select_positions(
+      settings.positions,
+      row_length=config.data.row_length,
+      chunk_size=config.model.chunk_size,
+    )
+  scores_fn = family_of(config.model).make_scores_fn(config, settings, mesh)
+  # As many rows as devices that split rows or parameters, or a multiple.
+  unit = mesh.shape["data"] * mesh.shape["fsdp"]
+  num_units = min(_ROWS_AT_ONCE, -(-config.num_scored_rows // unit))
 
   def evaluate(params: Any, step: int) -> dict[str, float]:
     del step
@@ -292,10 +304,14 @@ def _scoring(
         "valid",
         row_length=config.data.row_length,
         chunk_size=config.model.chunk_size,
-        batch_size=_ROWS_AT_ONCE * num_parts(mesh),
+        batch_size=unit * num_units,
         num_rows=config.num_scored_rows,
       )
-      scores = scores_fn(params, frozen, batches)
+      try:
+        scores = scores_fn(params, frozen, batches)
+      except ValueError as error:  # too little text, which is no end of a run
+        _say(f"warning: the held-out rows cannot be scored: {error}")
+        continue
       for name in _SHOWN_SCORES:
         if name in scores:
           value = scores[name]  # a number, or that it is not resolved

@@ -258,7 +258,7 @@ _TRAIN = [
   _train(
     "cache",
     "--compilation_cache=data/info.json",
-    words=["File exists", "data/info.json"],
+    words=["--compilation_cache=data/info.json", "give a directory"],
   ),
   _train("no-data", "--config.data.path=", words=["data.path", "prepare"]),
   _train(
@@ -692,6 +692,9 @@ _GENERATE = [
   ),
   _generate("method", "--method=best", words=["'best'", "batch, exact"]),
   _generate("spent", "--when_spent=x", words=["'x'", "stop, batch"]),
+  _generate("no-mesh", "--mesh.fsdp=0", words=["fsdp", "0"]),
+  _generate("mesh", "--mesh.fsdp=3", words=["3", "devices"]),
+  _generate("sequence", "--mesh.sequence=2", words=["mesh.sequence is 2"]),
   _generate("tokens", "--num_tokens=0", words=["num_tokens is 0"]),
   _generate("samples", "--num_samples=0", words=["num_samples 0"]),
   _generate("top-k", "--top_k=3", words=["top_k", "temperature"]),

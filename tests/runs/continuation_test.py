@@ -180,6 +180,7 @@ def test_a_spent_budget_ends_its_own_row_alone(patch_sampler):
   (whole, cut), _ = generator.continue_prompts(
     ["x", "x"], num_tokens=16, num_samples=2
   )
+  assert (cut.num_draws, whole.num_draws) == (10, 8)
   assert (whole.text, whole.finish, whole.num_spent) == (
     "ABCD" * 4,
     "length",
@@ -282,17 +283,24 @@ def test_continuations_do_not_depend_on_the_mesh(run_fn, mesh):
   assert TextGenerator(moved, _COLD).continue_prompts(**settings) == expected
 
 
+@pytest.fixture
+def compilations():
+  """Names of what jax has compiled since."""
+  seen = []
+
+  def listen(name, *unused, **others):
+    if name.endswith("backend_compile_duration"):
+      seen.append(name)
+
+  jax.monitoring.register_event_duration_secs_listener(listen)
+  yield seen
+  jax.monitoring.unregister_event_duration_listener(listen)
+
+
 @pytest.mark.parametrize("run_fn", [calm_run, token_run])
-def test_other_numbers_compile_nothing(run_fn):
+def test_other_numbers_compile_nothing(run_fn, compilations):
   run = run_fn()
-  compiled = []
-  jax.monitoring.register_event_duration_secs_listener(
-    lambda name, *_, **__: (
-      compiled.append(name)
-      if name.endswith("backend_compile_duration")
-      else None
-    )
-  )
+  jax.clear_caches()
   if run_fn is token_run:
     changes = [
       {"temperature": 0.5 + 0.05 * i, "top_p": 1 - 0.03 * i} for i in range(20)
@@ -308,5 +316,5 @@ def test_other_numbers_compile_nothing(run_fn):
     generator.continue_prompts(
       ["ab"], num_tokens=8, seed=i, stop=["z" * (i + 1)]
     )
-    counts.append(len(compiled))
+    counts.append(len(compilations))
   assert counts[0] > 0 and counts[-1] == counts[0]
