@@ -1,4 +1,4 @@
-"""Books and textbooks on two CPU cores, about an hour in all.
+"""Books and textbooks on CPU cores, about two hours of one.
 
     python -m launch.prepare --input=TRAIN --valid_input=VALID \
       --output=prepared/bpe8k --vocab_size=8192
@@ -12,7 +12,7 @@
       --config.data.path=prepared/bytes \
       --config.autoencoder_run=runs/autoencoder_bytes --workdir=runs/calm_bytes
 
-The README has what they reach, the last as calm_bytes_paper. A wide normal
+The README has what they reach. A wide normal
 initialisation, 1/√E or 1/√D, is what lets models so narrow learn in this time.
 """
 
@@ -53,6 +53,9 @@ def _autoencoder_bytes() -> config.ExperimentConfig:
   return dataclasses.replace(
     tiny,
     model=dataclasses.replace(tiny.model, init_std=0.088),
+    optimizer=dataclasses.replace(
+      tiny.optimizer, name="muon", num_warmup_steps=20
+    ),
     num_steps=800,
     eval_interval=0,
   )
