@@ -43,7 +43,8 @@ class MetricsWriter:
     row = {"step": step}
     for name, value in values.items():
       row[name] = value if math.isfinite(value) else None
-      self._board.add_scalar(name, value, step)
+      if math.isfinite(value):  # TensorBoard would warn, and show nothing
+        self._board.add_scalar(name, value, step)
     self._rows.append(json_files.line(row))
 
   def flush(self) -> None:
