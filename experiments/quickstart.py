@@ -2,7 +2,7 @@
 
     python -m launch.quickstart --workdir=runs/quickstart
 
-Two CPU cores, five minutes: 99.98 % of held-out bytes come back from a sampled
+Two CPU cores, five minutes: 99.96 % of held-out bytes come back from a sampled
 latent, and the next-vector model's BrierLM is 12; its Brier-1 is 42 %, and
 below 0 with permuted contexts.
 """
