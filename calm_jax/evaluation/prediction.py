@@ -161,7 +161,7 @@ def score(
   """
   call = functools.partial(_score_rows, sampler_fn, settings)
   sums, predictions = rows.over_rows(call, mesh)(params, batch)
-  return rows.everywhere(sums, mesh), predictions
+  return rows.everywhere(sums, mesh), rows.split(predictions, mesh)
 
 
 def _score_rows(
@@ -229,6 +229,7 @@ def _score_permuted(
   shifted = jax.tree.map(
     lambda x, y: jnp.concatenate([y, x[:-1]]), predictions, before
   )
+  shifted = rows.split(shifted, mesh)
   sums = rows.over_rows(call, mesh)(params, batch, shifted)
   sums = {name + PERMUTED: value for name, value in sums.items()}
   return rows.everywhere(sums, mesh)

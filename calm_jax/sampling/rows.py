@@ -90,6 +90,13 @@ def on(mesh: Mesh | None) -> contextlib.AbstractContextManager[Any]:
   return contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh)
 
 
+def split(tree: Any, mesh: Mesh | None) -> Any:
+  """Keeps rows, inside compiled functions, where `place` puts them."""
+  if mesh is None:
+    return tree
+  return jax.lax.with_sharding_constraint(tree, NamedSharding(mesh, ROWS))
+
+
 def everywhere(tree: Any, mesh: Mesh | None) -> Any:
   """Gives all of a compiled function's result to every process."""
   if mesh is None:
