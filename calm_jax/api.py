@@ -1,6 +1,5 @@
 """A trained run from Python: text in; latents, scores and text out."""
 
-import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -65,12 +64,6 @@ class TextModel:
 
   def __init__(self, run: LoadedRun):
     self.run = run
-    # Programs are compiled once, for whatever settings they are the same.
-    self._scores_fn = functools.lru_cache(maxsize=8)(
-      lambda settings: family_of(run.config.model).make_scores_fn(
-        run.config, settings, run.mesh
-      )
-    )
 
   def __repr__(self) -> str:
     run = self.run
@@ -206,7 +199,9 @@ class TextModel:
       chunk_size=config.model.chunk_size,
       batch_size=batch_size * num_parts(self.run.mesh),
     )
-    scores_fn = self._scores_fn(PredictionSettings(**settings))
+    scores_fn = family_of(config.model).make_scores_fn(
+      config, PredictionSettings(**settings), self.run.mesh
+    )
     return scores_fn(self.run.params, self.run.autoencoder, batches)
 
 

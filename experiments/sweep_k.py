@@ -64,24 +64,6 @@ _LADDERS = {
     recipe="fast",
     dtype="float32",
   ),
-  "tiny_paper": _Ladder(
-    sizes=((2, 64, 4), (3, 96, 4), (4, 128, 4)),
-    nums_steps=(200, 450, 1000),
-    chunk_sizes=(1, 2, 4),
-    autoencoder_size=128,
-    autoencoder_optimizer=config.OptimizerConfig(
-      learning_rate=3e-3, schedule="cosine", num_warmup_steps=50
-    ),
-    num_autoencoder_steps=600,
-    num_autoencoder_chunks=1024,
-    row_length=256,
-    batch_size=8,
-    learning_rate=2e-3,
-    token_learning_rate=2e-3,
-    num_head_layers=1,
-    recipe="paper",
-    dtype="float32",
-  ),
   "small": _Ladder(
     sizes=((6, 256, 4), (8, 384, 6), (10, 512, 8), (12, 768, 12)),
     nums_steps=(2000, 4000, 8000, 16_000),
@@ -101,6 +83,19 @@ _LADDERS = {
     dtype="bfloat16",
   ),
 }
+_LADDERS["tiny_paper"] = dataclasses.replace(
+  _LADDERS["tiny"],
+  nums_steps=(200, 450, 1000),
+  batch_size=8,
+  learning_rate=2e-3,
+  num_head_layers=1,
+  recipe="paper",
+  autoencoder_size=128,
+  autoencoder_optimizer=config.OptimizerConfig(
+    learning_rate=3e-3, schedule="cosine", num_warmup_steps=50
+  ),
+  num_autoencoder_steps=600,
+)
 
 
 def get_sweep(

@@ -78,7 +78,7 @@ def joined() -> Iterator[None]:
 
 
 def is_asked() -> bool:
-  """Whether flags or environment name other processes."""
+  """Whether flags name other processes."""
   flags_given = (_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
   return _DISTRIBUTED.value or any(it is not None for it in flags_given)
 

@@ -149,10 +149,7 @@ def advance(
   Returns:
     The rows.
   """
-
-  def call(params, keys, rows):
-    return _advance(sampler_fn, params, rows, keys, num_chunks, settings)
-
+  call = functools.partial(_advance, sampler_fn, settings, num_chunks)
   call = rows_lib.over_rows(
     call, mesh, takes=(rows_lib.ROWS, SPLIT), gives=SPLIT
   )
@@ -161,11 +158,11 @@ def advance(
 
 def _advance(
   sampler_fn: SamplerFn,
-  params: Any,
-  rows: Generation,
-  keys: RowKeys,
-  num_chunks: jax.Array,
   settings: TemperatureSettings,
+  num_chunks: jax.Array,
+  params: Any,
+  keys: RowKeys,
+  rows: Generation,
 ) -> Generation:
   sampler = sampler_fn(params)
   end_id = sampler.config.vocabulary.end_id

@@ -2,16 +2,20 @@
 
 import dataclasses
 
-import jax
 import numpy as np
 import pytest
 
 from calm_jax.config import MeshConfig, heads
 from calm_jax.data.batch import Row, make_batch
 from calm_jax.evaluation.prediction import PredictionSettings
-from calm_jax.families import build_model, family_of, param_axes
+from calm_jax.families import family_of
 from calm_jax.training import sharding
-from tests.sampling.tiny_runs import autoencoder_run, calm_run, token_run
+from tests.sampling.tiny_runs import (
+  autoencoder_run,
+  calm_run,
+  on_mesh,
+  token_run,
+)
 
 _LENGTH = 24
 _MESHES = {
@@ -50,15 +54,11 @@ def _batches(run):
 
 
 def _scores(run, settings, mesh=None):
-  params, autoencoder = run.params, run.autoencoder
   if mesh is not None:
-    axes = param_axes(build_model(run.config.model))
-    places = sharding.place_params(mesh, params, axes).shardings
-    params = jax.device_put(params, places)
-    autoencoder = jax.device_put(autoencoder, sharding.replicated(mesh))
+    run = on_mesh(run, mesh)
   family = family_of(run.config.model)
   scores_fn = family.make_scores_fn(run.config, settings, mesh)
-  return scores_fn(params, autoencoder, _batches(run))
+  return scores_fn(run.params, run.autoencoder, _batches(run))
 
 
 def _settings(name):

@@ -1,6 +1,5 @@
 """Tests sampling/continuation.py and the compiled loop under it."""
 
-import dataclasses
 import functools
 
 import jax
@@ -9,7 +8,7 @@ import numpy as np
 import pytest
 
 from calm_jax.config import MeshConfig
-from calm_jax.families import build_model, family_of, param_axes
+from calm_jax.families import family_of
 from calm_jax.randomness import stream_key
 from calm_jax.runs.continuation import TextGenerator
 from calm_jax.sampling.chunk_sampler import ChunkSampler
@@ -19,7 +18,12 @@ from calm_jax.sampling.prompt import encode_prompt, prompt_id
 from calm_jax.sampling.settings import SamplingSettings
 from calm_jax.training import sharding
 from tests.cached import cached
-from tests.sampling.tiny_runs import autoencoder_run, calm_run, token_run
+from tests.sampling.tiny_runs import (
+  autoencoder_run,
+  calm_run,
+  on_mesh,
+  token_run,
+)
 
 
 @pytest.fixture
@@ -264,15 +268,7 @@ def test_refuses_what_exceeds_the_context():
 )
 def test_continuations_do_not_depend_on_the_mesh(run_fn, mesh):
   run = run_fn()
-  mesh = sharding.make_mesh(mesh)
-  axes = param_axes(build_model(run.config.model))
-  places = sharding.place_params(mesh, run.params, axes).shardings
-  moved = dataclasses.replace(
-    run,
-    mesh=mesh,
-    params=jax.device_put(run.params, places),
-    autoencoder=jax.device_put(run.autoencoder, sharding.replicated(mesh)),
-  )
+  moved = on_mesh(run, sharding.make_mesh(mesh))
   settings = {
     "num_tokens": 16,
     "num_samples": 3,

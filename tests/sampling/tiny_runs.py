@@ -1,5 +1,7 @@
 """Runs of tiny models with perturbed parameters, as if loaded."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from etils import epath
@@ -15,9 +17,11 @@ from calm_jax.config import (
   TokenModelConfig,
 )
 from calm_jax.data.tokenizer_bytes import ByteTokenizer
+from calm_jax.families import build_model, param_axes
 from calm_jax.layers.parameters import init_params
 from calm_jax.model import NextVectorModel, TokenModel
 from calm_jax.randomness import position_keys, stream_key
+from calm_jax.training import sharding
 from tests.cached import cached
 from tests.perturbation import perturb
 
@@ -90,6 +94,18 @@ def autoencoder_run(chunk_size=4):
     ExperimentConfig(model=run.config.autoencoder, data=run.config.data),
     run.autoencoder,
     None,
+  )
+
+
+def on_mesh(run, mesh):
+  """The run as `load_run` gives it on a mesh."""
+  axes = param_axes(build_model(run.config.model))
+  places = sharding.place_params(mesh, run.params, axes).shardings
+  return dataclasses.replace(
+    run,
+    mesh=mesh,
+    params=jax.device_put(run.params, places),
+    autoencoder=jax.device_put(run.autoencoder, sharding.replicated(mesh)),
   )
 
 
