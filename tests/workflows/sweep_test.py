@@ -286,7 +286,7 @@ def test_empty_sweeps_are_refused(place, tmp_path):
   path.write_text("get_sweep = lambda argument: []")
   with pytest.raises(ValueError, match="names 0 points"):
     read_sweep_file(str(path))
-  with pytest.raises(ValueError, match="one of tiny, tiny_paper, small"):
+  with pytest.raises(ValueError, match="one of tiny, small, tiny_paper"):
     read_sweep_file("experiments/sweep_k.py:huge")
   with pytest.raises(OSError, match="no sweep file"):
     read_sweep_file(f"{tmp_path}/none.py:tiny")
