@@ -118,7 +118,7 @@ def generate(
     rows,
     keys,
     jnp.int32(num_chunks),
-    settings,
+    settings.bind(),
   )
   return rows.tokens
 

@@ -252,7 +252,7 @@ def _lower_generation(
     begun,
     keys,
     jax.ShapeDtypeStruct((), np.int32, sharding=_whole(mesh)),
-    family.temperature_settings(settings),
+    family.temperature_settings(settings).bind(),
     mesh,
   )
   return lowered, begun

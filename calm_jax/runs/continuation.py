@@ -19,7 +19,9 @@ from calm_jax.sampling.rows import num_parts, on, place
 from calm_jax.sampling.settings import SamplingSettings
 from calm_jax.sampling.text_stream import TextStream
 
-_PROMPT_STEP = 16  # chunks; prompts up to a multiple share one compilation
+# Prompts and new text up to a multiple of so many chunks share a program.
+_PROMPT_STEP = 16
+_NEW_STEP = 64
 _CHUNKS_BETWEEN_LOOKS = 8  # for stop strings, where nobody watches
 
 
@@ -40,8 +42,9 @@ class TextGenerator:
   """Continues prompts; compiled once for each shape.
 
   What is another number alone compiles nothing again, not in another generator
-  of the same run either: noise scale, seed, stop strings, and a token model's
-  temperature and top_p. All processes of the run's mesh call its methods
+  of the same run either: temperature, noise scale, top_p, the exact method's
+  budget, seed, stop strings, and up to the next multiple of 64 chunks the
+  number of new tokens. All processes of the run's mesh call its methods
   together.
   """
 
@@ -59,8 +62,9 @@ class TextGenerator:
     self._chunk_size = run.config.model.chunk_size
     family = family_of(run.config.model)
     self._sampler_fn = family.sampler_fn(run.config, top_k=settings.top_k)
-    self._temperature = family.temperature_settings(settings)
-    self._stops_when_spent = self._temperature.when_spent == "stop"
+    temperature = family.temperature_settings(settings)
+    self._stops_when_spent = temperature.when_spent == "stop"
+    self._temperature = temperature.bind()
     self._params = family.bind_params(
       run.params,
       run.autoencoder,
@@ -158,7 +162,8 @@ class TextGenerator:
     placed, *numbers = place(
       (stacked._replace(tokens=padded), prompt_ids, sample_ids), mesh
     )
-    rows = start(self._sampler_fn, self._params, placed, num_chunks, mesh)
+    room = -(-num_chunks // _NEW_STEP) * _NEW_STEP
+    rows = start(self._sampler_fn, self._params, placed, room, mesh)
     keys = row_keys(seed, *numbers)
     # What only fills the devices has ended before it begins.
     is_done = np.arange(len(numbers[0])) >= len(prompts)

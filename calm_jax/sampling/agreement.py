@@ -19,6 +19,8 @@ from calm_jax.sampling import batch
 # of a row and an id is always the same and independent of all others.
 DrawFn = Callable[[jax.Array, jax.Array], jax.Array]
 
+MAX_WHOLE = 16  # n of T = 1/n; colder than 1/16 hardly anything is left to draw
+
 
 class AgreementResult(NamedTuple):
   """What was chosen for each of R rows."""
@@ -29,7 +31,16 @@ class AgreementResult(NamedTuple):
   is_fallback: jax.Array  # [R] bool, no chunk came up n times at all
 
 
-def random_tries(keys: jax.Array, num_candidates: int, whole: int) -> jax.Array:
+class Tries(NamedTuple):
+  """Candidates to compare with each other; n may be known at run time only."""
+
+  ids: jax.Array  # [MAX_WHOLE, R, T] int32, the first n of which count
+  whole: jax.Array  # [] int32, n
+
+
+def random_tries(
+  keys: jax.Array, num_candidates: int, whole: jax.Array | int
+) -> Tries:
   """Tries that make `sample_agreement` the batch method, Alg. 2.
 
   Candidates are numbered in the order in which the tries need them, which is as
@@ -38,26 +49,36 @@ def random_tries(keys: jax.Array, num_candidates: int, whole: int) -> jax.Array:
   Args:
     keys: [R].
     num_candidates: N_b, and the number of tries.
-    whole: n ≥ 2.
+    whole: n, from 2 to `MAX_WHOLE`.
 
   Returns:
-    [R, N_b, n] int32.
+    The tries.
   """
 
   def tries(key):
-    shape = (num_candidates, whole)
-    ids = jax.random.randint(key, shape, 0, num_candidates).reshape(-1)
-    place = jnp.full(num_candidates, ids.size)
-    place = place.at[ids].min(jnp.arange(ids.size))
-    number = jnp.argsort(jnp.argsort(place))
-    return number[ids].reshape(shape).astype(jnp.int32)
+    ids = jnp.zeros((MAX_WHOLE, num_candidates), jnp.int32)
+    at = jnp.arange(num_candidates) * whole
+    never = jnp.full(num_candidates, jnp.iinfo(jnp.int32).max)
 
-  return jax.vmap(tries)(keys)
+    def take(j, state):
+      ids, place = state
+      shape = (num_candidates,)
+      one_each = jax.random.randint(
+        jax.random.fold_in(key, j), shape, 0, num_candidates
+      )
+      return ids.at[j].set(one_each), place.at[one_each].min(at + j)
+
+    ids, place = jax.lax.fori_loop(0, whole, take, (ids, never))
+    number = jnp.argsort(jnp.argsort(place))
+    return number[ids].astype(jnp.int32)
+
+  ids = jax.vmap(tries, out_axes=1)(keys)
+  return Tries(ids, jnp.asarray(whole, jnp.int32))
 
 
 def consecutive_tries(
-  num_rows: int, num_candidates: int, whole: int
-) -> jax.Array:
+  num_rows: int, num_candidates: int, whole: jax.Array | int
+) -> Tries:
   """Tries that make `sample_agreement` the hybrid of exact and batch method.
 
   Candidates are taken n at a time; the first n that agree are a draw from
@@ -74,19 +95,20 @@ def consecutive_tries(
   Args:
     num_rows: R.
     num_candidates: N_b ≥ n.
-    whole: n ≥ 1.
+    whole: n, from 2 to `MAX_WHOLE`.
 
   Returns:
-    [R, ⌊N_b/n⌋, n] int32.
+    The tries; those that would need more than N_b candidates do not count.
   """
-  num_tries = num_candidates // whole
-  tries = jnp.arange(num_tries * whole, dtype=jnp.int32).reshape(1, -1, whole)
-  return jnp.broadcast_to(tries, (num_rows, num_tries, whole))
+  tries = jnp.arange(num_candidates // 2, dtype=jnp.int32)[None, None]
+  ids = tries * whole + jnp.arange(MAX_WHOLE, dtype=jnp.int32)[:, None, None]
+  ids = jnp.broadcast_to(ids, (MAX_WHOLE, num_rows, tries.size))
+  return Tries(ids, jnp.asarray(whole, jnp.int32))
 
 
 def sample_agreement(
   draw_fn: DrawFn,
-  tries: jax.Array,
+  tries: Tries,
   keys: jax.Array,
   log_weights: jax.Array,
   *,
@@ -102,8 +124,8 @@ def sample_agreement(
 
   Args:
     draw_fn: see above.
-    tries: [R, T, n] int32, the numbers of the candidates to compare; a try
-      whose numbers are not different does not count.
+    tries: the numbers of the candidates to compare; a try whose numbers are
+      not different, or not below N_b, does not count.
     keys: [R], for the choice where no try agrees.
     log_weights: [N_b+1], from `batch.log_weights` at T = 1/n.
     is_done: [R] bool, rows for which nothing is drawn; None: none.
@@ -113,12 +135,14 @@ def sample_agreement(
   Returns:
     The chunks and how they came about.
   """
-  num_rows, num_tries, whole = tries.shape
+  _, num_rows, num_tries = tries.ids.shape
   num_candidates = len(log_weights) - 1
   num_slots = min(num_rows, max_slots)
-  needed = 1 + jax.lax.cummax(jnp.max(tries, axis=-1), axis=1)  # [R, T]
-  ordered = jnp.sort(tries, axis=-1)
-  is_real = jnp.all(ordered[..., 1:] != ordered[..., :-1], axis=-1)
+  last = _over_candidates(
+    tries, lambda largest, ids: jnp.maximum(largest, ids), tries.ids[0]
+  )
+  needed = 1 + jax.lax.cummax(last, axis=1)  # [R, T]
+  is_real = _are_different(tries) & (last < num_candidates)
   slots = jnp.arange(num_slots)
   in_block = jnp.arange(block_size)
 
@@ -137,11 +161,13 @@ def sample_agreement(
     chunks = chunks.at[rows[:, None], ids].set(drawn, mode="drop")
     num_seen = num_seen.at[rows].max(first + block_size)
     num_seen = jnp.minimum(num_seen, num_candidates)
-    flat = tries.reshape(num_rows, -1, 1)
-    compared = jnp.take_along_axis(chunks, flat, axis=1)
-    compared = compared.reshape(num_rows, num_tries, whole, -1)
-    is_agreed = jnp.all(compared == compared[:, :, :1], axis=(2, 3))
-    is_agreed &= is_real & (needed <= num_seen[:, None])
+    take = jax.vmap(lambda chunks, ids: chunks[ids])
+    compared = take(chunks, tries.ids[0])  # [R, T, K]
+    is_agreed = _over_candidates(
+      tries,
+      lambda ok, ids: ok & jnp.all(take(chunks, ids) == compared, axis=-1),
+      is_real & (needed <= num_seen[:, None]),
+    )
     first = jnp.argmax(is_agreed, axis=-1)
     first = jnp.where(jnp.any(is_agreed, axis=-1), first, num_tries)
     return chunks, num_seen, jnp.minimum(found, first)
@@ -166,9 +192,30 @@ def sample_agreement(
   chosen = batch.choose(chunks, log_weights, keys)
   return AgreementResult(
     jnp.where(
-      is_agreed[:, None], chunks[row, tries[row, place, 0]], chosen.tokens
+      is_agreed[:, None], chunks[row, tries.ids[0, row, place]], chosen.tokens
     ),
     jnp.where(is_agreed, needed[row, place], num_candidates),
     is_agreed,
     chosen.is_fallback & ~is_agreed,
   )
+
+
+def _over_candidates(
+  tries: Tries, step: Callable[..., jax.Array], first: jax.Array
+) -> jax.Array:
+  """Folds the second to the n-th candidate of all tries, each [R, T]."""
+  return jax.lax.fori_loop(
+    1, tries.whole, lambda j, carry: step(carry, tries.ids[j]), first
+  )
+
+
+def _are_different(tries: Tries) -> jax.Array:
+  """Whether a try's candidates are n different ones, [R, T]."""
+  number = jnp.arange(MAX_WHOLE)[:, None, None]
+
+  def compare(j, ok):
+    is_same = (tries.ids == tries.ids[j][None]) & (number < j)
+    return ok & ~jnp.any(is_same, axis=0)
+
+  yes = jnp.ones(tries.ids.shape[1:], bool)
+  return jax.lax.fori_loop(1, tries.whole, compare, yes)

@@ -34,7 +34,7 @@ def sample_exact(
   keys: jax.Array,
   exponent: Exponent,
   *,
-  max_draws: int,
+  max_draws: jax.Array | int,
   is_done: jax.Array | None = None,
   block_size: int = 64,
 ) -> ExactResult:
@@ -52,22 +52,14 @@ def sample_exact(
     draw_fn: sample ids [n] uint32 → chunks [R, n, K] int32, where the chunk of
       a row and an id is always the same and independent of all others.
     keys: [R], for the coins; independent of what `draw_fn` uses.
-    exponent: 1/T, from `split_temperature`.
-    max_draws: the budget of each row.
+    exponent: 1/T, from `split_temperature`; numbers or arrays [].
+    max_draws: the budget of each row, at least one; a number or an array [].
     is_done: [R] bool, rows for which nothing is drawn; None: none.
     block_size: chunks drawn at once for every row; bounds the memory.
 
   Returns:
     The chunks, which rows accepted one, and the draws each row used.
-
-  Raises:
-    ValueError: if the budget does not allow a single trial.
   """
-  if max_draws < 1:
-    raise ValueError(
-      f"max_draws is {max_draws}; the exact method needs a budget of at least"
-      " as many draws as 1/temperature, and commonly thousands."
-    )
   block_ids = jnp.arange(block_size, dtype=jnp.uint32)
   chunks = jax.eval_shape(draw_fn, block_ids)
   num_rows, _, chunk_size = chunks.shape

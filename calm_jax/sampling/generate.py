@@ -10,7 +10,7 @@ from jax.sharding import Mesh, PartitionSpec
 from calm_jax.model import Cache, empty_cache
 from calm_jax.randomness import stream_key
 from calm_jax.sampling import rows as rows_lib
-from calm_jax.sampling.next_chunk import TemperatureSettings, draw_next
+from calm_jax.sampling.next_chunk import Temperature, draw_next
 from calm_jax.sampling.prompt import Prompts
 from calm_jax.sampling.sampler import SamplerFn
 
@@ -119,14 +119,14 @@ def row_keys(
   )
 
 
-@functools.partial(jax.jit, static_argnums=(0, 5, 6), donate_argnums=2)
+@functools.partial(jax.jit, static_argnums=(0, 6), donate_argnums=2)
 def advance(
   sampler_fn: SamplerFn,
   params: Any,
   rows: Generation,
   keys: RowKeys,
   num_chunks: jax.Array,
-  settings: TemperatureSettings,
+  temperature: Temperature,
   mesh: Mesh | None = None,
 ) -> Generation:
   """Adds chunks to every row until it ends.
@@ -143,13 +143,13 @@ def advance(
     rows: as they stand; given up.
     keys: of the rows.
     num_chunks: [] int32, so many chunks more, as far as there is room.
-    settings: temperature and method.
+    temperature: and method.
     mesh: as in `start`.
 
   Returns:
     The rows.
   """
-  call = functools.partial(_advance, sampler_fn, settings, num_chunks)
+  call = functools.partial(_advance, sampler_fn, temperature, num_chunks)
   call = rows_lib.over_rows(
     call, mesh, takes=(rows_lib.ROWS, SPLIT), gives=SPLIT
   )
@@ -158,7 +158,7 @@ def advance(
 
 def _advance(
   sampler_fn: SamplerFn,
-  settings: TemperatureSettings,
+  temperature: Temperature,
   num_chunks: jax.Array,
   params: Any,
   keys: RowKeys,
@@ -178,11 +178,11 @@ def _advance(
       rows.hidden,
       fold(keys.noise, rows.num_chunks),
       fold(keys.choice, rows.num_chunks),
-      settings,
+      temperature,
       rows.is_done,
     )
     is_end = found.tokens == end_id
-    if settings.when_spent == "stop":
+    if temperature.when_spent == "stop":
       is_end |= found.is_spent[:, None]
     is_over = jnp.cumsum(is_end, axis=-1) > 0
     tokens = jnp.where(is_over | rows.is_done[:, None], end_id, found.tokens)

@@ -1,6 +1,7 @@
 """One chunk a row at a temperature, by whichever method."""
 
 import dataclasses
+import functools
 from typing import NamedTuple
 
 import jax
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 from calm_jax.sampling import agreement, batch
 from calm_jax.sampling.exact import sample_exact
 from calm_jax.sampling.sampler import Sampler
-from calm_jax.sampling.temperature import split_temperature
+from calm_jax.sampling.temperature import Exponent, split_temperature
 
 METHODS = ("batch", "exact", "hybrid")
 _MAX_BLOCK = 256  # candidates of a row that exist as latents at once
@@ -21,7 +22,8 @@ class TemperatureSettings:
   """How a model without likelihoods is sampled colder."""
 
   temperature: float = 1.0  # T in (0, 1]
-  # batch | exact | hybrid: at T = 1/n exact on the batch, if it can, else batch
+  # batch | exact | hybrid: at T = 1/n, n ≤ 16, exact on the batch, if it can,
+  # else batch
   method: str = "batch"
   num_candidates: int = 200  # N_b, of the batch and hybrid methods
   max_draws: int = 20_000  # budget of the exact method, draws a chunk
@@ -41,15 +43,45 @@ class TemperatureSettings:
       batch.log_weights(self.temperature, self.num_candidates)
 
   @property
-  def is_plain(self) -> bool:
-    """One draw is all: T = 1 is the model's own distribution."""
-    return split_temperature(self.temperature) == (1, 0.0)
-
-  @property
   def uses_candidates(self) -> bool:
-    return not self.is_plain and (
-      self.method != "exact" or self.when_spent == "batch"
+    return self.method != "exact" or self.when_spent == "batch"
+
+  def bind(self) -> "Temperature":
+    """The settings for use in compiled programs."""
+    exponent = split_temperature(self.temperature)
+    return Temperature(
+      exponent=Exponent(
+        jnp.int32(exponent.whole), jnp.float32(exponent.fraction)
+      ),
+      max_draws=jnp.int32(self.max_draws),
+      log_weights=jnp.asarray(
+        batch.log_weights(self.temperature, self.num_candidates)
+      )
+      if self.uses_candidates
+      else None,
+      method=self.method,
+      when_spent=self.when_spent,
     )
+
+
+@functools.partial(
+  jax.tree_util.register_dataclass,
+  data_fields=("exponent", "max_draws", "log_weights"),
+  meta_fields=("method", "when_spent"),
+)
+@dataclasses.dataclass(kw_only=True, frozen=True)
+class Temperature:
+  """`TemperatureSettings` as compiled programs take them.
+
+  What is a number alone is an argument: another temperature or budget compiles
+  nothing. Another method or number of candidates is another program.
+  """
+
+  exponent: Exponent  # 1/T, [] int32 and [] float32
+  max_draws: jax.Array  # [] int32
+  log_weights: jax.Array | None  # [N_b+1] float32; None: no candidates needed
+  method: str
+  when_spent: str
 
 
 class NextChunk(NamedTuple):
@@ -66,60 +98,88 @@ def draw_next(
   hidden: jax.Array,
   keys: jax.Array,
   choice_keys: jax.Array,
-  settings: TemperatureSettings,
+  temperature: Temperature,
   is_done: jax.Array | None = None,
 ) -> NextChunk:
   """Draws the next chunk of each row.
 
   Args:
-    sampler: draws at T = 1.
+    sampler: draws at T = 1, or, if it knows probabilities, at a temperature of
+      its own; then the one here is not read.
     hidden: [R, D].
     keys: [R] typed keys of the positions, for the draws.
     choice_keys: [R], for what is chosen among them.
-    settings: temperature and method.
+    temperature: and method.
     is_done: [R] bool, rows whose chunk nobody reads; None: none.
 
   Returns:
     The chunks.
   """
-  num_rows = len(keys)
-  never = jnp.zeros(num_rows, bool)
-  if settings.is_plain:
-    tokens = sampler.draw(hidden, keys, jnp.zeros(1, jnp.uint32))[:, 0]
-    return NextChunk(tokens, jnp.ones(num_rows, jnp.int32), never, never)
-  exponent = split_temperature(settings.temperature)
-  if settings.method != "exact" and exponent.fraction == 0:
-    return _agree(sampler, hidden, keys, choice_keys, settings, is_done)
-  # With a fraction, cutting the exact method off would favour quick chunks.
-  if settings.method != "exact":
-    chosen = _choose(sampler, hidden, keys, choice_keys, settings, 0)
-    num_draws = jnp.full(num_rows, settings.num_candidates, jnp.int32)
-    return NextChunk(chosen.tokens, num_draws, never, chosen.is_fallback)
+  never = jnp.zeros(len(keys), bool)
+  is_done = never if is_done is None else is_done
+  call = (sampler, hidden, keys, choice_keys, temperature, is_done)
 
+  def plain() -> NextChunk:
+    """One draw is all: T = 1 is the model's own distribution."""
+    tokens = sampler.draw(hidden, keys, jnp.zeros(1, jnp.uint32))[:, 0]
+    return NextChunk(tokens, jnp.ones(len(keys), jnp.int32), never, never)
+
+  if sampler.probabilities is not None:
+    return plain()
+  whole, fraction = temperature.exponent
+  if temperature.method == "exact":
+    colder = functools.partial(_exact, *call)
+  else:
+    # With a fraction, cutting the exact method off would favour quick chunks.
+    colder = functools.partial(
+      jax.lax.cond,
+      (fraction == 0) & (whole <= agreement.MAX_WHOLE),
+      functools.partial(_agree, *call),
+      functools.partial(_choose, *call),
+    )
+  return jax.lax.cond((whole == 1) & (fraction == 0), plain, colder)
+
+
+def _exact(
+  sampler: Sampler,
+  hidden: jax.Array,
+  keys: jax.Array,
+  choice_keys: jax.Array,
+  temperature: Temperature,
+  is_done: jax.Array,
+) -> NextChunk:
   found = sample_exact(
     lambda sample_ids: sampler.draw(hidden, keys, sample_ids),
     choice_keys,
-    exponent,
-    max_draws=settings.max_draws,
+    temperature.exponent,
+    max_draws=temperature.max_draws,
     is_done=is_done,
   )
-  exact = NextChunk(found.tokens, found.num_draws, ~found.is_accepted, never)
-  if settings.when_spent == "stop":
+  is_spent = ~found.is_accepted
+  exact = NextChunk(
+    found.tokens, found.num_draws, is_spent, jnp.zeros_like(is_spent)
+  )
+  if temperature.when_spent == "stop":
     return exact
 
   def replace() -> NextChunk:
     chosen = _choose(
-      sampler, hidden, keys, choice_keys, settings, _FALLBACK_IDS
+      sampler,
+      hidden,
+      keys,
+      choice_keys,
+      temperature,
+      is_done,
+      first_id=_FALLBACK_IDS,
     )
-    is_spent = exact.is_spent
     return NextChunk(
       jnp.where(is_spent[:, None], chosen.tokens, exact.tokens),
-      exact.num_draws + jnp.where(is_spent, settings.num_candidates, 0),
+      exact.num_draws + is_spent * chosen.num_draws,
       is_spent,
       is_spent & chosen.is_fallback,
     )
 
-  return jax.lax.cond(jnp.any(exact.is_spent), replace, lambda: exact)
+  return jax.lax.cond(jnp.any(is_spent), replace, lambda: exact)
 
 
 def _agree(
@@ -127,13 +187,13 @@ def _agree(
   hidden: jax.Array,
   keys: jax.Array,
   choice_keys: jax.Array,
-  settings: TemperatureSettings,
-  is_done: jax.Array | None,
+  temperature: Temperature,
+  is_done: jax.Array,
 ) -> NextChunk:
   """The batch or hybrid method at T = 1/n."""
-  whole = split_temperature(settings.temperature).whole
-  num_candidates = settings.num_candidates
-  if settings.method == "hybrid":
+  whole = temperature.exponent.whole
+  num_candidates = len(temperature.log_weights) - 1
+  if temperature.method == "hybrid":
     tries = agreement.consecutive_tries(len(keys), num_candidates, whole)
   else:
     try_keys = jax.vmap(lambda key: jax.random.fold_in(key, 1))(choice_keys)
@@ -147,7 +207,7 @@ def _agree(
     draw_fn,
     tries,
     choice_keys,
-    jnp.asarray(batch.log_weights(settings.temperature, num_candidates)),
+    temperature.log_weights,
     is_done=is_done,
   )
   never = jnp.zeros(len(keys), bool)
@@ -159,11 +219,14 @@ def _choose(
   hidden: jax.Array,
   keys: jax.Array,
   choice_keys: jax.Array,
-  settings: TemperatureSettings,
-  first_id: int,
-) -> batch.BatchResult:
+  temperature: Temperature,
+  is_done: jax.Array,
+  *,
+  first_id: int = 0,
+) -> NextChunk:
   """The batch method, its candidates drawn a block at a time."""
-  num_candidates = settings.num_candidates
+  del is_done  # all rows draw as many
+  num_candidates = len(temperature.log_weights) - 1
   num_blocks = -(-num_candidates // _MAX_BLOCK)
   size = -(-num_candidates // num_blocks)
   ids = first_id + jnp.arange(num_blocks * size, dtype=jnp.uint32)
@@ -173,10 +236,12 @@ def _choose(
   )  # [blocks, R, size, K]
   candidates = jnp.moveaxis(blocks, 0, 1)
   candidates = candidates.reshape(len(keys), -1, blocks.shape[-1])
-  return batch.choose(
-    candidates[:, :num_candidates],
-    jnp.asarray(batch.log_weights(settings.temperature, num_candidates)),
-    choice_keys,
+  chosen = batch.choose(
+    candidates[:, :num_candidates], temperature.log_weights, choice_keys
+  )
+  num_draws = jnp.full(len(keys), num_candidates, jnp.int32)
+  return NextChunk(
+    chosen.tokens, num_draws, jnp.zeros(len(keys), bool), chosen.is_fallback
   )
 
 

@@ -68,7 +68,9 @@ def _uncached(run, prompts, temperature, num_chunks, sample_id=0):
     sampler = sampler_fn(params)
     hidden = sampler.hidden(tokens, jnp.zeros(tokens.shape[:2], jnp.int32))
     keys = (fold(key, count)[None] for key in own_keys)
-    return draw_next(sampler, hidden[0, count - 1][None], *keys, temperature)
+    return draw_next(
+      sampler, hidden[0, count - 1][None], *keys, temperature.bind()
+    )
 
   result = []
   for prompt in prompts:
@@ -293,24 +295,32 @@ def compilations():
   jax.monitoring.unregister_event_duration_listener(listen)
 
 
-@pytest.mark.parametrize("run_fn", [calm_run, token_run])
-def test_other_numbers_compile_nothing(run_fn, compilations):
+@pytest.mark.parametrize(
+  ("run_fn", "fixed"),
+  [
+    (calm_run, {"method": "batch", "num_candidates": 25}),
+    (calm_run, {"method": "hybrid", "num_candidates": 25}),
+    (calm_run, {"method": "exact"}),
+    (calm_run, {"method": "exact", "when_spent": "batch"}),
+    (token_run, {}),
+  ],
+)
+def test_other_numbers_compile_nothing(run_fn, fixed, compilations):
   run = run_fn()
   jax.clear_caches()
+  temperatures = (1.0, 0.5, 0.7, 1 / 3, 0.25, 0.05)
   if run_fn is token_run:
-    changes = [
-      {"temperature": 0.5 + 0.05 * i, "top_p": 1 - 0.03 * i} for i in range(20)
-    ]
+    changes = [{"top_p": 1 - 0.03 * i} for i in range(20)]
   else:
     changes = [
-      {"temperature": 0.5, "num_candidates": 9, "noise_scale": 1 - 0.04 * i}
-      for i in range(20)
+      {"noise_scale": 1 - 0.04 * i, "max_draws": 20 + i} for i in range(20)
     ]
   counts = []
   for i, change in enumerate(changes):
-    generator = TextGenerator(run, SamplingSettings(**change))
+    change["temperature"] = temperatures[i % len(temperatures)]
+    generator = TextGenerator(run, SamplingSettings(**fixed, **change))
     generator.continue_prompts(
-      ["ab"], num_tokens=8, seed=i, stop=["z" * (i + 1)]
+      ["ab"], num_tokens=8 + i, seed=i, stop=["z" * (i + 1)]
     )
     counts.append(len(compilations))
   assert counts[0] > 0 and counts[-1] == counts[0]

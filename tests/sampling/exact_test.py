@@ -121,8 +121,3 @@ def test_budget_is_counted_to_the_draw():
   np.testing.assert_array_equal(tight.is_accepted, is_early)
   np.testing.assert_array_equal(tight.num_draws, np.minimum(free.num_draws, 10))
   np.testing.assert_array_equal(tight.tokens[is_early], free.tokens[is_early])
-
-
-def test_refuses_an_empty_budget():
-  with pytest.raises(ValueError, match="max_draws is 0"):
-    exact.sample_exact(None, None, Exponent(2, 0.0), max_draws=0)
