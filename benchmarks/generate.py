@@ -20,6 +20,7 @@ from benchmarks.random_model import (
 from benchmarks.timing import Roofline, Row, Version, compare_calls
 from calm_jax.families import family_of
 from calm_jax.randomness import stream_key
+from calm_jax.sampling.context import next_slot
 from calm_jax.sampling.generate import RowKeys, advance, row_keys, start
 from calm_jax.sampling.next_chunk import TemperatureSettings
 from calm_jax.sampling.prompt import Prompts
@@ -154,10 +155,11 @@ def count_on_host(
   num_rows = len(prompts.tokens)
   rows = start(model.sampler_fn, model.params, prompts, num_chunks)
   cache, hidden, position = rows.cache, rows.hidden, rows.num_chunks
+  num_read = rows.num_chunks
   keys = _keys(seed, num_rows).noise
   generator = random.Random(seed)
   found = []
-  for _ in range(num_chunks):
+  for num_new in range(num_chunks):
     candidates = _draw(
       model.sampler_fn, model.params, hidden, keys, position, num_candidates
     )
@@ -172,6 +174,7 @@ def count_on_host(
       np.array(chosen, np.int32),
       position,
       cache,
+      *next_slot(cache, num_read, num_chunks, jnp.int32(num_new)),
     )
     position = position + 1
   return np.array(found, np.int32).swapaxes(0, 1)
@@ -196,9 +199,11 @@ def _draw(sampler_fn, params, hidden, keys, position, num_candidates):
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=4)
-def _read(sampler_fn, params, tokens, position, cache) -> tuple[Any, Any]:
+def _read(
+  sampler_fn, params, tokens, position, cache, slot, mask
+) -> tuple[Any, Any]:
   hidden, cache = sampler_fn(params).step(
-    tokens[:, None], position[:, None], cache
+    tokens[:, None], position[:, None], cache, mask, slot
   )
   return hidden[:, 0], cache
 

@@ -14,10 +14,14 @@ from calm_jax.layers.rope import rope
 
 
 class LayerCache(NamedTuple):
-  """Keys and values of the positions seen so far; slot s holds position s."""
+  """Keys and values of positions, a slot each.
 
-  key: jax.Array  # [B, S, G, d], already rotated
-  value: jax.Array  # [B, S, G, d]
+  Slots come last: there are more of them than a head has numbers, and a TPU
+  fills up the last axis to a multiple of 128.
+  """
+
+  key: jax.Array  # [B, G, d, S], already rotated
+  value: jax.Array  # [B, G, d, S]
 
 
 class Attention(nn.Module):
@@ -44,16 +48,14 @@ class Attention(nn.Module):
 
     Args:
       x: [B, L, D].
-      positions: [B, L] int32; with a cache, consecutive within a row.
+      positions: [B, L] int32.
       segment_ids: [B, L] int32, or None: attention across documents.
       cache: keys and values of earlier positions, or None.
-      mask: [B, L, S+L] bool, only with a cache of S slots: which of them and of
-        the L positions each position sees, instead of all up to itself. The
-        positions are then appended to the cache as slots of their own, so
-        several continuations of one row can stand side by side.
+      mask: [B, L, S+L] bool, with a cache of S slots: which of them and of the
+        L positions each position sees.
 
     Returns:
-      [B, L, D], and the cache with the L positions written into their slots.
+      [B, L, D], and with a cache the keys and values of the L positions.
     """
     chex.assert_equal_shape_prefix([x, positions], 2)
     options = {"dtype": self.dtype, "init": self.kernel_init}
@@ -66,21 +68,16 @@ class Attention(nn.Module):
     value = linear(kv_heads, kv_axes, name="value", **options)(x)
     query = rope(query, positions, theta=self.rope_theta)
     key = rope(key, positions, theta=self.rope_theta)
+    new = None
     if cache is None:
       out = causal_attention(
         query, key, value, segment_ids, implementation=self.implementation
       )
-    elif mask is not None:
-      cache = LayerCache(
-        jnp.concatenate([cache.key, key.astype(cache.key.dtype)], axis=1),
-        jnp.concatenate([cache.value, value.astype(cache.value.dtype)], axis=1),
-      )
-      out = masked_attention(query, *cache, mask)
     else:
-      cache = _write(cache, key, value, positions[:, 0])
-      slots = jnp.arange(cache.key.shape[1])
-      mask = slots[None, None] <= positions[..., None]  # [B, L, S]
-      out = masked_attention(query, *cache, mask)
+      new = LayerCache(
+        *(jnp.moveaxis(x, 1, -1).astype(cache.key.dtype) for x in (key, value))
+      )
+      out = cached_attention(query, cache, new, mask)
     project = linear(
       x.shape[-1],
       ("heads", "head_dim", "embed"),
@@ -88,7 +85,7 @@ class Attention(nn.Module):
       name="output",
       **options,
     )
-    return project(out), cache
+    return project(out), new
 
 
 def causal_attention(
@@ -203,13 +200,37 @@ def masked_attention(
   return out.reshape(query.shape)
 
 
-def _write(
-  cache: LayerCache, key: jax.Array, value: jax.Array, start: jax.Array
-) -> LayerCache:
-  """Puts new entries, [B, L, G, d], into the slots from start, [B], on."""
-  put = jax.vmap(
-    lambda slots, new, at: jax.lax.dynamic_update_slice_in_dim(
-      slots, new.astype(slots.dtype), at, axis=0
-    )
+def cached_attention(
+  query: jax.Array, cache: LayerCache, new: LayerCache, mask: jax.Array
+) -> jax.Array:
+  """`masked_attention` over the slots of a cache and what follows them.
+
+  Nothing of the cache is copied: both parts are multiplied where they lie, and
+  share the sum of the softmax.
+
+  Args:
+    query: [B, L, H, d].
+    cache: S slots.
+    new: L slots.
+    mask: [B or 1, L, S+L] bool; every query sees at least one slot.
+
+  Returns:
+    [B, L, H, d] in the dtype of query.
+  """
+  rows, length, num_heads, size = query.shape
+  groups = new.key.shape[1]
+  grouped = query.reshape(rows, length, groups, num_heads // groups, size)
+  product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
+  parts = (cache, new) if cache.key.shape[-1] else (new,)
+  scores = jnp.concatenate(
+    [product("blgqd,bgds->bgqls", grouped, part.key) for part in parts],
+    axis=-1,
   )
-  return LayerCache(put(cache.key, key, start), put(cache.value, value, start))
+  scores = jnp.where(mask[:, None, None], scores / size**0.5, -jnp.inf)
+  weights = jax.nn.softmax(scores, axis=-1).astype(new.value.dtype)
+  weights = jnp.split(weights, [part.key.shape[-1] for part in parts[:-1]], -1)
+  out = sum(
+    product("bgqls,bgds->blgqd", share, part.value)
+    for share, part in zip(weights, parts, strict=True)
+  )
+  return out.reshape(query.shape).astype(query.dtype)

@@ -20,23 +20,40 @@ _REMAT_POLICIES = {
 
 
 class Cache(NamedTuple):
-  """Keys and values of all layers; slot s holds position s."""
+  """Keys and values of all layers; see `LayerCache`."""
 
-  key: jax.Array  # [layers, B, S, G, d]
-  value: jax.Array  # [layers, B, S, G, d]
+  key: jax.Array  # [layers, B, G, d, S]
+  value: jax.Array  # [layers, B, G, d, S]
 
 
 def empty_cache(config: BackboneConfig, num_rows: int, length: int) -> Cache:
-  """A cache for `num_rows` rows of up to `length` positions."""
+  """A cache for `num_rows` rows of `length` slots."""
   shape = (
     config.num_layers,
     num_rows,
-    length,
     config.num_kv_heads or config.num_heads,
     config.head_size,
+    length,
   )
   zeros = jnp.zeros(shape, config.dtype)
   return Cache(zeros, zeros)
+
+
+def _write(cache: Cache, new: Cache, slot: jax.Array) -> Cache:
+  """Puts new entries, [layers, B, G, d, L], into the slots from `slot` on."""
+  return jax.tree.map(
+    lambda slots, new: jax.lax.dynamic_update_slice_in_dim(
+      slots, new, slot, axis=-1
+    ),
+    cache,
+    new,
+  )
+
+
+def _append(cache: Cache, new: Cache) -> Cache:
+  return jax.tree.map(
+    lambda *parts: jnp.concatenate(parts, axis=-1), cache, new
+  )
 
 
 class Layer(nn.Module):
@@ -68,10 +85,10 @@ class Layer(nn.Module):
     )
     x = constrain_rows(x)
     normed = RMSNorm(config.norm_epsilon, name="attention_norm")(x)
-    attended, cache = attention(normed, positions, segment_ids, cache, mask)
+    attended, new = attention(normed, positions, segment_ids, cache, mask)
     x = x + attended
     normed = RMSNorm(config.norm_epsilon, name="mlp_norm")(x)
-    return x + SwiGLU(config.ffn_size, dtype, init, name="mlp")(normed), cache
+    return x + SwiGLU(config.ffn_size, dtype, init, name="mlp")(normed), new
 
 
 class Backbone(nn.Module):
@@ -87,6 +104,7 @@ class Backbone(nn.Module):
     segment_ids: jax.Array | None = None,
     cache: Cache | None = None,
     mask: jax.Array | None = None,
+    slot: jax.Array | None = None,
   ) -> tuple[jax.Array, Cache | None]:
     """Maps embedded positions to the hidden states that predict the next.
 
@@ -95,7 +113,11 @@ class Backbone(nn.Module):
       positions: [B, L] int32; None: 0 … L−1 in every row.
       segment_ids: [B, L] int32, read only with `use_segment_mask`.
       cache: None, or that of the positions before these.
-      mask: None, or what each position sees, [B, L, S+L]; see `Attention`.
+      mask: [B, L, S+L] bool, with a cache of S slots: which of them and of the
+        L positions each position sees.
+      slot: [] int32, where the L positions are written into the cache, the same
+        slots for all rows; None: they are appended to it as slots of their own,
+        so that several continuations of one row can stand side by side.
 
     Returns:
       Hidden states, [B, L, D], and the cache with these positions in it.
@@ -122,6 +144,10 @@ class Backbone(nn.Module):
       metadata_params={nn.PARTITION_NAME: "layers"},
     )(config, name="layers")
     layer_caches = None if cache is None else LayerCache(*cache)
-    x, layer_caches = stack(x, positions, segment_ids, layer_caches, mask)
+    x, new = stack(x, positions, segment_ids, layer_caches, mask)
     x = RMSNorm(config.norm_epsilon, name="norm")(x)
-    return x, None if cache is None else Cache(*layer_caches)
+    if cache is None:
+      return x, None
+    # Once for all layers, after all have read it: so it stays where it lies.
+    new = Cache(*new)
+    return x, _append(cache, new) if slot is None else _write(cache, new, slot)

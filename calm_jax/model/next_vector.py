@@ -66,23 +66,24 @@ class NextVectorModel(nn.Module):
     cache: Cache,
     latents: jax.Array | None = None,
     mask: jax.Array | None = None,
+    slot: jax.Array | None = None,
   ) -> tuple[jax.Array, Cache]:
     """Goes on from a cache, by one chunk or several.
 
     Args:
       tokens: [B, L, K] int32.
-      positions: [B, L] int32, consecutive in each row: the chunks' indices.
+      positions: [B, L] int32, the chunks' indices in their rows.
       cache: of the chunks before these.
       latents: [B, L, Z]; needed unless inputs are tokens.
       mask: [B, L, S+L] bool, which of the cache's S slots and of these chunks
-        each one sees; they are then appended as slots of their own, so several
-        continuations of a row can be read at once. None: all up to itself.
+        each one sees.
+      slot: where in the cache they are written; see `Backbone`.
 
     Returns:
       Hidden states, [B, L, D], and the cache with these chunks in it.
     """
     x = self.chunk_embed(tokens, latents)
-    return self.backbone(x, positions, cache=cache, mask=mask)
+    return self.backbone(x, positions, cache=cache, mask=mask, slot=slot)
 
   def loss(
     self,

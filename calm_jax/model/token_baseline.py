@@ -47,10 +47,11 @@ class TokenModel(nn.Module):
     positions: jax.Array,
     cache: Cache,
     mask: jax.Array | None = None,
+    slot: jax.Array | None = None,
   ) -> tuple[jax.Array, Cache]:
     """Goes on from a cache; see `NextVectorModel.step`."""
     x = self.embedding(tokens[..., 0])
-    return self.backbone(x, positions, cache=cache, mask=mask)
+    return self.backbone(x, positions, cache=cache, mask=mask, slot=slot)
 
   def logits(self, hidden: jax.Array) -> jax.Array:
     """[..., D] → [..., V] float32; ids that are never predicted get −∞."""

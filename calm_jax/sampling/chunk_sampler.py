@@ -78,7 +78,7 @@ class ChunkSampler:
   ) -> tuple[jax.Array, Context]:
     """Reads rows and remembers them, for `branch`."""
     positions, cache, mask = read_positions(self.config, segment_ids)
-    hidden, cache = self._step(tokens, positions, cache, mask)
+    hidden, cache = self.step(tokens, positions, cache, mask)
     return hidden, Context(cache, segment_ids)
 
   def branch(
@@ -99,14 +99,22 @@ class ChunkSampler:
       self.config, chunk_ids, num_chunks, context.segment_ids
     )
     tokens = tokens.reshape(rows, -1, size)
-    hidden, _ = self._step(tokens, positions, context.cache, mask)
+    hidden, _ = self.step(tokens, positions, context.cache, mask)
     return hidden.reshape(rows, num_paths, num_chunks, -1)[:, :, -1]
 
   def step(
-    self, tokens: jax.Array, positions: jax.Array, cache: Cache
+    self,
+    tokens: jax.Array,
+    positions: jax.Array,
+    cache: Cache,
+    mask: jax.Array,
+    slot: jax.Array | None = None,
   ) -> tuple[jax.Array, Cache]:
     """Goes on from a cache; see `NextVectorModel.step`."""
-    return self._step(tokens, positions, cache, None)
+    inputs = self._inputs(tokens)
+    return self._model(
+      tokens, positions, cache, inputs, mask, slot, method="step"
+    )
 
   def draw_latents(
     self, hidden: jax.Array, keys: jax.Array, sample_ids: jax.Array
@@ -162,11 +170,6 @@ class ChunkSampler:
   def encode(self, tokens: jax.Array):
     """The posterior of each chunk: [..., K] ids → mean and log_std [..., Z]."""
     return self._autoencoder(tokens, method="encode")
-
-  def _step(self, tokens, positions, cache, mask):
-    return self._model(
-      tokens, positions, cache, self._inputs(tokens), mask, method="step"
-    )
 
   def _inputs(self, tokens: jax.Array) -> jax.Array | None:
     if self.config.inputs == "tokens":

@@ -37,6 +37,40 @@ def read_positions(
   return positions, empty_cache(config, rows, 0), mask
 
 
+def with_room(cache: Cache, num_slots: int) -> Cache:
+  """The cache with slots more behind those it has."""
+  return jax.tree.map(
+    lambda x: jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, num_slots)]), cache
+  )
+
+
+def next_slot(
+  cache: Cache, num_read: jax.Array, num_room: int, num_new: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """Where rows go on, each after a prompt of its own length.
+
+  The new chunks of all rows stand in the same slots, behind the longest prompt,
+  so that one piece of the cache is written for all of them; what stands between
+  a shorter prompt and there is never seen.
+
+  Args:
+    cache: with the prompts of all rows from slot 0 on.
+    num_read: [B] int32, chunks of each row's prompt.
+    num_room: slots for new chunks, the last ones.
+    num_new: [] int32, of which so many are written.
+
+  Returns:
+    The slot, [] int32, and what the chunk in it sees, [B, 1, S+1].
+  """
+  slots = jnp.arange(cache.key.shape[-1])[None]
+  first = slots.size - num_room
+  slot = first + num_new
+  is_read = slots < num_read[:, None]
+  sees = is_read | ((slots >= first) & (slots < slot))
+  mask = jnp.pad(sees, ((0, 0), (0, 1)), constant_values=True)
+  return slot, mask[:, None]
+
+
 def branch_positions(
   config: BackboneConfig,
   chunk_ids: jax.Array,

@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
-from calm_jax.model import Cache, empty_cache
+from calm_jax.model import Cache
 from calm_jax.randomness import stream_key
 from calm_jax.sampling import rows as rows_lib
+from calm_jax.sampling.context import next_slot, with_room
 from calm_jax.sampling.next_chunk import Temperature, draw_next
 from calm_jax.sampling.prompt import Prompts
 from calm_jax.sampling.sampler import SamplerFn
@@ -76,15 +77,13 @@ def _start(
   sampler = sampler_fn(params)
   tokens, num_chunks = prompts
   num_rows, length, chunk_size = tokens.shape
-  cache = empty_cache(sampler.config, num_rows, length + num_new_chunks)
-  positions = jnp.broadcast_to(jnp.arange(length)[None], (num_rows, length))
-  # What stands behind a shorter prompt is read too, but never seen: later
-  # chunks take its slots before anything attends to them.
-  hidden, cache = sampler.step(tokens, positions, cache)
+  # What stands behind a shorter prompt is read too, but never seen.
+  one_document = jnp.zeros((num_rows, length), jnp.int32)
+  hidden, context = sampler.read(tokens, one_document)
   zeros = jnp.zeros(num_rows, jnp.int32)
   end_id = sampler.config.vocabulary.end_id
   return Generation(
-    cache=cache,
+    cache=with_room(context.cache, num_new_chunks),
     hidden=hidden[jnp.arange(num_rows), num_chunks - 1],
     num_chunks=jnp.asarray(num_chunks),
     tokens=jnp.full((num_rows, num_new_chunks, chunk_size), end_id, jnp.int32),
@@ -149,30 +148,31 @@ def advance(
   Returns:
     The rows.
   """
-  call = functools.partial(_advance, sampler_fn, temperature, num_chunks)
+  call = functools.partial(_advance, sampler_fn)
   call = rows_lib.over_rows(
     call, mesh, takes=(rows_lib.ROWS, SPLIT), gives=SPLIT
   )
-  return _told(call(params, keys, rows), mesh)
+  return _told(call((params, temperature, num_chunks), keys, rows), mesh)
 
 
 def _advance(
   sampler_fn: SamplerFn,
-  temperature: Temperature,
-  num_chunks: jax.Array,
-  params: Any,
+  shared: tuple[Any, Temperature, jax.Array],
   keys: RowKeys,
   rows: Generation,
 ) -> Generation:
+  params, temperature, num_chunks = shared
   sampler = sampler_fn(params)
   end_id = sampler.config.vocabulary.end_id
   fold = jax.vmap(jax.random.fold_in)
-  last = jnp.minimum(rows.num_new[0] + num_chunks, rows.tokens.shape[1])
+  room = rows.tokens.shape[1]
+  last = jnp.minimum(rows.num_new[0] + num_chunks, room)
 
   def goes_on(rows: Generation) -> jax.Array:
     return (rows.num_new[0] < last) & ~jnp.all(rows.is_done)
 
   def add_chunk(rows: Generation) -> Generation:
+    num_new = rows.num_new[0]
     found = draw_next(
       sampler,
       rows.hidden,
@@ -186,15 +186,16 @@ def _advance(
       is_end |= found.is_spent[:, None]
     is_over = jnp.cumsum(is_end, axis=-1) > 0
     tokens = jnp.where(is_over | rows.is_done[:, None], end_id, found.tokens)
+    slot, mask = next_slot(rows.cache, rows.num_chunks - num_new, room, num_new)
     hidden, cache = sampler.step(
-      tokens[:, None], rows.num_chunks[:, None], rows.cache
+      tokens[:, None], rows.num_chunks[:, None], rows.cache, mask, slot
     )
     is_open = ~rows.is_done
     return Generation(
       cache=cache,
       hidden=hidden[:, 0],
       num_chunks=rows.num_chunks + 1,
-      tokens=rows.tokens.at[:, rows.num_new[0]].set(tokens),
+      tokens=rows.tokens.at[:, num_new].set(tokens),
       num_new=rows.num_new + 1,
       is_done=rows.is_done | jnp.any(is_end, axis=-1),
       num_draws=rows.num_draws + is_open * found.num_draws,

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from calm_jax.sampling import agreement, batch
 from calm_jax.sampling.exact import sample_exact
@@ -51,12 +52,10 @@ class TemperatureSettings:
     exponent = split_temperature(self.temperature)
     return Temperature(
       exponent=Exponent(
-        jnp.int32(exponent.whole), jnp.float32(exponent.fraction)
+        np.int32(exponent.whole), np.float32(exponent.fraction)
       ),
-      max_draws=jnp.int32(self.max_draws),
-      log_weights=jnp.asarray(
-        batch.log_weights(self.temperature, self.num_candidates)
-      )
+      max_draws=np.int32(self.max_draws),
+      log_weights=batch.log_weights(self.temperature, self.num_candidates)
       if self.uses_candidates
       else None,
       method=self.method,
@@ -78,8 +77,10 @@ class Temperature:
   """
 
   exponent: Exponent  # 1/T, [] int32 and [] float32
-  max_draws: jax.Array  # [] int32
-  log_weights: jax.Array | None  # [N_b+1] float32; None: no candidates needed
+  max_draws: np.ndarray | jax.Array  # [] int32
+  log_weights: (
+    np.ndarray | jax.Array | None
+  )  # [N_b+1] float32; None: no candidates needed
   method: str
   when_spent: str
 

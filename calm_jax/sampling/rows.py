@@ -57,6 +57,8 @@ def over_rows(
 ) -> Callable[..., Any]:
   """Calls a function of parameters and rows on each device for its own rows.
 
+  What is the same for all rows goes in with the parameters, not in a closure.
+
   Where nothing splits the parameters a device computes what it would compute
   alone, bit for bit. Else the compiler shares out rows and products.
 

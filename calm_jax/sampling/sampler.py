@@ -48,7 +48,12 @@ class Sampler(Protocol):
     """
 
   def step(
-    self, tokens: jax.Array, positions: jax.Array, cache: Cache
+    self,
+    tokens: jax.Array,
+    positions: jax.Array,
+    cache: Cache,
+    mask: jax.Array,
+    slot: jax.Array | None = None,
   ) -> tuple[jax.Array, Cache]:
     """Goes on from a cache; see `NextVectorModel.step`."""
 

@@ -65,7 +65,7 @@ class TokenSampler:
   ) -> tuple[jax.Array, Context]:
     """Reads rows and remembers them, for `branch`."""
     positions, cache, mask = read_positions(self.config, segment_ids)
-    hidden, cache = self._model(tokens, positions, cache, mask, method="step")
+    hidden, cache = self.step(tokens, positions, cache, mask)
     return hidden, Context(cache, segment_ids)
 
   def branch(
@@ -76,20 +76,20 @@ class TokenSampler:
     positions, mask = branch_positions(
       self.config, chunk_ids, length, context.segment_ids
     )
-    hidden, _ = self._model(
-      tokens.reshape(rows, -1, 1),
-      positions,
-      context.cache,
-      mask,
-      method="step",
-    )
+    tokens = tokens.reshape(rows, -1, 1)
+    hidden, _ = self.step(tokens, positions, context.cache, mask)
     return hidden.reshape(rows, num_paths, length, -1)[:, :, -1]
 
   def step(
-    self, tokens: jax.Array, positions: jax.Array, cache: Cache
+    self,
+    tokens: jax.Array,
+    positions: jax.Array,
+    cache: Cache,
+    mask: jax.Array,
+    slot: jax.Array | None = None,
   ) -> tuple[jax.Array, Cache]:
     """Goes on from a cache; see `NextVectorModel.step`."""
-    return self._model(tokens, positions, cache, method="step")
+    return self._model(tokens, positions, cache, mask, slot, method="step")
 
   def draw(
     self, hidden: jax.Array, keys: jax.Array, sample_ids: jax.Array

@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType
 
-from calm_jax.layers.attention import causal_attention
+from calm_jax.layers.attention import (
+  LayerCache,
+  cached_attention,
+  causal_attention,
+  masked_attention,
+)
 
 
 def _inputs(rows=2, length=6, heads=4, groups=2, size=8):
@@ -45,6 +50,43 @@ def test_agrees_with_loops(groups, implementation):
     found = causal_attention(*arrays, given, implementation=implementation)
     expected = _by_loops(query, key, value, segments)
     np.testing.assert_allclose(found, expected, atol=2e-6)
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
+@pytest.mark.parametrize("num_slots", [0, 1, 5])
+def test_a_cache_and_what_follows_it_are_attended_to_as_one(groups, num_slots):
+  query, key, value = _inputs(groups=groups)
+  query = query[:, num_slots:]
+  mask = np.random.default_rng(1).random((2, 6 - num_slots, 6)) < 0.6
+  mask[..., -1] = True
+
+  def cached(query, key, value):
+    slots = [jnp.moveaxis(x, 1, -1) for x in (key, value)]
+    return cached_attention(
+      query,
+      LayerCache(*(x[..., :num_slots] for x in slots)),
+      LayerCache(*(x[..., num_slots:] for x in slots)),
+      mask,
+    )
+
+  def in_float64(query, key, value):
+    heads = [jnp.repeat(x, 4 // groups, axis=2) for x in (key, value)]
+    scores = jnp.einsum("blhd,bshd->bhls", query, heads[0]) / np.sqrt(8)
+    weights = jax.nn.softmax(jnp.where(mask[:, None], scores, -jnp.inf))
+    return jnp.einsum("bhls,bshd->blhd", weights, heads[1])
+
+  def all_of(call, dtype):
+    arrays = [jnp.asarray(x, dtype) for x in (query, key, value)]
+    slopes = jax.grad(lambda *x: jnp.sum(jnp.sin(call(*x))), argnums=(0, 1, 2))
+    return call(*arrays), *slopes(*arrays)
+
+  with jax.enable_x64(True):
+    expected = all_of(in_float64, np.float64)
+    expected = [np.asarray(x) for x in expected]
+  plain = lambda *x: masked_attention(*x, mask)
+  for call in (cached, plain):
+    for found, wanted in zip(all_of(call, np.float32), expected, strict=True):
+      np.testing.assert_allclose(found, wanted, atol=3e-6)
 
 
 def test_softmax_of_large_scores_is_finite():

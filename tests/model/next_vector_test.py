@@ -115,16 +115,22 @@ def test_segments_are_separate_when_asked():
 def _steps(model, params, tokens, sizes, extra=()):
   """Hidden states of the row read in pieces of the given sizes."""
   cache = empty_cache(model.config, _ROWS, _CHUNKS + 2)
+  slots = jnp.arange(_CHUNKS + 2)
   found, start = [], 0
   call = bind(model, params)
   for size in sizes:
     piece = slice(start, start + size)
     positions = jnp.broadcast_to(jnp.arange(_CHUNKS)[piece], (_ROWS, size))
+    sees_itself = jnp.tril(jnp.ones((size, size), bool))
+    sees_slots = jnp.broadcast_to(slots < start, (size, len(slots)))
+    mask = jnp.concatenate([sees_slots, sees_itself], axis=1)[None]
     hidden, cache = call(
       tokens[:, piece],
       positions,
       cache,
       *(x[:, piece] for x in extra),
+      mask=jnp.broadcast_to(mask, (_ROWS, *mask.shape[1:])),
+      slot=jnp.int32(start),
       method="step",
     )
     found.append(hidden)
@@ -141,17 +147,20 @@ def test_cached_equals_uncached(inputs):
     assert relative_error(pieces, whole) < 1e-5
 
 
-def test_rows_of_a_cache_may_stand_at_different_positions():
+def test_a_cache_is_extended_by_what_is_read_without_a_slot():
   model, params, tokens, _ = _next_vector()
   whole = bind(model, params)(tokens, method="hidden")
-  step = lambda *x: bind(model, params)(*x, method="step")
-  cache = empty_cache(model.config, _ROWS, _CHUNKS)
-  start = jnp.broadcast_to(jnp.arange(4), (_ROWS, 4))
-  _, cache = step(tokens[:, :4], start, cache)
-  # Row 1 goes back: its slots from 2 on hold what must not be seen.
-  at = jnp.array([4, 2])
-  hidden, _ = step(tokens[jnp.arange(2), at][:, None], at[:, None], cache)
-  assert relative_error(hidden[:, 0], whole[jnp.arange(2), at]) < 1e-5
+  cache = empty_cache(model.config, _ROWS, 0)
+  for start in range(_CHUNKS):
+    hidden, cache = bind(model, params)(
+      tokens[:, start : start + 1],
+      jnp.full((_ROWS, 1), start),
+      cache,
+      mask=jnp.ones((_ROWS, 1, start + 1), bool),
+      method="step",
+    )
+    assert cache.key.shape[-1] == start + 1
+    assert relative_error(hidden[:, 0], whole[:, start]) < 1e-5
 
 
 def test_token_model_cached_equals_uncached():

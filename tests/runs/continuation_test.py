@@ -175,8 +175,8 @@ def test_a_spent_budget_ends_its_own_row_alone(patch_sampler):
   patch_sampler("draw", draw)
   step = ChunkSampler.step
 
-  def counting_step(self, tokens, positions, cache):
-    hidden, cache = step(self, tokens, positions, cache)
+  def counting_step(self, tokens, positions, *context):
+    hidden, cache = step(self, tokens, positions, *context)
     count = positions[..., None] + jnp.zeros_like(hidden)
     return count.astype(hidden.dtype), cache
 
