@@ -13,15 +13,15 @@ weights of positions: not taken.
 """
 
 import functools
-import math
 
 import jax
 import jax.numpy as jnp
 
 _BLOCK_SIZE = 8192  # words
 _TILE_SIZE = 128  # words that a device takes at once
-_ARGMAX_BLOCK_SIZE = 1024  # words; of 4096 positions, 16 MB of logits
-_GROUP_SIZE = 64  # words that share a maximum
+# Logits of a block of the argmax: what a CPU keeps at hand, and 128 MiB.
+_NUM_LOGITS_CPU = 1 << 20
+_NUM_LOGITS = 1 << 25
 
 
 def cross_entropy(
@@ -41,31 +41,51 @@ def argmax(
   *shape, hidden_size = hidden.shape
   hidden = hidden.reshape(-1, hidden_size)
 
+  ids = jax.lax.platform_dependent(
+    hidden,
+    embedding,
+    scored,
+    cpu=functools.partial(
+      _argmax, top=_top_in_two_passes, num_logits=_NUM_LOGITS_CPU
+    ),
+    default=functools.partial(_argmax, top=_top, num_logits=_NUM_LOGITS),
+  )
+  return ids.reshape(shape)
+
+
+def _argmax(hidden, embedding, scored, *, top, num_logits):
   num_positions = hidden.shape[0]
 
   def visit(carry, block):
     best, ids = carry
     start, size, is_new = block
     logits, _ = _block_logits(hidden, embedding, scored, start, size, is_new)
-    # A maximum is a fraction of an argmax, so that is taken of few numbers: of
-    # the maxima of groups, then inside the group that won.
-    group_size = math.gcd(size, _GROUP_SIZE)
-    groups = logits.reshape(num_positions, -1, group_size)
-    maxima = jnp.max(groups, axis=-1)
-    group = jnp.argmax(maxima, axis=-1).astype(jnp.int32)
-    winner = jnp.take_along_axis(groups, group[:, None, None], axis=1)[:, 0]
-    word = jnp.argmax(winner, axis=-1).astype(jnp.int32)
-    top = jnp.max(maxima, axis=-1)
+    largest, word = top(logits)
     # Only a larger logit replaces an earlier one: of equals, the first wins.
-    ids = jnp.where(top > best, start + group * group_size + word, ids)
-    return jnp.maximum(best, top), ids
+    return jnp.maximum(best, largest), jnp.where(
+      largest > best, start + word, ids
+    )
 
   start = (
     jnp.full([num_positions], -jnp.inf, jnp.float32),
     jnp.zeros([num_positions], jnp.int32),
   )
-  _, ids = scan_blocks(visit, start, embedding.shape[0], _ARGMAX_BLOCK_SIZE)
-  return ids.reshape(shape)
+  size = max(_TILE_SIZE, num_logits // max(num_positions, 1))
+  return scan_blocks(visit, start, embedding.shape[0], size)[1]
+
+
+def _top(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """The largest of [P, v] and its first place, [P] and [P] int32."""
+  word = jnp.argmax(logits, axis=-1).astype(jnp.int32)
+  return jnp.max(logits, axis=-1), word
+
+
+def _top_in_two_passes(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """The same; XLA's argmax on CPUs takes several times what a maximum does."""
+  largest = jnp.max(logits, axis=-1)
+  words = jnp.arange(logits.shape[-1], dtype=jnp.int32)[None]
+  is_largest = logits >= largest[:, None]
+  return largest, jnp.min(jnp.where(is_largest, words, words.size), axis=-1)
 
 
 @jax.custom_vjp

@@ -18,8 +18,8 @@ def block_size(request, monkeypatch):
   """Vocabulary of 128: blocks that divide it, that do not, and one block."""
   monkeypatch.setattr(kernel, "_BLOCK_SIZE", request.param)
   monkeypatch.setattr(kernel, "_TILE_SIZE", 16)
-  monkeypatch.setattr(kernel, "_ARGMAX_BLOCK_SIZE", request.param)
-  monkeypatch.setattr(kernel, "_GROUP_SIZE", 16)
+  monkeypatch.setattr(kernel, "_NUM_LOGITS_CPU", 15 * request.param)
+  monkeypatch.setattr(kernel, "_NUM_LOGITS", 15 * request.param)
   # As many positions at a time: 4 of the 15, or 6, or all of them.
   monkeypatch.setattr(sum_kernel, "_BLOCK_BYTES", 64 * request.param)
 
@@ -196,6 +196,16 @@ def test_argmax_is_over_the_scored_words(implementation):
   )
   np.testing.assert_array_equal(ids, logits.argmax(-1))
   assert ids.dtype == jnp.int32
+
+
+@pytest.mark.parametrize("top", ["_top", "_top_in_two_passes"])
+def test_the_largest_logit_and_its_first_place(top):
+  logits = np.random.default_rng(0).integers(0, 5, (50, 7)).astype(np.float32)
+  logits[0] = -np.inf
+  largest, word = getattr(kernel, top)(jnp.asarray(logits))
+  np.testing.assert_array_equal(largest, logits.max(-1))
+  np.testing.assert_array_equal(word, logits.argmax(-1))
+  assert word.dtype == jnp.int32
 
 
 @pytest.mark.parametrize("implementation", _IMPLEMENTATIONS)
