@@ -29,6 +29,7 @@ def load(
   checkpoint_dir: epath.PathLike,
   step: int | None = None,
   mesh: Mesh | None = None,
+  dtype: str | None = None,
 ) -> "TextModel":
   """Loads a run for use from Python, say in a notebook.
 
@@ -40,15 +41,18 @@ def load(
     step: one that was saved; None: the newest.
     mesh: such as `sharding.make_mesh(MeshConfig())` for all devices of this
       process; None: the first local device.
+    dtype: computes in it, float32 or bfloat16; None: as in training.
 
   Returns:
     The model.
 
   Raises:
     OSError: if there is no such directory or step.
-    ValueError: if it is not a run directory, has no saved step, or is damaged.
+    ValueError: if it is not a run directory, has no saved step, or is damaged;
+      if there is no such dtype.
   """
-  return TextModel(load_run(checkpoint_dir, step, mesh, is_rounded=True))
+  run = load_run(checkpoint_dir, step, mesh, is_rounded=True, dtype=dtype)
+  return TextModel(run)
 
 
 class TextModel:

@@ -48,6 +48,13 @@ _HEARTBEAT_SECONDS = flags.DEFINE_integer(
   " 100, if absent.",
   lower_bound=1,
 )
+_SHUTDOWN_SECONDS = flags.DEFINE_integer(
+  "shutdown_seconds",
+  None,
+  "Wait so long at the end for the other processes; jax's default, 300, if"
+  " absent.",
+  lower_bound=1,
+)
 
 
 @contextlib.contextmanager
@@ -108,9 +115,12 @@ def _initialize() -> None:
   flags.FLAGS["experimental_orbax_use_distributed_barrier"].value = True
   name = "this process" if missing else f"process {index} of {count}"
   native_errors.explain(name)
-  options = {"initialization_timeout": _JOIN_SECONDS.value}
-  if _HEARTBEAT_SECONDS.value is not None:
-    options["heartbeat_timeout_seconds"] = _HEARTBEAT_SECONDS.value
+  options = {
+    "initialization_timeout": _JOIN_SECONDS.value,
+    "heartbeat_timeout_seconds": _HEARTBEAT_SECONDS.value,
+    "shutdown_timeout_seconds": _SHUTDOWN_SECONDS.value,
+  }
+  options = {name: it for name, it in options.items() if it is not None}
   try:
     jax.distributed.initialize(address, count, index, **options)
   except RuntimeError as error:

@@ -3,18 +3,21 @@
   python -m launch.explore --checkpoint=RUN --data=PREPARED \\
       --baseline=TOKEN_RUN --output=explore.json
 
-Writes the points to the JSON file and the curves to a picture beside it.
+Writes the points to the JSON file and the curves to a picture beside it. Runs
+on all devices, see --mesh, and together with the other processes of
+--distributed; the first one prints and writes.
 """
 
 import pathlib
 
+import jax
 from absl import flags
 
 from calm_jax.checkpoint.run_directory import load_run
 from calm_jax.evaluation.result_file import check_output, write_result
 from calm_jax.workflows.explore import ExploreSettings, explore
 from calm_jax.workflows.explore_picture import check_matplotlib, draw_curves
-from launch import entry
+from launch import distributed, entry, mesh
 
 _DEFAULT = ExploreSettings()
 
@@ -65,8 +68,15 @@ flags.mark_flags_as_required(["checkpoint", "data"])
 
 def main(arguments: list[str]) -> None:
   del arguments
-  check_output(_OUTPUT.value)
-  check_matplotlib()
+  with distributed.joined():
+    _explore()
+
+
+def _explore() -> None:
+  is_first = jax.process_index() == 0
+  if is_first:
+    check_output(_OUTPUT.value)
+    check_matplotlib()
   picture = pathlib.Path(_OUTPUT.value).with_suffix(".png")
   if picture == pathlib.Path(_OUTPUT.value):
     raise ValueError(
@@ -85,9 +95,14 @@ def main(arguments: list[str]) -> None:
     split=_SPLIT.value,
     seed=_SEED.value,
   )
-  run = load_run(_CHECKPOINT.value, _STEP.value)
-  baseline = load_run(_BASELINE.value) if _BASELINE.value else None
+  where = mesh.chosen()
+  run = load_run(_CHECKPOINT.value, _STEP.value, where, is_rounded=True)
+  baseline = None
+  if _BASELINE.value:
+    baseline = load_run(_BASELINE.value, mesh=where, is_rounded=True)
   result = explore(run, _DATA.value, settings, baseline=baseline)
+  if not is_first:
+    return
   write_result(_OUTPUT.value, result)
   draw_curves(result, picture)
   print(f"{len(result['points'])} points: {_OUTPUT.value}, {picture}")

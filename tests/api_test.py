@@ -19,11 +19,13 @@ from calm_jax.api import TextModel
 from calm_jax.autoencoder import Autoencoder
 from calm_jax.checkpoint.checkpointer import Checkpointer
 from calm_jax.checkpoint.run_directory import RunDirectory, content_hash
+from calm_jax.config import MeshConfig
 from calm_jax.evaluation.prediction import PredictionSettings
 from calm_jax.runs.continuation import TextGenerator
 from calm_jax.runs.runner import evaluate_run
 from calm_jax.sampling.prompt import encode_prompt
 from calm_jax.sampling.settings import SamplingSettings
+from calm_jax.training import sharding
 from calm_jax.training.state import TrainState
 from tests.sampling.tiny_runs import autoencoder_run, calm_run, token_run
 
@@ -211,6 +213,47 @@ def test_loads_a_run_directory(tmp_path):
   np.testing.assert_array_equal(
     model.encode(_TEXT), TextModel(run).encode(_TEXT)
   )
+
+
+@pytest.mark.parametrize(
+  "mesh",
+  [MeshConfig(data=8), MeshConfig(data=2, fsdp=2, tensor=2)],
+  ids=["rows", "cube"],
+)
+def test_loads_onto_a_mesh(mesh, tmp_path):
+  run = calm_run()
+  _save(run, tmp_path / "run")
+  alone = calm_jax.load(tmp_path / "run")
+  shared = calm_jax.load(tmp_path / "run", mesh=sharding.make_mesh(mesh))
+  settings = _settings(num_tokens=8, num_samples=3)
+  assert shared.generate("ab", **settings) == alone.generate("ab", **settings)
+  found, expected = (
+    model.score(_DOCUMENTS, row_length=32, num_samples=2)
+    for model in (shared, alone)
+  )
+  assert found["brier_1"] == pytest.approx(expected["brier_1"], abs=1e-6)
+  assert len(_gate(shared.run).sharding.device_set) == 8
+
+
+def _gate(run):
+  return run.params["backbone"]["layers"]["mlp"]["gate"]["kernel"]
+
+
+def test_loads_in_another_dtype(tmp_path):
+  run = calm_run()
+  _save(run, tmp_path / "run")
+  model = calm_jax.load(tmp_path / "run", dtype="bfloat16")
+  params = model.run.params
+  assert (
+    params["backbone"]["layers"]["mlp"]["gate"]["kernel"].dtype == "bfloat16"
+  )
+  assert params["backbone"]["norm"]["norm"]["scale"].dtype == "float32"
+  assert model.run.config.autoencoder.dtype == "bfloat16"
+  exact = TextModel(run).encode(_TEXT)
+  found = model.encode(_TEXT)
+  assert 0 < np.abs(found - exact).max() < 0.05 * np.abs(exact).max()
+  with pytest.raises(ValueError, match="float16"):
+    calm_jax.load(tmp_path / "run", dtype="float16")
 
 
 def test_the_python_of_the_readme_runs_as_printed(

@@ -226,6 +226,7 @@ def load_run(
   mesh: Mesh | None = None,
   *,
   is_rounded: bool = False,
+  dtype: str | None = None,
 ) -> LoadedRun:
   """Loads parameters and tokenizer of a run, not its optimizer state.
 
@@ -237,16 +238,20 @@ def load_run(
     is_rounded: keeps what a bfloat16 model only reads in bfloat16 so, see
       `round_params`: half the memory and the same results, but no parameters to
       go on training with.
+    dtype: computes in it, float32 or bfloat16; None: as in training.
 
   Returns:
     The run at that step.
 
   Raises:
     OSError: if there is no such directory or step.
-    ValueError: if it is not a run directory, has no saved step, or is damaged.
+    ValueError: if it is not a run directory, has no saved step, or is damaged;
+      if there is no such dtype.
   """
   run = RunDirectory(path)
   config = run.read_config()
+  if dtype is not None:
+    config = _computing_in(dtype, config)
   if mesh is None:
     step = run.find_step(step)
   else:
@@ -285,6 +290,15 @@ def load_run(
     hashes=hashes,
     mesh=mesh,
   )
+
+
+def _computing_in(dtype: str, config: ExperimentConfig) -> ExperimentConfig:
+  """The config with model and autoencoder in another dtype."""
+  model = dataclasses.replace(config.model, dtype=dtype)
+  autoencoder = config.autoencoder
+  if autoencoder is not None:
+    autoencoder = dataclasses.replace(autoencoder, dtype=dtype)
+  return dataclasses.replace(config, model=model, autoencoder=autoencoder)
 
 
 def content_hash(params: Any) -> str:

@@ -14,11 +14,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from calm_jax.data.batch import Batch, chunk_targets
 from calm_jax.evaluation.positions import NUM_ORDERS, select_positions
 from calm_jax.evaluation.windows import COUNT, Columns
 from calm_jax.randomness import position_keys, stream_key
+from calm_jax.sampling import rows
 from calm_jax.sampling.batch import log_weights
 from calm_jax.sampling.blocks import map_blocks
 
@@ -34,6 +36,7 @@ def batch_method_columns(
   candidate_counts: Sequence[int],
   positions: str,
   seed: int,
+  mesh: Mesh | None = None,
 ) -> dict[tuple[float, int], Columns]:
   """Scores the batch method at each temperature and number of candidates.
 
@@ -45,6 +48,7 @@ def batch_method_columns(
     candidate_counts: N_b, each.
     positions: see `select_positions`.
     seed: of the draws.
+    mesh: over which rows are shared out; all its processes call this together.
 
   Returns:
     For each pair of T and N_b the sums of each window, [W]: `count`,
@@ -56,20 +60,14 @@ def batch_method_columns(
   pairs = [(t, n) for t in temperatures for n in candidate_counts]
   tables = {pair: log_weights(*pair) for pair in pairs}
   key = stream_key(seed, "candidates")
-  parts = [
-    jax.device_get(
-      _score(
-        sampler_fn,
-        params,
-        batch,
-        key,
-        [tables[pair] for pair in pairs],
-        tuple(n for _, n in pairs),
-        positions,
-      )
-    )
-    for batch in batches
-  ]
+  shared = (params, key, [tables[pair] for pair in pairs])
+  counts = tuple(n for _, n in pairs)
+  parts = []
+  for batch in batches:
+    placed = rows.place(batch, mesh)
+    found = _score(sampler_fn, shared, placed, counts, positions, mesh)
+    num_rows = len(batch.row_ids)  # behind them only what fills the devices
+    parts.append(jax.tree.map(lambda x, n=num_rows: np.asarray(x)[:n], found))
   result = {}
   for i, pair in enumerate(pairs):
     names = parts[0][i]
@@ -80,17 +78,28 @@ def batch_method_columns(
   return result
 
 
-@functools.partial(jax.jit, static_argnums=(0, 5, 6))
+@functools.partial(jax.jit, static_argnums=(0, 3, 4, 5))
 def _score(
   sampler_fn: Callable[[Any], Any],
-  params: Any,
+  shared: tuple[Any, jax.Array, list[jax.Array]],
   batch: Batch,
-  key: jax.Array,
-  tables: list[jax.Array],
   counts: tuple[int, ...],
   protocol: str,
+  mesh: Mesh | None,
 ) -> list[dict[str, jax.Array]]:
   """Sums for each pair of a table and a number of candidates, [B] each."""
+  call = functools.partial(_score_rows, sampler_fn, counts, protocol)
+  return rows.everywhere(rows.over_rows(call, mesh)(shared, batch), mesh)
+
+
+def _score_rows(
+  sampler_fn: Callable[[Any], Any],
+  counts: tuple[int, ...],
+  protocol: str,
+  shared: tuple[Any, jax.Array, list[jax.Array]],
+  batch: Batch,
+) -> list[dict[str, jax.Array]]:
+  params, key, tables = shared
   sampler = sampler_fn(params)
   _, length, chunk_size = batch.tokens.shape
   positions = select_positions(

@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import tqdm
 
 from calm_jax.checkpoint.run_directory import LoadedRun
@@ -25,6 +26,7 @@ from calm_jax.evaluation.temperature_curve import batch_method_columns
 from calm_jax.evaluation.windows import Columns, summarise
 from calm_jax.families import family_of
 from calm_jax.runs.provenance import provenance
+from calm_jax.sampling import rows as sampling_rows
 from calm_jax.sampling.batch import log_weights
 
 
@@ -68,7 +70,7 @@ def explore(
   *,
   baseline: LoadedRun | None = None,
 ) -> dict[str, Any]:
-  """Measures all points.
+  """Measures all points; all processes of the run's mesh call this together.
 
   Args:
     run: a next-vector model.
@@ -88,7 +90,13 @@ def explore(
   if baseline is not None:
     rows.check(baseline)
   points = []
-  with tqdm.tqdm(desc="exploring", unit="curve", delay=1) as bar:
+  is_silent = jax.process_index() > 0
+  with (
+    sampling_rows.on(run.mesh),
+    tqdm.tqdm(
+      desc="exploring", unit="curve", delay=1, disable=is_silent
+    ) as bar,
+  ):
     points += _batch_method(run, rows, settings)
     bar.update()
     points += _curve(run, rows, settings, "noise_scale", settings.noise_scales)
@@ -160,6 +168,7 @@ def _batch_method(
     candidate_counts=settings.candidate_counts,
     positions=settings.positions,
     seed=settings.seed,
+    mesh=run.mesh,
   )
   return [
     _point("batch", columns, temperature=t, num_candidates=n)
@@ -192,6 +201,7 @@ def _curve(
         family.bind_params(run.params, run.autoencoder, **{name: value}),
         batches,
         measured,
+        mesh=run.mesh,
       ),
       **{name: value},
     )

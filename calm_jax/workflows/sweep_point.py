@@ -1,7 +1,6 @@
 """One point of a sweep: its training, its scores, and what is shown of it."""
 
 import dataclasses
-import sys
 from typing import Any
 
 import jax
@@ -26,6 +25,7 @@ from calm_jax.evaluation.windows import COUNT
 from calm_jax.families import family_of
 from calm_jax.runs.continuation import TextGenerator
 from calm_jax.runs.runner import evaluate_run
+from calm_jax.sampling import rows
 from calm_jax.sampling.settings import SamplingSettings
 from calm_jax.training import sharding
 from calm_jax.workflows.training import run_training
@@ -99,13 +99,12 @@ def score_point(
     is_shown: whether a page shows continuations and trade-off of this point.
 
   Returns:
-    What `evaluate_run` gives, and, on the first process, `samples` and
-    `trade_off` where shown.
+    What `evaluate_run` gives, and `samples` and `trade_off` where shown.
   """
-  is_first = jax.process_index() == 0
+  is_silent = jax.process_index() > 0
   run = load_run(directory, mesh=_mesh(config), is_rounded=True)
   with tqdm.tqdm(
-    desc="scoring", unit="row", mininterval=30, delay=1, disable=not is_first
+    desc="scoring", unit="row", mininterval=30, delay=1, disable=is_silent
   ) as bar:
     result = evaluate_run(
       run,
@@ -114,30 +113,12 @@ def score_point(
       num_rows=scoring.num_rows,
       rows_fn=bar.update,
     )
-  del run
-  if is_shown and is_first:
-    try:
-      result |= _shown(directory, config.data.path, scoring)
-    except Exception as error:  # of XLA, if one device cannot hold the model
-      if "RESOURCE_EXHAUSTED" not in str(error):
-        raise
-      print(
-        f"warning: no text of {directory.name} is shown: one device has too"
-        " little memory for it.",
-        file=sys.stderr,
-      )
+  if is_shown:
+    store = TokenStore(config.data.path)
+    result["samples"] = _samples(run, store)
+    with rows.on(run.mesh):
+      result["trade_off"] = _trade_off(run, store, scoring)
   return result
-
-
-def _shown(
-  directory: epath.Path, data: str, scoring: Scoring
-) -> dict[str, Any]:
-  """What a page shows of a point, from one device."""
-  store, run = TokenStore(data), load_run(directory, is_rounded=True)
-  return {
-    "samples": _samples(run, store),
-    "trade_off": _trade_off(run, store, scoring),
-  }
 
 
 def _mesh(config: ExperimentConfig) -> Mesh | None:
@@ -195,6 +176,7 @@ def _trade_off(
       candidate_counts=(_NUM_CANDIDATES,),
       positions=scoring.positions,
       seed=scoring.seed,
+      mesh=run.mesh,
     )
     columns = [found[t, _NUM_CANDIDATES] for t in _TEMPERATURES]
   else:
@@ -206,6 +188,7 @@ def _trade_off(
         ),
         batches,
         scoring.settings(),
+        mesh=run.mesh,
       )
       for temperature in _TEMPERATURES
     ]

@@ -249,3 +249,69 @@ def test_two_processes_make_the_points_of_a_sweep(material, binaries):
       for count in (1, 2)
     )
     _assert_same_scores(two, one)
+
+
+# Appended to a sweep: what one process does before it scores a point.
+_BEFORE_SCORING = """
+import pathlib, time
+import jax
+from calm_jax.workflows import sweep_run
+
+score_point = sweep_run.score_point
+
+def score_late(config, directory, *others):
+  if jax.process_index() == {process}:
+    (pathlib.Path(directory) / "scoring").touch()
+    time.sleep({seconds})
+  return score_point(config, directory, *others)
+
+sweep_run.score_point = score_late
+"""
+
+
+def _start_point(binaries, material, sweep, appended, *flags):
+  """Two processes make the first point of a sweep."""
+  (material / f"{sweep}.py").write_text(_SWEEP + appended)
+  return _start_all(
+    binaries,
+    material,
+    2,
+    "sweep",
+    *(f"--sweep={sweep}.py", f"--workdir={sweep}", "--data=data"),
+    *("--index=0", "--num_rows=4", "--num_samples=2"),
+    *flags,
+  )
+
+
+def test_scoring_may_outlast_the_barrier_at_the_end(material, binaries):
+  late = _BEFORE_SCORING.format(process=0, seconds=15)
+  processes = _start_point(
+    binaries, material, "late_sweep", late, "--shutdown_seconds=10"
+  )
+  _wait_well(processes)
+  result = read_json(material / "late_sweep" / "autoencoder" / "result.json")
+  assert "token_accuracy" in result
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_loss_during_scoring_ends_the_other_and_can_be_mended(
+  victim, material, binaries
+):
+  sweep = f"bereft_sweep_{victim}"
+  late = _BEFORE_SCORING.format(process=victim, seconds=600)
+  processes = _start_point(binaries, material, sweep, late)
+  point = material / sweep / "autoencoder"
+  deadline = time.monotonic() + 600
+  while not (point / "scoring").exists():
+    assert time.monotonic() < deadline
+    time.sleep(0.02)
+  processes[victim].send(signal.SIGKILL)
+  other = processes[1 - victim].wait(30)
+  assert other is not None and other.code not in (None, 0)
+  start = f"error: process {1 - victim} of 2 ends, because another one was lost"
+  said = runs.terminal_lines(other.stderr)
+  assert sum(line.startswith(start) for line in said) == 1, other.stderr
+  assert not (point / "result.json").exists()
+  _wait_well(_start_point(binaries, material, sweep, ""))
+  assert "token_accuracy" in read_json(point / "result.json")
+  assert not (point / "error.txt").exists()

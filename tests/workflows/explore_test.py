@@ -5,12 +5,19 @@ import json
 
 import pytest
 
+from calm_jax.config import MeshConfig
+from calm_jax.training import sharding
 from calm_jax.workflows.explore import ExploreSettings, explore
 from calm_jax.workflows.explore_picture import (
   check_matplotlib,
   draw_curves,
 )
-from tests.sampling.tiny_runs import autoencoder_run, calm_run, token_run
+from tests.sampling.tiny_runs import (
+  autoencoder_run,
+  calm_run,
+  on_mesh,
+  token_run,
+)
 
 _SETTINGS = ExploreSettings(
   temperatures=(1.0, 0.5),
@@ -51,6 +58,21 @@ def test_measures_every_point_at_the_same_places(text, tmp_path):
   json.dumps(result, allow_nan=False)
   draw_curves(result, tmp_path / "curves.png")
   assert (tmp_path / "curves.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_points_do_not_depend_on_the_mesh(text):
+  run, baseline = calm_run(), token_run(num_chunks=160)
+  expected = explore(run, text, _SETTINGS, baseline=baseline)["points"]
+  mesh = sharding.make_mesh(MeshConfig(data=8))
+  found = explore(
+    on_mesh(run, mesh), text, _SETTINGS, baseline=on_mesh(baseline, mesh)
+  )["points"]
+  for one, other in zip(expected, found, strict=True):
+    assert {*other} == {*one}
+    for name, value in one.items():
+      if isinstance(value, float):  # others say: not resolved
+        value = pytest.approx(value, rel=1e-6, abs=1e-6)
+      assert other[name] == value, name
 
 
 def test_says_before_the_work_that_matplotlib_is_missing(monkeypatch):
