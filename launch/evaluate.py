@@ -112,11 +112,12 @@ def _evaluate() -> None:
       is_live=_FOLLOW.value,
       steps=_STEPS.value,
       wait_seconds=_WAIT_SECONDS.value,
-      mesh=mesh.chosen(),
+      mesh=mesh.chosen(_CHECKPOINT.value),
       **others,
     )
     return
-  run = load_run(_CHECKPOINT.value, _STEP.value, mesh.chosen(), is_rounded=True)
+  where = mesh.chosen(_CHECKPOINT.value)
+  run = load_run(_CHECKPOINT.value, _STEP.value, where, is_rounded=True)
   result = scoring.score(run, _DATA.value, settings, **others)
   if _OUTPUT.value and is_first:
     write_result(_OUTPUT.value, result)

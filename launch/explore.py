@@ -95,7 +95,8 @@ def _explore() -> None:
     split=_SPLIT.value,
     seed=_SEED.value,
   )
-  where = mesh.chosen()
+  names = [_CHECKPOINT.value, _BASELINE.value]
+  where = mesh.chosen(*filter(None, names))
   run = load_run(_CHECKPOINT.value, _STEP.value, where, is_rounded=True)
   baseline = None
   if _BASELINE.value:

@@ -88,7 +88,12 @@ def _generate() -> None:
       raise ValueError("give --prompt or --prompts_file, not both.")
     prompts = read_prompts(_PROMPTS_FILE.value)
   result = run_generation(
-    load_run(_CHECKPOINT.value, _STEP.value, mesh.chosen(), is_rounded=True),
+    load_run(
+      _CHECKPOINT.value,
+      _STEP.value,
+      mesh.chosen(_CHECKPOINT.value),
+      is_rounded=True,
+    ),
     prompts,
     settings,
     num_tokens=_NUM_TOKENS.value,

@@ -1,15 +1,20 @@
 """Flags of what is computed on all devices: --mesh.data, --mesh.fsdp, …
 
-By default every device has all parameters and works on rows of its own. A model
-too large for that is split by --mesh.fsdp or --mesh.tensor, as in training.
+By default every device has all parameters and works on rows of its own; a model
+too large for that is split over as few of them as hold it. --mesh.fsdp and
+--mesh.tensor split it as in training.
 """
+
+import sys
 
 import jax
 from jax.sharding import Mesh
 from ml_collections import config_flags
 
+from calm_jax.checkpoint.run_directory import RunDirectory
 from calm_jax.config import MeshConfig
 from calm_jax.config_file import check_types
+from calm_jax.runs.placement import loading_bytes, mesh_for
 from calm_jax.training import sharding
 
 _MESH = config_flags.DEFINE_config_dataclass(
@@ -20,11 +25,16 @@ _MESH = config_flags.DEFINE_config_dataclass(
 )
 
 
-def chosen() -> Mesh | None:
-  """The mesh of all devices; None for a single one.
+def chosen(*checkpoints: str) -> Mesh | None:
+  """The mesh of all devices, on which all runs fit; None for a single device.
+
+  Args:
+    *checkpoints: run directories.
 
   Raises:
-    ValueError: if it does not fit them, or splits the chunks of a row.
+    OSError: if there is no such directory.
+    ValueError: if it is no run, if the flags' mesh does not fit the devices, or
+      splits the chunks of a row.
   """
   config = check_types(_MESH.value)
   if config.sequence != 1:
@@ -32,6 +42,22 @@ def chosen() -> Mesh | None:
       f"mesh.sequence is {config.sequence}; it splits the rows of training"
       " alone, so leave it at 1 here."
     )
-  if len(jax.devices()) == 1 and config == MeshConfig():
+  num_devices = len(jax.devices())
+  if num_devices == 1 and config == MeshConfig():
     return None
+  if config == MeshConfig():
+    runs = [RunDirectory(path).read_config() for path in checkpoints]
+    largest = max(runs, key=loading_bytes)
+    config = mesh_for(largest, num_devices, _memory_bytes())
+    if config.fsdp > 1 and jax.process_index() == 0:
+      print(
+        f"parameters are split over {config.fsdp} devices (--mesh.fsdp)",
+        file=sys.stderr,
+      )
   return sharding.make_mesh(config)
+
+
+def _memory_bytes() -> int | None:
+  """Of one device; None where it does not say."""
+  stats = jax.local_devices()[0].memory_stats() or {}
+  return stats.get("bytes_limit")

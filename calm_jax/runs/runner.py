@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+import jax
+
 from calm_jax.checkpoint.run_directory import LoadedRun
 from calm_jax.config import ExperimentConfig
 from calm_jax.data.batch import Batch
@@ -61,7 +63,8 @@ def evaluate_run(
     file holds.
 
   Raises:
-    ValueError, OSError: if data and run do not fit, or cannot be read.
+    ValueError, OSError: if data and run do not fit, or cannot be read; if there
+      are more processes than rows.
   """
   config = run.config
   length = window_length(config, row_length)
@@ -100,6 +103,12 @@ def evaluate_run(
 def _rows_at_once(run: LoadedRun, batch_size: int, num_rows: int | None) -> int:
   """No more than there are, but for what fills the devices."""
   parts = num_parts(run.mesh)
+  num_processes = min(parts, jax.process_count())
+  if num_rows is not None and num_rows < num_processes:
+    raise ValueError(
+      f"{num_processes} processes share {num_rows} rows, so some have none; score"
+      f" at least {num_processes} rows, or take fewer processes."
+    )
   if num_rows is not None:
     batch_size = min(batch_size, max(1, -(-num_rows // parts)))
   return batch_size * parts

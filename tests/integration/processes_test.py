@@ -198,6 +198,17 @@ def test_two_processes_score_as_one(mesh, start, material, binaries):
   _assert_same_scores(*results)
 
 
+def test_more_processes_than_rows_are_refused(start, material, binaries):
+  _finish(start(1, "calm", "few_rows", num_steps=2))
+  flags = ["--checkpoint=few_rows", "--data=data", "--num_rows=1"]
+  processes = _start_all(binaries, material, 2, "evaluate", *flags)
+  for process in processes:
+    finished = process.wait(120)
+    assert finished is not None and finished.code == 1, finished
+    (said,) = runs.terminal_lines(finished.stderr)
+    assert "2 processes share 1 rows" in said
+
+
 def test_two_processes_write_as_one(start, material, binaries):
   _finish(start(1, "calm", "written"))
   results = []

@@ -1,0 +1,54 @@
+"""Tests calm_jax/runs/placement.py, and the mesh that binaries take by it."""
+
+import dataclasses
+
+import jax
+import pytest
+from absl import flags
+
+from calm_jax.config import MeshConfig
+from calm_jax.runs.placement import loading_bytes, mesh_for
+from launch import mesh
+from tests.sampling.tiny_runs import calm_run, token_run
+
+
+def _size(params):
+  return sum(x.size for x in jax.tree.leaves(params))
+
+
+@pytest.mark.parametrize("run_fn", [calm_run, token_run])
+def test_what_a_device_holds_while_it_loads(run_fn):
+  run = run_fn()
+  trained, frozen = _size(run.params), _size(run.autoencoder)
+  assert loading_bytes(run.config) == 4 * (trained + frozen)
+  short = dataclasses.replace(run.config.model, dtype="bfloat16")
+  short = dataclasses.replace(run.config, model=short)
+  assert loading_bytes(short, 2) == 6 * (-(-trained // 2) + frozen)
+
+
+def test_parameters_are_split_no_more_than_they_need():
+  config = calm_run().config
+  for fsdp in (1, 2, 4, 8):
+    memory = int(loading_bytes(config, fsdp) / 0.8) + 1
+    assert mesh_for(config, 8, memory) == MeshConfig(fsdp=fsdp)
+  assert mesh_for(config, 8, 0) == MeshConfig(fsdp=8)
+  assert mesh_for(config, 6, int(loading_bytes(config, 3) / 0.8) + 1).fsdp == 3
+  assert mesh_for(config, 8, None) == MeshConfig()
+
+
+def test_binaries_split_a_model_that_is_too_large(monkeypatch, capsys):
+  runs = {"small": token_run().config, "large": calm_run().config}
+  if not flags.FLAGS.is_parsed():
+    flags.FLAGS(["test"])
+
+  class Directory:
+    def __init__(self, name):
+      self.read_config = lambda: runs[name]
+
+  monkeypatch.setattr(mesh, "RunDirectory", Directory)
+  assert mesh.chosen("small", "large").shape["data"] == 8
+  assert not capsys.readouterr().err
+  memory = int(loading_bytes(runs["large"], 4) / 0.8) + 1
+  monkeypatch.setattr(mesh, "_memory_bytes", lambda: memory)
+  assert mesh.chosen("small", "large").shape["fsdp"] == 4
+  assert "split over 4 devices" in capsys.readouterr().err
