@@ -106,8 +106,8 @@ def _rows_at_once(run: LoadedRun, batch_size: int, num_rows: int | None) -> int:
   num_processes = min(parts, jax.process_count())
   if num_rows is not None and num_rows < num_processes:
     raise ValueError(
-      f"{num_processes} processes share {num_rows} rows, so some have none; score"
-      f" at least {num_processes} rows, or take fewer processes."
+      f"{num_processes} processes share {num_rows} rows, so some have none;"
+      f" score at least {num_processes} rows, or take fewer processes."
     )
   if num_rows is not None:
     batch_size = min(batch_size, max(1, -(-num_rows // parts)))
