@@ -174,7 +174,9 @@ def count_on_host(
       np.array(chosen, np.int32),
       position,
       cache,
-      *next_slot(cache, num_read, num_chunks, jnp.int32(num_new)),
+      num_read,
+      num_chunks,
+      num_new,
     )
     position = position + 1
   return np.array(found, np.int32).swapaxes(0, 1)
@@ -198,10 +200,11 @@ def _draw(sampler_fn, params, hidden, keys, position, num_candidates):
   return sampler_fn(params).draw(hidden, keys, ids)
 
 
-@functools.partial(jax.jit, static_argnums=0, donate_argnums=4)
+@functools.partial(jax.jit, static_argnums=(0, 6), donate_argnums=4)
 def _read(
-  sampler_fn, params, tokens, position, cache, slot, mask
+  sampler_fn, params, tokens, position, cache, num_read, num_room, num_new
 ) -> tuple[Any, Any]:
+  slot, mask = next_slot(cache, num_read, num_room, num_new)
   hidden, cache = sampler_fn(params).step(
     tokens[:, None], position[:, None], cache, mask, slot
   )

@@ -7,8 +7,8 @@ A next-vector model has no likelihoods: --method=batch draws that many
 candidate chunks and prefers those that come up often; --method=exact draws
 until chunks agree, which is exact and can take very many draws; hybrid takes
 the first candidates that agree, as exact does, and where none do chooses as
-batch does (it is batch at temperatures other than 1/2, 1/3, …). Text goes to
-stdout as it comes; with --output all of it also goes to a JSON file.
+batch does (it is batch at temperatures other than 1/2, 1/3, … 1/16). Text goes
+to stdout as it comes; with --output all of it also goes to a JSON file.
 
 All devices share the continuations. On several hosts each starts the command
 with --distributed; the first one prints and writes.

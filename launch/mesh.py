@@ -14,8 +14,8 @@ from ml_collections import config_flags
 from calm_jax.checkpoint.run_directory import RunDirectory
 from calm_jax.config import MeshConfig
 from calm_jax.config_file import check_types
-from calm_jax.runs.placement import loading_bytes, mesh_for
-from calm_jax.training import sharding
+from calm_jax.runs.placement import mesh_for
+from calm_jax.training import processes, sharding
 
 _MESH = config_flags.DEFINE_config_dataclass(
   "mesh",
@@ -29,10 +29,9 @@ def chosen(*checkpoints: str) -> Mesh | None:
   """The mesh of all devices, on which all runs fit; None for a single device.
 
   Args:
-    *checkpoints: run directories.
+    *checkpoints: run directories; one that is not there yet is taken to fit.
 
   Raises:
-    OSError: if there is no such directory.
     ValueError: if it is no run, if the flags' mesh does not fit the devices, or
       splits the chunks of a row.
   """
@@ -46,9 +45,10 @@ def chosen(*checkpoints: str) -> Mesh | None:
   if num_devices == 1 and config == MeshConfig():
     return None
   if config == MeshConfig():
-    runs = [RunDirectory(path).read_config() for path in checkpoints]
-    largest = max(runs, key=loading_bytes)
-    config = mesh_for(largest, num_devices, _memory_bytes())
+    runs = [RunDirectory(path) for path in checkpoints]
+    configs = [run.read_config() for run in runs if run.exists()]
+    fsdp_fn = lambda: mesh_for(configs, num_devices, _memory_bytes()).fsdp
+    config = MeshConfig(fsdp=processes.first_finds(fsdp_fn))
     if config.fsdp > 1 and jax.process_index() == 0:
       print(
         f"parameters are split over {config.fsdp} devices (--mesh.fsdp)",

@@ -39,21 +39,37 @@ def argmax(
 ) -> jax.Array:
   """As `losses.vocabulary.argmax`, in blocks of the vocabulary."""
   *shape, hidden_size = hidden.shape
-  hidden = hidden.reshape(-1, hidden_size)
+  return _argmax(hidden.reshape(-1, hidden_size), embedding, scored).reshape(
+    shape
+  )
 
-  ids = jax.lax.platform_dependent(
+
+@jax.custom_batching.custom_vmap
+def _argmax(hidden, embedding, scored):
+  return jax.lax.platform_dependent(
     hidden,
     embedding,
     scored,
     cpu=functools.partial(
-      _argmax, top=_top_in_two_passes, num_logits=_NUM_LOGITS_CPU
+      _argmax_in_blocks, top=_top_in_two_passes, num_logits=_NUM_LOGITS_CPU
     ),
-    default=functools.partial(_argmax, top=_top, num_logits=_NUM_LOGITS),
+    default=functools.partial(
+      _argmax_in_blocks, top=_top, num_logits=_NUM_LOGITS
+    ),
   )
-  return ids.reshape(shape)
 
 
-def _argmax(hidden, embedding, scored, *, top, num_logits):
+@_argmax.def_vmap
+def _argmax_of_all(axis_size, is_mapped, hidden, embedding, scored):
+  """Positions of all that is mapped over count for the size of a block."""
+  if is_mapped != [True, False, False]:
+    raise NotImplementedError("only hidden states are mapped over.")
+  flat = hidden.reshape(-1, hidden.shape[-1])
+  ids = _argmax(flat, embedding, scored)
+  return ids.reshape(axis_size, -1), True
+
+
+def _argmax_in_blocks(hidden, embedding, scored, *, top, num_logits):
   num_positions = hidden.shape[0]
 
   def visit(carry, block):

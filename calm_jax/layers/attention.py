@@ -51,8 +51,8 @@ class Attention(nn.Module):
       positions: [B, L] int32.
       segment_ids: [B, L] int32, or None: attention across documents.
       cache: keys and values of earlier positions, or None.
-      mask: [B, L, S+L] bool, with a cache of S slots: which of them and of the
-        L positions each position sees.
+      mask: [B, L, S+L] bool, needed with a cache of S slots: which of them and
+        of the L positions each position sees.
 
     Returns:
       [B, L, D], and with a cache the keys and values of the L positions.

@@ -113,8 +113,8 @@ class Backbone(nn.Module):
       positions: [B, L] int32; None: 0 … L−1 in every row.
       segment_ids: [B, L] int32, read only with `use_segment_mask`.
       cache: None, or that of the positions before these.
-      mask: [B, L, S+L] bool, with a cache of S slots: which of them and of the
-        L positions each position sees.
+      mask: [B, L, S+L] bool, needed with a cache of S slots: which of them and
+        of the L positions each position sees.
       slot: [] int32, where the L positions are written into the cache, the same
         slots for all rows; None: they are appended to it as slots of their own,
         so that several continuations of one row can stand side by side.

@@ -64,8 +64,8 @@ class NextVectorModel(nn.Module):
     tokens: jax.Array,
     positions: jax.Array,
     cache: Cache,
+    mask: jax.Array,
     latents: jax.Array | None = None,
-    mask: jax.Array | None = None,
     slot: jax.Array | None = None,
   ) -> tuple[jax.Array, Cache]:
     """Goes on from a cache, by one chunk or several.
@@ -74,9 +74,9 @@ class NextVectorModel(nn.Module):
       tokens: [B, L, K] int32.
       positions: [B, L] int32, the chunks' indices in their rows.
       cache: of the chunks before these.
-      latents: [B, L, Z]; needed unless inputs are tokens.
       mask: [B, L, S+L] bool, which of the cache's S slots and of these chunks
         each one sees.
+      latents: [B, L, Z]; needed unless inputs are tokens.
       slot: where in the cache they are written; see `Backbone`.
 
     Returns:

@@ -46,7 +46,7 @@ class TokenModel(nn.Module):
     tokens: jax.Array,
     positions: jax.Array,
     cache: Cache,
-    mask: jax.Array | None = None,
+    mask: jax.Array,
     slot: jax.Array | None = None,
   ) -> tuple[jax.Array, Cache]:
     """Goes on from a cache; see `NextVectorModel.step`."""

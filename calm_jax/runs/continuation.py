@@ -180,7 +180,7 @@ class TextGenerator:
         self._params,
         rows._replace(is_done=place(is_done, mesh)),
         keys,
-        jnp.int32(num_at_once),
+        jnp.int32(min(num_at_once, num_chunks - num_seen)),
         self._temperature,
         mesh,
       )

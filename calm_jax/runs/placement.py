@@ -1,5 +1,7 @@
 """Over how many devices a run must be split to be scored or continued."""
 
+from collections.abc import Sequence
+
 from calm_jax.config import ExperimentConfig, MeshConfig
 from calm_jax.families import costs
 
@@ -26,12 +28,14 @@ def loading_bytes(config: ExperimentConfig, num_parts: int = 1) -> int:
 
 
 def mesh_for(
-  config: ExperimentConfig, num_devices: int, memory_bytes: int | None
+  configs: Sequence[ExperimentConfig],
+  num_devices: int,
+  memory_bytes: int | None,
 ) -> MeshConfig:
-  """Rows over all devices, parameters over no more of them than they need.
+  """Parameters over no more devices than they need, rows over what is left.
 
   Args:
-    config: of the run.
+    configs: of the runs that are there at once.
     num_devices: of all processes.
     memory_bytes: of one device; None: not known, so nothing is split.
 
@@ -42,6 +46,7 @@ def mesh_for(
     return MeshConfig()
   parts = [n for n in range(1, num_devices + 1) if num_devices % n == 0]
   for fsdp in parts:
-    if loading_bytes(config, fsdp) <= _SHARE * memory_bytes:
+    needed = sum(loading_bytes(config, fsdp) for config in configs)
+    if needed <= _SHARE * memory_bytes:
       break
   return MeshConfig(fsdp=fsdp)

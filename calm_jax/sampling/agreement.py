@@ -100,7 +100,7 @@ def consecutive_tries(
   Returns:
     The tries; those that would need more than N_b candidates do not count.
   """
-  tries = jnp.arange(num_candidates // 2, dtype=jnp.int32)[None, None]
+  tries = jnp.arange(max(1, num_candidates // 2), dtype=jnp.int32)[None, None]
   ids = tries * whole + jnp.arange(MAX_WHOLE, dtype=jnp.int32)[:, None, None]
   ids = jnp.broadcast_to(ids, (MAX_WHOLE, num_rows, tries.size))
   return Tries(ids, jnp.asarray(whole, jnp.int32))

@@ -76,7 +76,7 @@ class ChunkSampler:
   def read(
     self, tokens: jax.Array, segment_ids: jax.Array
   ) -> tuple[jax.Array, Context]:
-    """Reads rows and remembers them, for `branch`."""
+    """Reads rows and remembers them, to go on or to `branch` from."""
     positions, cache, mask = read_positions(self.config, segment_ids)
     hidden, cache = self.step(tokens, positions, cache, mask)
     return hidden, Context(cache, segment_ids)
@@ -113,7 +113,7 @@ class ChunkSampler:
     """Goes on from a cache; see `NextVectorModel.step`."""
     inputs = self._inputs(tokens)
     return self._model(
-      tokens, positions, cache, inputs, mask, slot, method="step"
+      tokens, positions, cache, mask, inputs, slot, method="step"
     )
 
   def draw_latents(

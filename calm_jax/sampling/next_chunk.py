@@ -118,7 +118,7 @@ def draw_next(
   """
   never = jnp.zeros(len(keys), bool)
   is_done = never if is_done is None else is_done
-  call = (sampler, hidden, keys, choice_keys, temperature, is_done)
+  call = (sampler, hidden, keys, choice_keys, temperature)
 
   def plain() -> NextChunk:
     """One draw is all: T = 1 is the model's own distribution."""
@@ -129,13 +129,13 @@ def draw_next(
     return plain()
   whole, fraction = temperature.exponent
   if temperature.method == "exact":
-    colder = functools.partial(_exact, *call)
+    colder = functools.partial(_exact, *call, is_done)
   else:
     # With a fraction, cutting the exact method off would favour quick chunks.
     colder = functools.partial(
       jax.lax.cond,
       (fraction == 0) & (whole <= agreement.MAX_WHOLE),
-      functools.partial(_agree, *call),
+      functools.partial(_agree, *call, is_done),
       functools.partial(_choose, *call),
     )
   return jax.lax.cond((whole == 1) & (fraction == 0), plain, colder)
@@ -170,7 +170,6 @@ def _exact(
       keys,
       choice_keys,
       temperature,
-      is_done,
       first_id=_FALLBACK_IDS,
     )
     return NextChunk(
@@ -221,12 +220,10 @@ def _choose(
   keys: jax.Array,
   choice_keys: jax.Array,
   temperature: Temperature,
-  is_done: jax.Array,
   *,
   first_id: int = 0,
 ) -> NextChunk:
   """The batch method, its candidates drawn a block at a time."""
-  del is_done  # all rows draw as many
   num_candidates = len(temperature.log_weights) - 1
   num_blocks = -(-num_candidates // _MAX_BLOCK)
   size = -(-num_candidates // num_blocks)

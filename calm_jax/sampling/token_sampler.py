@@ -63,7 +63,7 @@ class TokenSampler:
   def read(
     self, tokens: jax.Array, segment_ids: jax.Array
   ) -> tuple[jax.Array, Context]:
-    """Reads rows and remembers them, for `branch`."""
+    """Reads rows and remembers them, to go on or to `branch` from."""
     positions, cache, mask = read_positions(self.config, segment_ids)
     hidden, cache = self.step(tokens, positions, cache, mask)
     return hidden, Context(cache, segment_ids)

@@ -50,7 +50,7 @@ class ExploreSettings:
   num_samples: int = 16  # of the noise scale and the token model
   positions: str = "grid:8"  # the same for both models
   num_rows: int = 32
-  batch_size: int = 4
+  batch_size: int = 4  # on each device
   split: str = "valid"
   seed: int = 0
 
@@ -150,7 +150,8 @@ class _Rows:
         self._settings.split,
         row_length=self._length,
         chunk_size=run.config.model.chunk_size,
-        batch_size=self._settings.batch_size,
+        batch_size=self._settings.batch_size
+        * sampling_rows.num_parts(run.mesh),
         num_rows=self._settings.num_rows,
       )
     )
@@ -231,4 +232,9 @@ def _check_runs(run: LoadedRun, baseline: LoadedRun | None) -> None:
     raise ValueError(
       f"--baseline={baseline.path} holds a model of kind"
       f" {baseline.config.model.kind!r}; give a token model."
+    )
+  if baseline is not None and baseline.mesh != run.mesh:
+    raise ValueError(
+      f"{run.path} and {baseline.path} lie on different devices; load both with"
+      " the same mesh."
     )

@@ -1,6 +1,7 @@
 """One point of a sweep: its training, its scores, and what is shown of it."""
 
 import dataclasses
+import sys
 from typing import Any
 
 import jax
@@ -34,6 +35,7 @@ _NUM_CANDIDATES = 100  # N_b, for what is shown
 _TEMPERATURE = 0.5  # of the continuations
 _TEMPERATURES = (1.0, 0.75, 0.5)  # of the trade-off
 _NUM_ROWS = 16  # of the trade-off
+_BATCH_SIZE = 4  # of them on a device
 _MAX_LENGTH = 128  # tokens of a prompt, and of what follows it
 
 
@@ -50,6 +52,11 @@ class Scoring:
     if self.num_rows < 2:
       raise ValueError(
         f"num_rows is {self.num_rows}; an error needs at least 2 windows."
+      )
+    if self.num_rows < jax.process_count():
+      raise ValueError(
+        f"num_rows is {self.num_rows}; {jax.process_count()} processes need as"
+        " many windows at least."
       )
     self.settings()
 
@@ -114,11 +121,25 @@ def score_point(
       rows_fn=bar.update,
     )
   if is_shown:
-    store = TokenStore(config.data.path)
-    result["samples"] = _samples(run, store)
-    with rows.on(run.mesh):
-      result["trade_off"] = _trade_off(run, store, scoring)
+    try:
+      result |= _shown(run, config.data.path, scoring)
+    except jax.errors.JaxRuntimeError as error:
+      if "RESOURCE_EXHAUSTED" not in str(error):
+        raise
+      print(
+        f"warning: no text of {directory.name} is shown: there is too little"
+        " memory for it.",
+        file=sys.stderr,
+      )
   return result
+
+
+def _shown(run: LoadedRun, data: str, scoring: Scoring) -> dict[str, Any]:
+  """What a page shows of a point."""
+  store = TokenStore(data)
+  with rows.on(run.mesh):
+    trade_off = _trade_off(run, store, scoring)
+  return {"samples": _samples(run, store), "trade_off": trade_off}
 
 
 def _mesh(config: ExperimentConfig) -> Mesh | None:
@@ -163,7 +184,7 @@ def _trade_off(
       "valid",
       row_length=config.data.row_length,
       chunk_size=config.model.chunk_size,
-      batch_size=4,
+      batch_size=_BATCH_SIZE * rows.num_parts(run.mesh),
       num_rows=_NUM_ROWS,
     )
   )

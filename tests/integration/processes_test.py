@@ -262,8 +262,8 @@ def test_two_processes_make_the_points_of_a_sweep(material, binaries):
     _assert_same_scores(two, one)
 
 
-# Appended to a sweep: what one process does before it scores a point.
-_BEFORE_SCORING = """
+# Appended to a sweep: one process is long busy with the scores of a point.
+_LATE = """
 import pathlib, time
 import jax
 from calm_jax.workflows import sweep_run
@@ -271,10 +271,11 @@ from calm_jax.workflows import sweep_run
 score_point = sweep_run.score_point
 
 def score_late(config, directory, *others):
+  result = score_point(config, directory, *others)
   if jax.process_index() == {process}:
     (pathlib.Path(directory) / "scoring").touch()
     time.sleep({seconds})
-  return score_point(config, directory, *others)
+  return result
 
 sweep_run.score_point = score_late
 """
@@ -295,7 +296,7 @@ def _start_point(binaries, material, sweep, appended, *flags):
 
 
 def test_scoring_may_outlast_the_barrier_at_the_end(material, binaries):
-  late = _BEFORE_SCORING.format(process=0, seconds=15)
+  late = _LATE.format(process=0, seconds=15)
   processes = _start_point(
     binaries, material, "late_sweep", late, "--shutdown_seconds=10"
   )
@@ -309,7 +310,7 @@ def test_a_loss_during_scoring_ends_the_other_and_can_be_mended(
   victim, material, binaries
 ):
   sweep = f"bereft_sweep_{victim}"
-  late = _BEFORE_SCORING.format(process=victim, seconds=600)
+  late = _LATE.format(process=victim, seconds=600)
   processes = _start_point(binaries, material, sweep, late)
   point = material / sweep / "autoencoder"
   deadline = time.monotonic() + 600

@@ -198,6 +198,22 @@ def test_argmax_is_over_the_scored_words(implementation):
   assert ids.dtype == jnp.int32
 
 
+def test_a_block_of_the_argmax_is_no_larger_when_mapped_over(monkeypatch):
+  hidden, embedding, _, scored = _inputs()
+  call = lambda x: vocabulary.argmax(x, embedding, scored, implementation="xla")
+  expected = call(hidden)
+  seen = []
+  block_logits = kernel._block_logits
+
+  def watched(hidden, *others):
+    seen.append(hidden.shape)
+    return block_logits(hidden, *others)
+
+  monkeypatch.setattr(kernel, "_block_logits", watched)
+  np.testing.assert_array_equal(jax.vmap(jax.vmap(call))(hidden), expected)
+  assert seen[-1] == (15, 16)  # what is compiled; smaller ones are only traced
+
+
 @pytest.mark.parametrize("top", ["_top", "_top_in_two_passes"])
 def test_the_largest_logit_and_its_first_place(top):
   logits = np.random.default_rng(0).integers(0, 5, (50, 7)).astype(np.float32)

@@ -128,8 +128,8 @@ def _steps(model, params, tokens, sizes, extra=()):
       tokens[:, piece],
       positions,
       cache,
+      jnp.broadcast_to(mask, (_ROWS, *mask.shape[1:])),
       *(x[:, piece] for x in extra),
-      mask=jnp.broadcast_to(mask, (_ROWS, *mask.shape[1:])),
       slot=jnp.int32(start),
       method="step",
     )
@@ -156,7 +156,7 @@ def test_a_cache_is_extended_by_what_is_read_without_a_slot():
       tokens[:, start : start + 1],
       jnp.full((_ROWS, 1), start),
       cache,
-      mask=jnp.ones((_ROWS, 1, start + 1), bool),
+      jnp.ones((_ROWS, 1, start + 1), bool),
       method="step",
     )
     assert cache.key.shape[-1] == start + 1

@@ -11,6 +11,7 @@ from calm_jax.config import MeshConfig
 from calm_jax.families import family_of
 from calm_jax.randomness import stream_key
 from calm_jax.runs.continuation import TextGenerator
+from calm_jax.sampling import batch
 from calm_jax.sampling.chunk_sampler import ChunkSampler
 from calm_jax.sampling.generate import row_keys
 from calm_jax.sampling.next_chunk import TemperatureSettings, draw_next
@@ -213,6 +214,60 @@ def test_exact_in_the_loop_equals_exact_alone():
   expected = _uncached(run_fn(), ["ab"], TemperatureSettings(**settings), 4)
   assert found.tokens == expected[0]
   assert found.num_draws >= 8
+
+
+@pytest.mark.parametrize("method", ["batch", "hybrid", "exact"])
+@pytest.mark.parametrize("temperature", [1.0, 0.8])
+def test_one_candidate_is_one_draw(method, temperature):
+  settings = SamplingSettings(
+    temperature=temperature, method=method, num_candidates=1, max_draws=5000
+  )
+  found = _continue(calm_run, settings, prompts=("ab",))[0][0]
+  if method != "exact" or temperature == 1:
+    expected = _continue(calm_run, SamplingSettings(), prompts=("ab",))[0][0]
+    assert found.tokens == expected.tokens
+    assert found.num_draws == 4
+
+
+def test_below_a_sixteenth_all_candidates_are_drawn():
+  """They are the batch method's, by hand."""
+  count = 40
+  settings = {"temperature": 0.05, "num_candidates": count}
+  for method in ("batch", "hybrid"):
+    (found,) = _continue(
+      functools.partial(calm_run, scale=0.05),
+      SamplingSettings(method=method, **settings),
+      prompts=("ab",),
+    )[0]
+    assert found.num_draws == 4 * count
+  run = calm_run(scale=0.05)
+  family = family_of(run.config.model)
+  params = family.bind_params(run.params, run.autoencoder)
+  keys = jax.random.split(jax.random.key(0), 6)
+  hidden = jax.random.normal(keys[0], (6, run.config.model.hidden_size))
+  temperature = TemperatureSettings(**settings).bind()
+
+  @jax.jit
+  def both(keys, choice_keys):
+    sampler = family.sampler_fn(run.config)(params)
+    drawn = sampler.draw(hidden, keys, jnp.arange(count, dtype=jnp.uint32))
+    chosen = batch.choose(drawn, temperature.log_weights, choice_keys)
+    return draw_next(sampler, hidden, keys, choice_keys, temperature), chosen
+
+  found, expected = both(keys, keys[::-1])
+  np.testing.assert_array_equal(found.tokens, expected.tokens)
+  np.testing.assert_array_equal(found.is_fallback, expected.is_fallback)
+
+
+def test_stop_strings_draw_no_more_than_the_text_needs():
+  for run_fn, num_tokens in ((token_run, 3), (calm_run, 9)):
+    plain, stopped = (
+      _generator(run_fn, SamplingSettings()).continue_prompts(
+        ["ab"], num_tokens=num_tokens, stop=stop
+      )[0][0]
+      for stop in ((), ["not there"])
+    )
+    assert stopped == plain
 
 
 def test_greedy_by_top_k():

@@ -30,10 +30,12 @@ def test_parameters_are_split_no_more_than_they_need():
   config = calm_run().config
   for fsdp in (1, 2, 4, 8):
     memory = int(loading_bytes(config, fsdp) / 0.8) + 1
-    assert mesh_for(config, 8, memory) == MeshConfig(fsdp=fsdp)
-  assert mesh_for(config, 8, 0) == MeshConfig(fsdp=8)
-  assert mesh_for(config, 6, int(loading_bytes(config, 3) / 0.8) + 1).fsdp == 3
-  assert mesh_for(config, 8, None) == MeshConfig()
+    assert mesh_for([config], 8, memory) == MeshConfig(fsdp=fsdp)
+    assert mesh_for([config] * 2, 8, 2 * memory) == MeshConfig(fsdp=fsdp)
+  assert mesh_for([config], 8, 0) == MeshConfig(fsdp=8)
+  memory = int(loading_bytes(config, 3) / 0.8) + 1
+  assert mesh_for([config], 6, memory) == MeshConfig(fsdp=3)
+  assert mesh_for([config], 8, None) == mesh_for([], 8, 0) == MeshConfig()
 
 
 def test_binaries_split_a_model_that_is_too_large(monkeypatch, capsys):
@@ -43,12 +45,15 @@ def test_binaries_split_a_model_that_is_too_large(monkeypatch, capsys):
 
   class Directory:
     def __init__(self, name):
+      self.exists = lambda: name in runs
       self.read_config = lambda: runs[name]
 
   monkeypatch.setattr(mesh, "RunDirectory", Directory)
   assert mesh.chosen("small", "large").shape["data"] == 8
   assert not capsys.readouterr().err
-  memory = int(loading_bytes(runs["large"], 4) / 0.8) + 1
+  assert mesh.chosen("not there yet").shape["data"] == 8
+  memory = sum(loading_bytes(run, 4) for run in runs.values())
+  memory = int(memory / 0.8) + 1
   monkeypatch.setattr(mesh, "_memory_bytes", lambda: memory)
   assert mesh.chosen("small", "large").shape["fsdp"] == 4
   assert "split over 4 devices" in capsys.readouterr().err

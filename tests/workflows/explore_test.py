@@ -60,10 +60,15 @@ def test_measures_every_point_at_the_same_places(text, tmp_path):
   assert (tmp_path / "curves.png").read_bytes()[:4] == b"\x89PNG"
 
 
-def test_points_do_not_depend_on_the_mesh(text):
+@pytest.mark.parametrize(
+  "mesh",
+  [MeshConfig(data=8), MeshConfig(data=2, fsdp=2, tensor=2)],
+  ids=["rows", "cube"],
+)
+def test_points_do_not_depend_on_the_mesh(mesh, text):
   run, baseline = calm_run(), token_run(num_chunks=160)
   expected = explore(run, text, _SETTINGS, baseline=baseline)["points"]
-  mesh = sharding.make_mesh(MeshConfig(data=8))
+  mesh = sharding.make_mesh(mesh)
   found = explore(
     on_mesh(run, mesh), text, _SETTINGS, baseline=on_mesh(baseline, mesh)
   )["points"]
@@ -91,5 +96,10 @@ def test_refuses(text):
     explore(autoencoder_run(), text, _SETTINGS)
   with pytest.raises(ValueError, match="give a token model"):
     explore(calm_run(), text, _SETTINGS, baseline=calm_run())
+  elsewhere = on_mesh(
+    token_run(num_chunks=160), sharding.make_mesh(MeshConfig(data=8))
+  )
+  with pytest.raises(ValueError, match="with the same mesh"):
+    explore(calm_run(), text, _SETTINGS, baseline=elsewhere)
   with pytest.raises(ValueError, match="grid:9"):
     explore(calm_run(chunk_size=3), text, _SETTINGS)
