@@ -11,6 +11,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+# By name: what JAX_DEFAULT_PRNG_IMPL may name instead gives other numbers for
+# other shapes, so that draws would depend on the batch.
+_GENERATOR = "threefry2x32"
+
+
+def root_key(seed: int) -> jax.Array:
+  """A typed key of the generator that all keys here are of, []."""
+  return jax.random.key(seed, impl=_GENERATOR)
+
 
 def stream_key(seed: int, stream: str, step: int | jax.Array = 0) -> jax.Array:
   """The key of one named use of randomness at one step.
@@ -28,7 +37,7 @@ def stream_key(seed: int, stream: str, step: int | jax.Array = 0) -> jax.Array:
   """
   if not 0 <= seed < 2**32:
     raise ValueError(f"seed is {seed}; it lies between 0 and 2**32 - 1.")
-  key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(stream.encode()))
+  key = jax.random.fold_in(root_key(seed), zlib.crc32(stream.encode()))
   return jax.random.fold_in(key, step)
 
 

@@ -34,6 +34,15 @@ def test_every_argument_gives_keys_of_its_own():
   assert len(np.unique(_bits(keys).reshape(-1, 2), axis=0)) == 20
 
 
+@pytest.mark.parametrize("generator", ["rbg", "unsafe_rbg"])
+def test_the_environment_chooses_no_other_generator(generator):
+  expected = stream_key(3, "a", 5)
+  with jax.default_prng_impl(generator):
+    found = stream_key(3, "a", 5)
+  assert found.dtype == expected.dtype
+  np.testing.assert_array_equal(_bits(found), _bits(expected))
+
+
 def test_a_key_does_not_know_what_else_is_asked():
   key = stream_key(3, "a")
   whole = position_keys(key, _ids(4, 5, 2**32 - 1), _ids(0, 1, 2))

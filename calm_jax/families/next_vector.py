@@ -31,7 +31,7 @@ from calm_jax.losses.brier import brier_scores
 from calm_jax.losses.mean import Mean, Means, masked_mean
 from calm_jax.model import NextVectorModel
 from calm_jax.model.heads import build_head
-from calm_jax.randomness import chunk_keys
+from calm_jax.randomness import chunk_keys, root_key
 from calm_jax.sampling.chunk_sampler import ChunkSampler
 from calm_jax.sampling.next_chunk import TemperatureSettings
 from calm_jax.sampling.sampler import Binding, SamplerFn
@@ -48,7 +48,7 @@ class NextVectorFamily(PredictingFamily):
 
   def example_inputs(self, config: NextVectorConfig) -> tuple[Any, ...]:
     tokens = jnp.zeros((1, 1, config.chunk_size), jnp.int32)
-    keys = jnp.broadcast_to(jax.random.key(0), (1, 1))
+    keys = jnp.broadcast_to(root_key(0), (1, 1))
     return tokens, keys, jnp.zeros((1, 1, config.latent_size))
 
   def objective(self, config: ExperimentConfig) -> Objective:
@@ -204,7 +204,7 @@ def _brier_work(
 def _arrays(model: NextVectorConfig, num_positions: int) -> tuple[Any, ...]:
   """Hidden states, keys and latents of one row."""
   shape = (1, num_positions)
-  keys = jax.eval_shape(lambda: jnp.broadcast_to(jax.random.key(0), shape))
+  keys = jax.eval_shape(lambda: jnp.broadcast_to(root_key(0), shape))
   return (
     jax.ShapeDtypeStruct((*shape, model.hidden_size), model.dtype),
     keys,

@@ -19,6 +19,7 @@ from jax.extend.core import Literal
 from calm_jax.config import AutoencoderConfig, ModelConfig
 from calm_jax.families.family import Work
 from calm_jax.families.table import build_model, family_of, param_shapes
+from calm_jax.randomness import root_key
 
 # What gives out the numbers that it takes, in another order or some of them.
 _MOVES = (
@@ -87,7 +88,7 @@ def _reads_of_work(work: Work) -> list[bool | None]:
   def call(params: Any) -> Any:
     return module.apply({"params": params}, *arguments, method=work.method)
 
-  zeros = lambda x: jax.random.key(0) if _is_key(x) else jnp.zeros((), x.dtype)
+  zeros = lambda x: root_key(0) if _is_key(x) else jnp.zeros((), x.dtype)
   arguments = jax.tree.map(
     lambda x: jnp.broadcast_to(zeros(x), x.shape), work.arguments
   )

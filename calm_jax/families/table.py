@@ -16,6 +16,7 @@ from calm_jax.families.family import Family, Model
 from calm_jax.families.next_vector import NextVectorFamily
 from calm_jax.families.token import TokenFamily
 from calm_jax.layers import parameters
+from calm_jax.randomness import root_key
 
 FAMILIES: dict[type[ModelConfig], Family] = {
   AutoencoderConfig: AutoencoderFamily(),
@@ -51,7 +52,7 @@ def init_params(model: Model, key: jax.Array) -> Any:
 def param_shapes(model: Model) -> Any:
   """Shape and dtype of every parameter, without making any."""
   init = functools.partial(init_params, model)
-  return jax.eval_shape(init, jax.random.key(0))
+  return jax.eval_shape(init, root_key(0))
 
 
 def param_axes(model: Model) -> Any:

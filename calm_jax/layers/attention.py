@@ -220,10 +220,12 @@ def cached_attention(
   rows, length, num_heads, size = query.shape
   groups = new.key.shape[1]
   grouped = query.reshape(rows, length, groups, num_heads // groups, size)
+  # XLA on CPUs refuses the product in bfloat16 with the axes as they are.
+  grouped = jnp.transpose(grouped, (0, 2, 3, 1, 4))
   product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
   parts = (cache, new) if cache.key.shape[-1] else (new,)
   scores = jnp.concatenate(
-    [product("blgqd,bgds->bgqls", grouped, part.key) for part in parts],
+    [product("bgqld,bgds->bgqls", grouped, part.key) for part in parts],
     axis=-1,
   )
   scores = jnp.where(mask[:, None, None], scores / size**0.5, -jnp.inf)

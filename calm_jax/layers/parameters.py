@@ -9,6 +9,8 @@ from typing import Any
 import jax
 from flax import linen as nn
 
+from calm_jax.randomness import root_key
+
 
 def init_params(model: nn.Module, key: jax.Array, *inputs, **kwargs) -> Any:
   """Initialises a model.
@@ -38,5 +40,5 @@ def logical_axes(model: nn.Module, *inputs, **kwargs) -> Any:
   Returns:
     The tree of `init_params` with a `PartitionSpec` of names for each array.
   """
-  boxed = jax.eval_shape(model.init, jax.random.key(0), *inputs, **kwargs)
+  boxed = jax.eval_shape(model.init, root_key(0), *inputs, **kwargs)
   return nn.get_partition_spec(boxed["params"])

@@ -10,6 +10,7 @@ import numpy as np
 from calm_jax.config import ExperimentConfig
 from calm_jax.data.batch import Batch
 from calm_jax.families import build_model, family_of, param_shapes
+from calm_jax.randomness import root_key
 
 _NUM_ROWS = 7  # no size of a model, so that rows are recognised
 
@@ -78,7 +79,7 @@ def activation_bytes_per_row(config: ExperimentConfig) -> int:
       return jax.vjp(loss, params, has_aux=True)[1]
 
     rows = _batch(config, num_rows)
-    shapes = jax.eval_shape(forward, params, frozen, rows, jax.random.key(0))
+    shapes = jax.eval_shape(forward, params, frozen, rows, root_key(0))
     sizes = [0, 0]
     for x in jax.tree.leaves(shapes):
       is_of_layers = x.shape[:2] == (num_layers, num_rows)

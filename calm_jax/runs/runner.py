@@ -12,7 +12,7 @@ from calm_jax.data.batch import Batch
 from calm_jax.data.pipeline import eval_batches
 from calm_jax.evaluation.held_out_text import open_text
 from calm_jax.evaluation.prediction import PredictionSettings
-from calm_jax.families import ScoresFn, family_of
+from calm_jax.families import family_of
 from calm_jax.runs.provenance import provenance
 from calm_jax.sampling.rows import num_parts
 
@@ -42,7 +42,6 @@ def evaluate_run(
   num_rows: int | None = None,
   batch_size: int = 8,
   rows_fn: Callable[[int], None] | None = None,
-  scores_fn: ScoresFn | None = None,
 ) -> dict[str, Any]:
   """Scores a run on held-out text.
 
@@ -56,7 +55,6 @@ def evaluate_run(
     num_rows: so many windows, spread evenly over the data; None: all.
     batch_size: windows that a device scores at once; bounds its memory.
     rows_fn: called with the number of rows of each batch as it is taken.
-    scores_fn: of the model's family, where several steps of the run share it.
 
   Returns:
     Scores by name, what was measured, and where it comes from: what a result
@@ -77,10 +75,7 @@ def evaluate_run(
     batch_size=_rows_at_once(run, batch_size, num_rows),
     num_rows=num_rows,
   )
-  if scores_fn is None:
-    scores_fn = family_of(config.model).make_scores_fn(
-      config, settings, run.mesh
-    )
+  scores_fn = family_of(config.model).make_scores_fn(config, settings, run.mesh)
   scores = scores_fn(run.params, run.autoencoder, _counted(batches, rows_fn))
   settings_used = dataclasses.asdict(settings)
   if not config.model.predicts:

@@ -1,6 +1,5 @@
 """One step of a run, a list of them or a live run, scored and shown."""
 
-import functools
 import sys
 from collections.abc import Collection
 from typing import Any
@@ -13,7 +12,6 @@ from calm_jax.checkpoint.run_directory import LoadedRun, RunDirectory
 from calm_jax.evaluation.prediction import PredictionSettings
 from calm_jax.evaluation.result_rows import ResultRows
 from calm_jax.evaluation.table import format_table
-from calm_jax.families import family_of
 from calm_jax.runs.follow import evaluate_steps, follow_run
 from calm_jax.runs.runner import evaluate_run
 
@@ -72,16 +70,10 @@ def score_steps(
     )
   numbers = None if steps is None else _whole_numbers(steps)
   run, rows = RunDirectory(checkpoint), ResultRows(output)
-  compiled = functools.cache(
-    lambda config: family_of(config.model).make_scores_fn(
-      config, settings, mesh
-    )
-  )
 
   def evaluate(loaded: LoadedRun) -> dict[str, Any]:
     print(f"step {loaded.step}")
-    scores_fn = compiled(loaded.config)
-    return score(loaded, data, settings, scores_fn=scores_fn, **others)
+    return score(loaded, data, settings, **others)
 
   if is_live:
     follow_run(

@@ -89,6 +89,23 @@ def test_a_cache_and_what_follows_it_are_attended_to_as_one(groups, num_slots):
       np.testing.assert_allclose(found, wanted, atol=3e-6)
 
 
+def test_a_cache_in_bfloat16():
+  query, key, value = (jnp.bfloat16(x) for x in _inputs(rows=3))
+  mask = np.tril(np.ones((1, 6, 6), bool))[:, 4:]
+  slots = [jnp.moveaxis(x, 1, -1) for x in (key, value)]
+  found = jax.jit(cached_attention)(
+    query[:, 4:],
+    LayerCache(*(x[..., :4] for x in slots)),
+    LayerCache(*(x[..., 4:] for x in slots)),
+    mask,
+  )
+  exact = (np.float32(x) for x in (query[:, 4:], key, value))
+  assert found.dtype == jnp.bfloat16
+  np.testing.assert_allclose(
+    np.float32(found), masked_attention(*exact, mask), atol=0.03
+  )
+
+
 def test_softmax_of_large_scores_is_finite():
   query, key, value = (1e3 * jnp.asarray(x) for x in _inputs())
   out, grad = jax.value_and_grad(
