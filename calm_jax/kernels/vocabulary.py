@@ -39,9 +39,10 @@ def argmax(
 ) -> jax.Array:
   """As `losses.vocabulary.argmax`, in blocks of the vocabulary."""
   *shape, hidden_size = hidden.shape
-  return _argmax(hidden.reshape(-1, hidden_size), embedding, scored).reshape(
-    shape
-  )
+  # Ids have no slope, and what is mapped by a rule of its own can have none.
+  hidden, embedding = jax.lax.stop_gradient((hidden, embedding))
+  ids = _argmax(hidden.reshape(-1, hidden_size), embedding, scored)
+  return ids.reshape(shape)
 
 
 @jax.custom_batching.custom_vmap

@@ -214,6 +214,25 @@ def test_a_block_of_the_argmax_is_no_larger_when_mapped_over(monkeypatch):
   assert seen[-1] == (15, 16)  # what is compiled; smaller ones are only traced
 
 
+def test_the_argmax_may_stand_beside_a_loss():
+  hidden, embedding, labels, scored = _inputs()
+
+  def loss(hidden, embedding):
+    ids = vocabulary.argmax(hidden, embedding, scored, implementation="xla")
+    return jnp.sum(hidden), jnp.mean(ids == labels)
+
+  calls = {
+    "grad": lambda: jax.jit(jax.grad(loss, has_aux=True))(hidden, embedding),
+    "remat": lambda: jax.grad(jax.checkpoint(loss), has_aux=True)(
+      hidden, embedding
+    ),
+  }
+  for call in calls.values():
+    slope, share = call()
+    np.testing.assert_array_equal(slope, 1)
+    assert 0 <= share <= 1
+
+
 @pytest.mark.parametrize("top", ["_top", "_top_in_two_passes"])
 def test_the_largest_logit_and_its_first_place(top):
   logits = np.random.default_rng(0).integers(0, 5, (50, 7)).astype(np.float32)
