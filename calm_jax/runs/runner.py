@@ -99,7 +99,7 @@ def _rows_at_once(run: LoadedRun, batch_size: int, num_rows: int | None) -> int:
   """No more than there are, but for what fills the devices."""
   parts = num_parts(run.mesh)
   num_processes = min(parts, jax.process_count())
-  if num_rows is not None and num_rows < num_processes:
+  if num_rows is not None and 0 < num_rows < num_processes:
     raise ValueError(
       f"{num_processes} processes share {num_rows} rows, so some have none;"
       f" score at least {num_processes} rows, or take fewer processes."
