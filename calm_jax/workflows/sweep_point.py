@@ -53,11 +53,6 @@ class Scoring:
       raise ValueError(
         f"num_rows is {self.num_rows}; an error needs at least 2 windows."
       )
-    if self.num_rows < jax.process_count():
-      raise ValueError(
-        f"num_rows is {self.num_rows}; {jax.process_count()} processes need as"
-        " many windows at least."
-      )
     self.settings()
 
   def settings(self) -> PredictionSettings:

@@ -112,6 +112,12 @@ def _attempt(sweep: Sweep, name: str) -> Status:
       config, autoencoder_run=str(sweep.directory(needed))
     )
   sweep.check_tabled([name])
+  num_rows, num_processes = sweep.scoring.num_rows, jax.process_count()
+  if num_rows < num_processes:  # better known before any training
+    raise ValueError(
+      f"num_rows is {num_rows}; {num_processes} processes need as many windows"
+      " at least."
+    )
   with _claimed(directory) as is_ours:
     if not processes.first_says(is_ours):
       return Status.BUSY

@@ -262,7 +262,7 @@ def test_two_processes_make_the_points_of_a_sweep(material, binaries):
     _assert_same_scores(two, one)
 
 
-# Appended to a sweep: one process is long busy with the scores of a point.
+# Appended to a sweep: one process is long busy before or after scoring a point.
 _LATE = """
 import pathlib, time
 import jax
@@ -270,11 +270,15 @@ from calm_jax.workflows import sweep_run
 
 score_point = sweep_run.score_point
 
-def score_late(config, directory, *others):
-  result = score_point(config, directory, *others)
-  if jax.process_index() == {process}:
+def wait(directory, when):
+  if jax.process_index() == {process} and when == "{when}":
     (pathlib.Path(directory) / "scoring").touch()
     time.sleep({seconds})
+
+def score_late(config, directory, *others):
+  wait(directory, "before")
+  result = score_point(config, directory, *others)
+  wait(directory, "after")
   return result
 
 sweep_run.score_point = score_late
@@ -296,7 +300,7 @@ def _start_point(binaries, material, sweep, appended, *flags):
 
 
 def test_scoring_may_outlast_the_barrier_at_the_end(material, binaries):
-  late = _LATE.format(process=0, seconds=15)
+  late = _LATE.format(process=0, seconds=15, when="after")
   processes = _start_point(
     binaries, material, "late_sweep", late, "--shutdown_seconds=10"
   )
@@ -310,7 +314,7 @@ def test_a_loss_during_scoring_ends_the_other_and_can_be_mended(
   victim, material, binaries
 ):
   sweep = f"bereft_sweep_{victim}"
-  late = _LATE.format(process=victim, seconds=600)
+  late = _LATE.format(process=victim, seconds=600, when="before")
   processes = _start_point(binaries, material, sweep, late)
   point = material / sweep / "autoencoder"
   deadline = time.monotonic() + 600
