@@ -97,45 +97,46 @@ def prediction_columns(
   Raises:
     ValueError: if positions do not fit, or a control needs a second window.
   """
-  parts: list[dict[str, np.ndarray]] = []
-  first = last = None
-  for on_host in batches:
-    batch = rows.place(on_host, mesh)
-    sums, predictions = score(sampler_fn, params, batch, settings, mesh)
-    if settings.last_chunk:
-      apart = rows.place(_chunks_apart(on_host, settings), mesh)
-      alone, _ = score(segment_sampler_fn, params, apart, settings, mesh)
-      alone.pop(COUNT)
-      sums |= {name + LAST_CHUNK: value for name, value in alone.items()}
+  with rows.on(mesh):
+    parts: list[dict[str, np.ndarray]] = []
+    first = last = None
+    for on_host in batches:
+      batch = rows.place(on_host, mesh)
+      sums, predictions = score(sampler_fn, params, batch, settings, mesh)
+      if settings.last_chunk:
+        apart = rows.place(_chunks_apart(on_host, settings), mesh)
+        alone, _ = score(segment_sampler_fn, params, apart, settings, mesh)
+        alone.pop(COUNT)
+        sums |= {name + LAST_CHUNK: value for name, value in alone.items()}
+      if settings.permuted:
+        # A row of the batch before the first window is made up; see below.
+        before = _row(predictions, 0, mesh) if last is None else last
+        sums |= _score_permuted(
+          sampler_fn, params, batch, predictions, before, settings, mesh
+        )
+        num_real = int(np.any(on_host.token_mask, axis=(1, 2)).sum())
+        last = _row(predictions, num_real - 1, mesh)
+        if first is None:
+          first = batch, predictions
+      parts.append(jax.device_get(sums))
+    columns = {
+      name: np.concatenate([part[name] for part in parts]).astype(np.float64)
+      for name in parts[0]
+    }
     if settings.permuted:
-      # A row of the batch before the first window is made up; see below.
-      before = _row(predictions, 0, mesh) if last is None else last
-      sums |= _score_permuted(
-        sampler_fn, params, batch, predictions, before, settings, mesh
+      if np.count_nonzero(columns[COUNT]) < 2:
+        raise ValueError(
+          "--permuted scores each row with another row's context and needs at"
+          " least 2 rows that can be scored; evaluate more rows."
+        )
+      # Now that the last window is known: it stands before the first one.
+      batch, predictions = first
+      sums = _score_permuted(
+        sampler_fn, params, batch, predictions, last, settings, mesh
       )
-      num_real = int(np.any(on_host.token_mask, axis=(1, 2)).sum())
-      last = _row(predictions, num_real - 1, mesh)
-      if first is None:
-        first = batch, predictions
-    parts.append(jax.device_get(sums))
-  columns = {
-    name: np.concatenate([part[name] for part in parts]).astype(np.float64)
-    for name in parts[0]
-  }
-  if settings.permuted:
-    if np.count_nonzero(columns[COUNT]) < 2:
-      raise ValueError(
-        "--permuted scores each row with another row's context and needs at"
-        " least 2 rows that can be scored; evaluate more rows."
-      )
-    # Now that the last window is known: it stands before the first one.
-    batch, predictions = first
-    sums = _score_permuted(
-      sampler_fn, params, batch, predictions, last, settings, mesh
-    )
-    for name, values in jax.device_get(sums).items():
-      columns[name][0] = values[0]
-  return columns
+      for name, values in jax.device_get(sums).items():
+        columns[name][0] = values[0]
+    return columns
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3, 4))

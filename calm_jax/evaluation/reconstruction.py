@@ -47,19 +47,20 @@ def reconstruction_columns(
     chunk, summed over the dimensions). And the posterior's std of each
     dimension, [Z], mean over all chunks.
   """
-  key = stream_key(seed, "evaluation_posterior")
-  parts = [
-    jax.device_get(
-      _score(config, closing_id, params, rows.place(batch, mesh), key, mesh)
-    )
-    for batch in batches
-  ]
-  columns = {
-    name: np.concatenate([part[name] for part in parts]).astype(np.float64)
-    for name in parts[0]
-  }
-  stds = columns.pop("stds").sum(axis=0)  # [Z]
-  return columns, stds / max(columns[COUNT].sum(), 1)
+  with rows.on(mesh):
+    key = stream_key(seed, "evaluation_posterior")
+    parts = [
+      jax.device_get(
+        _score(config, closing_id, params, rows.place(batch, mesh), key, mesh)
+      )
+      for batch in batches
+    ]
+    columns = {
+      name: np.concatenate([part[name] for part in parts]).astype(np.float64)
+      for name in parts[0]
+    }
+    stds = columns.pop("stds").sum(axis=0)  # [Z]
+    return columns, stds / max(columns[COUNT].sum(), 1)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 5))
@@ -71,18 +72,19 @@ def _score(
   key: jax.Array,
   mesh: Mesh | None,
 ) -> dict[str, jax.Array]:
-  call = functools.partial(_score_rows, config, closing_id, key)
-  return rows.everywhere(rows.over_rows(call, mesh)(params, batch), mesh)
+  call = functools.partial(_score_rows, config, closing_id)
+  found = rows.over_rows(call, mesh)((params, key), batch)
+  return rows.everywhere(found, mesh)
 
 
 def _score_rows(
   config: AutoencoderConfig,
   closing_id: int | None,
-  key: jax.Array,
-  params: Any,
+  shared: tuple[Any, jax.Array],
   batch: Batch,
 ) -> dict[str, jax.Array]:
   """Sums for each row of a batch: [B] float32, and `stds` [B, Z]."""
+  params, key = shared
   targets = chunk_targets(batch, closing_id)
   apply = functools.partial(Autoencoder(config).apply, {"params": params})
   chunk_ids = jnp.arange(batch.tokens.shape[1], dtype=jnp.uint32)

@@ -57,25 +57,26 @@ def batch_method_columns(
   Raises:
     ValueError: if T is outside (0, 1] or needs more candidates.
   """
-  pairs = [(t, n) for t in temperatures for n in candidate_counts]
-  tables = {pair: log_weights(*pair) for pair in pairs}
-  key = stream_key(seed, "candidates")
-  shared = (params, key, [tables[pair] for pair in pairs])
-  counts = tuple(n for _, n in pairs)
-  parts = []
-  for batch in batches:
-    placed = rows.place(batch, mesh)
-    found = _score(sampler_fn, shared, placed, counts, positions, mesh)
-    num_rows = len(batch.row_ids)  # behind them only what fills the devices
-    parts.append(jax.tree.map(lambda x, n=num_rows: np.asarray(x)[:n], found))
-  result = {}
-  for i, pair in enumerate(pairs):
-    names = parts[0][i]
-    result[pair] = {
-      name: np.concatenate([part[i][name] for part in parts]).astype(float)
-      for name in names
-    }
-  return result
+  with rows.on(mesh):
+    pairs = [(t, n) for t in temperatures for n in candidate_counts]
+    tables = {pair: log_weights(*pair) for pair in pairs}
+    key = stream_key(seed, "candidates")
+    shared = (params, key, [tables[pair] for pair in pairs])
+    counts = tuple(n for _, n in pairs)
+    parts = []
+    for batch in batches:
+      placed = rows.place(batch, mesh)
+      found = _score(sampler_fn, shared, placed, counts, positions, mesh)
+      num_rows = len(batch.row_ids)  # behind them only what fills the devices
+      parts.append(jax.tree.map(lambda x, n=num_rows: np.asarray(x)[:n], found))
+    result = {}
+    for i, pair in enumerate(pairs):
+      names = parts[0][i]
+      result[pair] = {
+        name: np.concatenate([part[i][name] for part in parts]).astype(float)
+        for name in names
+      }
+    return result
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3, 4, 5))

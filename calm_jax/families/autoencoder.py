@@ -20,7 +20,6 @@ from calm_jax.families.family import Family, Objective, ScoresFn, Work
 from calm_jax.losses.mean import Mean, Means, masked_mean
 from calm_jax.losses.reconstruction import kl_divergence
 from calm_jax.randomness import chunk_keys, draw, sample_keys
-from calm_jax.sampling import rows
 from calm_jax.sampling.sampler import SamplerFn
 
 # Training accuracy costs an encoding and an argmax over the vocabulary, so it
@@ -64,10 +63,9 @@ class AutoencoderFamily(Family):
 
     def scores_fn(params, autoencoder, batches):
       del autoencoder
-      with rows.on(mesh):
-        columns, stds = reconstruction_columns(
-          model, params, batches, settings.seed, config.closing_id, mesh
-        )
+      columns, stds = reconstruction_columns(
+        model, params, batches, settings.seed, config.closing_id, mesh
+      )
       scores, warnings = summarise(columns)
       scores["std_per_dimension"] = stds.tolist()
       return scores | {"warnings": warnings}

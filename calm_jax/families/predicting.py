@@ -13,7 +13,6 @@ from calm_jax.evaluation.prediction import (
 )
 from calm_jax.evaluation.windows import summarise
 from calm_jax.families.family import Family, ScoresFn
-from calm_jax.sampling import rows
 
 
 class PredictingFamily(Family):
@@ -36,10 +35,9 @@ class PredictingFamily(Family):
       bound = self.bind_params(
         params, autoencoder, noise_scale=settings.noise_scale
       )
-      with rows.on(mesh):
-        columns = prediction_columns(
-          sampler_fn, bound, batches, settings, segment_sampler_fn, mesh
-        )
+      columns = prediction_columns(
+        sampler_fn, bound, batches, settings, segment_sampler_fn, mesh
+      )
       scores, warnings = summarise(columns)
       return scores | {"warnings": warnings}
 

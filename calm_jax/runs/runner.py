@@ -14,7 +14,7 @@ from calm_jax.evaluation.held_out_text import open_text
 from calm_jax.evaluation.prediction import PredictionSettings
 from calm_jax.families import family_of
 from calm_jax.runs.provenance import provenance
-from calm_jax.sampling.rows import num_parts
+from calm_jax.sampling.rows import check_processes, num_parts
 
 
 def window_length(config: ExperimentConfig, row_length: int | None) -> int:
@@ -98,13 +98,8 @@ def evaluate_run(
 def _rows_at_once(run: LoadedRun, batch_size: int, num_rows: int | None) -> int:
   """No more than there are, but for what fills the devices."""
   parts = num_parts(run.mesh)
-  num_processes = min(parts, jax.process_count())
-  if num_rows is not None and 0 < num_rows < num_processes:
-    raise ValueError(
-      f"{num_processes} processes share {num_rows} rows, so some have none;"
-      f" score at least {num_processes} rows, or take fewer processes."
-    )
   if num_rows is not None:
+    check_processes(num_rows, min(parts, jax.process_count()))
     batch_size = min(batch_size, max(1, -(-num_rows // parts)))
   return batch_size * parts
 

@@ -23,6 +23,15 @@ def num_parts(mesh: Mesh | None) -> int:
   return 1 if mesh is None else mesh.shape["data"]
 
 
+def check_processes(num_rows: int, num_processes: int) -> None:
+  """Raises ValueError if some processes would have no rows."""
+  if 0 < num_rows < num_processes:
+    raise ValueError(
+      f"{num_processes} processes share {num_rows} rows, so some have none;"
+      f" score at least {num_processes} rows, or take fewer processes."
+    )
+
+
 def place(batch: Any, mesh: Mesh | None) -> Any:
   """Puts rows where they are worked on, with padding behind them.
 

@@ -26,8 +26,8 @@ from calm_jax.evaluation.temperature_curve import batch_method_columns
 from calm_jax.evaluation.windows import Columns, summarise
 from calm_jax.families import family_of
 from calm_jax.runs.provenance import provenance
-from calm_jax.sampling import rows as sampling_rows
 from calm_jax.sampling.batch import log_weights
+from calm_jax.sampling.rows import num_parts
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -91,12 +91,9 @@ def explore(
     rows.check(baseline)
   points = []
   is_silent = jax.process_index() > 0
-  with (
-    sampling_rows.on(run.mesh),
-    tqdm.tqdm(
-      desc="exploring", unit="curve", delay=1, disable=is_silent
-    ) as bar,
-  ):
+  with tqdm.tqdm(
+    desc="exploring", unit="curve", delay=1, disable=is_silent
+  ) as bar:
     points += _batch_method(run, rows, settings)
     bar.update()
     points += _curve(run, rows, settings, "noise_scale", settings.noise_scales)
@@ -150,8 +147,7 @@ class _Rows:
         self._settings.split,
         row_length=self._length,
         chunk_size=run.config.model.chunk_size,
-        batch_size=self._settings.batch_size
-        * sampling_rows.num_parts(run.mesh),
+        batch_size=self._settings.batch_size * num_parts(run.mesh),
         num_rows=self._settings.num_rows,
       )
     )

@@ -26,7 +26,7 @@ from calm_jax.evaluation.windows import COUNT
 from calm_jax.families import family_of
 from calm_jax.runs.continuation import TextGenerator
 from calm_jax.runs.runner import evaluate_run
-from calm_jax.sampling import rows
+from calm_jax.sampling.rows import num_parts
 from calm_jax.sampling.settings import SamplingSettings
 from calm_jax.training import sharding
 from calm_jax.workflows.training import run_training
@@ -132,9 +132,10 @@ def score_point(
 def _shown(run: LoadedRun, data: str, scoring: Scoring) -> dict[str, Any]:
   """What a page shows of a point."""
   store = TokenStore(data)
-  with rows.on(run.mesh):
-    trade_off = _trade_off(run, store, scoring)
-  return {"samples": _samples(run, store), "trade_off": trade_off}
+  return {
+    "samples": _samples(run, store),
+    "trade_off": _trade_off(run, store, scoring),
+  }
 
 
 def _mesh(config: ExperimentConfig) -> Mesh | None:
@@ -179,7 +180,7 @@ def _trade_off(
       "valid",
       row_length=config.data.row_length,
       chunk_size=config.model.chunk_size,
-      batch_size=_BATCH_SIZE * rows.num_parts(run.mesh),
+      batch_size=_BATCH_SIZE * num_parts(run.mesh),
       num_rows=_NUM_ROWS,
     )
   )

@@ -13,6 +13,7 @@ import jax
 from etils import epath
 
 from calm_jax.evaluation.result_file import write_result
+from calm_jax.sampling.rows import check_processes
 from calm_jax.training import processes
 from calm_jax.workflows.sweep import Sweep
 from calm_jax.workflows.sweep_point import score_point, train_point
@@ -112,12 +113,8 @@ def _attempt(sweep: Sweep, name: str) -> Status:
       config, autoencoder_run=str(sweep.directory(needed))
     )
   sweep.check_tabled([name])
-  num_rows, num_processes = sweep.scoring.num_rows, jax.process_count()
-  if num_rows < num_processes:  # better known before any training
-    raise ValueError(
-      f"num_rows is {num_rows}; {num_processes} processes need as many windows"
-      " at least."
-    )
+  # Better known before any training.
+  check_processes(sweep.scoring.num_rows, jax.process_count())
   with _claimed(directory) as is_ours:
     if not processes.first_says(is_ours):
       return Status.BUSY
