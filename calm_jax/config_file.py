@@ -6,8 +6,10 @@ earlier version wrote stays readable, and nothing else is guessed.
 """
 
 import dataclasses
+import difflib
 import types
 import typing
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from etils import epath
@@ -108,10 +110,35 @@ def differences(first: Any, second: Any) -> dict[str, tuple[Any, Any]]:
   return _differences(to_dict(first), to_dict(second), "")
 
 
-def write(path: epath.PathLike, config: Any) -> None:
-  """Writes a config with its format version; nobody sees half of a file."""
+def check_names(config: Any, names: Iterable[str], what: str) -> None:
+  """Raises ValueError, beginning with `what`, for a name of no field."""
+  known = list(_field_names(to_dict(config), ""))
+  for name in names:
+    if name not in known:
+      near = difflib.get_close_matches(name, known, 1)
+      hint = f"; did you mean {near[0]}?" if near else "."
+      raise ValueError(f"{what}: the config has no field {name}{hint}")
+
+
+def write(
+  path: epath.PathLike, config: Any, history: Sequence[Any] = ()
+) -> None:
+  """Writes a config with its format version; nobody sees half of a file.
+
+  Args:
+    path: the file.
+    config: a dataclass of `calm_jax.config`.
+    history: what was changed in it, for JSON; kept beside the config.
+  """
   content = {"format_version": FORMAT_VERSION, "config": to_dict(config)}
+  if history:
+    content["history"] = list(history)
   json_files.write_json(path, content)
+
+
+def read_history(path: epath.PathLike) -> list[Any]:
+  """What `write` got as history."""
+  return list(json_files.read_json(path).get("history", ()))
 
 
 def read(path: epath.PathLike, kind: type[_Config]) -> _Config:
@@ -203,6 +230,13 @@ def _kinds(hint: Any) -> dict[str, type] | None:
 
 def _join(prefix: str, name: str) -> str:
   return f"{prefix}.{name}" if prefix else name
+
+
+def _field_names(values: dict[str, Any], prefix: str) -> Iterator[str]:
+  for name, value in values.items():
+    yield _join(prefix, name)
+    if isinstance(value, dict):
+      yield from _field_names(value, _join(prefix, name))
 
 
 def _differences(

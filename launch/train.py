@@ -32,6 +32,12 @@ _PROFILE = flags.DEFINE_string(
   "Steps to trace for XProf, as start:stop, such as 20:25; written to"
   " WORKDIR/profile.",
 )
+_ALLOW_CHANGE = flags.DEFINE_list(
+  "allow_change",
+  [],
+  "Fields that may change when a run goes on, such as optimizer.learning_rate;"
+  " config.json keeps what they were.",
+)
 flags.mark_flags_as_required(["config", "workdir"])
 
 
@@ -45,6 +51,7 @@ def main(arguments: list[str]) -> None:
       _WORKDIR.value,
       initial_run=_INITIAL_RUN.value,
       profile=profile,
+      allow_change=_ALLOW_CHANGE.value,
     )
   if jax.process_index() == 0:
     words = {

@@ -65,10 +65,8 @@ class Autoencoder(nn.Module):
 
   def token_logits(self, hidden: jax.Array) -> jax.Array:
     """h · embeddingᵀ for every stored id: [..., K, E] → [..., K, V] float32."""
-    hidden = hidden.astype(compute_dtype(self.config))
-    table = self.embedding.embedding.astype(hidden.dtype)
-    return jnp.einsum(
-      "...e,ve->...v", hidden, table, preferred_element_type=jnp.float32
+    return vocabulary.logits(
+      hidden.astype(compute_dtype(self.config)), self.embedding.embedding
     )
 
   def scored_logits(self, latents: jax.Array) -> jax.Array:

@@ -7,6 +7,7 @@ from calm_jax.autoencoder.block import Block, compute_dtype, initializer
 from calm_jax.config import AutoencoderConfig
 from calm_jax.layers.linear import linear
 from calm_jax.layers.norm import RMSNorm
+from calm_jax.layers.remat import remat
 
 
 class Decoder(nn.Module):
@@ -16,6 +17,7 @@ class Decoder(nn.Module):
 
   def setup(self):
     config = self.config
+    block = remat(Block, config.remat)
     half = config.num_decoder_layers // 2
     options = {
       "dtype": compute_dtype(config),
@@ -25,13 +27,13 @@ class Decoder(nn.Module):
     self.from_latent = linear(
       config.hidden_size, ("latent", "embed"), **options
     )
-    self.chunk_blocks = [Block(config) for _ in range(half)]
+    self.chunk_blocks = [block(config) for _ in range(half)]
     self.expand = linear(
       config.chunk_size * config.hidden_size,
       ("embed", "chunk_mlp"),
       **options,
     )
-    self.token_blocks = [Block(config) for _ in range(half)]
+    self.token_blocks = [block(config) for _ in range(half)]
     self.norm = RMSNorm(config.norm_epsilon)
 
   def __call__(self, latents: jax.Array) -> jax.Array:

@@ -10,6 +10,7 @@ from calm_jax.autoencoder.posteriors import posterior_kind
 from calm_jax.config import AutoencoderConfig
 from calm_jax.layers.linear import linear
 from calm_jax.layers.norm import RMSNorm
+from calm_jax.layers.remat import remat
 
 
 class Encoder(nn.Module):
@@ -19,16 +20,17 @@ class Encoder(nn.Module):
 
   def setup(self):
     config = self.config
+    block = remat(Block, config.remat)
     half = config.num_encoder_layers // 2
     options = {"init": initializer(config), "use_bias": True}
-    self.token_blocks = [Block(config) for _ in range(half)]
+    self.token_blocks = [block(config) for _ in range(half)]
     self.squeeze = linear(
       config.hidden_size,
       ("chunk_mlp", "embed"),
       dtype=compute_dtype(config),
       **options,
     )
-    self.chunk_blocks = [Block(config) for _ in range(half)]
+    self.chunk_blocks = [block(config) for _ in range(half)]
     self.norm = RMSNorm(config.norm_epsilon)
     self.posterior = linear(
       posterior_kind(config).num_outputs(config.latent_size),

@@ -13,6 +13,7 @@ import copy
 import dataclasses
 import functools
 import hashlib
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import jax
@@ -33,8 +34,10 @@ from calm_jax.training import processes, sharding
 # What may differ when a run goes on: it changes where the run stops, what it
 # writes or how fast it is, and its numbers by rounding at most.
 _MAY_CHANGE = (
-  "num_steps",
+  "num_steps",  # with a schedule that does not depend on it
   "num_microbatches",
+  "gradient_reduce_dtype",
+  "max_skipped_steps",
   "log_interval",
   "save_interval",
   "eval_interval",
@@ -54,6 +57,7 @@ _MAY_CHANGE = (
   "model.vocabulary_implementation",
   "model.head.implementation",
   "autoencoder.vocabulary_implementation",
+  "autoencoder.remat",
 )
 
 
@@ -142,24 +146,73 @@ class RunDirectory:
       )
     return saved[-1] if step is None else step
 
-  def check_same(self, config: ExperimentConfig) -> None:
-    """Raises ValueError if the run here is not the one that `config` means."""
+  def check_same(
+    self, config: ExperimentConfig, allow_change: Collection[str] = ()
+  ) -> dict[str, tuple[Any, Any]]:
+    """Compares the run here with the one that a config means.
+
+    Args:
+      config: resolved.
+      allow_change: dotted names of fields that may differ beside those that
+        always may.
+
+    Returns:
+      Old and new value of the fields allowed to differ that do.
+
+    Raises:
+      ValueError: if another field differs.
+    """
     saved = self.read_config()
     config = copy.deepcopy(config)
     pairs = zip(config.data.sources, saved.data.sources, strict=False)
     for source, saved_source in pairs:
       source.path = saved_source.path  # the data's hash is compared instead
     found = config_file.differences(saved, config)
-    wrong = [
-      f"{name} (there {_short(there)}, now {_short(now)})"
+    changes = {name: it for name, it in found.items() if name in allow_change}
+    wrong = {
+      name: f"{name} (there {_short(there)}, now {_short(now)})"
       for name, (there, now) in found.items()
-      if name not in _MAY_CHANGE
-    ]
+      if name not in _MAY_CHANGE and name not in changes
+    }
     if wrong:
       raise ValueError(
         f"{self.path} holds a run of another config; it differs in"
-        f" {', '.join(wrong)}. Give another --workdir, or the same config."
+        f" {', '.join(wrong.values())}. Give another --workdir, the same"
+        f" config, or --allow_change={','.join(wrong)}."
       )
+    schedule = config.optimizer.schedule
+    is_rescaled = "num_steps" in found and schedule != "constant"
+    if is_rescaled and "num_steps" not in changes:
+      there, now = found["num_steps"]
+      raise ValueError(
+        f"{self.path} was started with num_steps {there}, and with {now} its"
+        f" {schedule} schedule would give the steps that follow other rates."
+        f" Keep {there}; or go on from its parameters in another --workdir with"
+        f" --initial_run={self.path}; or, for that jump of the rate,"
+        " --allow_change=num_steps."
+      )
+    return changes
+
+  def update(
+    self,
+    config: ExperimentConfig,
+    *,
+    step: int,
+    changes: Mapping[str, tuple[Any, Any]],
+  ) -> None:
+    """Writes the config of a run that goes on.
+
+    Args:
+      config: of which `check_same` was asked.
+      step: from which the run goes on.
+      changes: as `check_same` found them; what stood there before is kept.
+    """
+    history = config_file.read_history(self.config_file)
+    history += [
+      {"step": step, "field": name, "from": there, "to": now}
+      for name, (there, now) in changes.items()
+    ]
+    config_file.write(self.config_file, config, history)
 
   def read_autoencoder(
     self, config: AutoencoderConfig, mesh: Mesh | None = None

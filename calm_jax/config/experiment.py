@@ -5,6 +5,7 @@ import dataclasses
 from calm_jax.config.data import DataConfig
 from calm_jax.config.fields import (
   added,
+  check_choice,
   check_not_negative,
   check_positive,
   config_class,
@@ -44,6 +45,13 @@ class ExperimentConfig:
   mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
   num_steps: int = 1000
   num_microbatches: int = 1  # parts of a batch, one after another
+  # float32 | bfloat16: in which gradients are added up over devices and
+  # microbatches; bfloat16 moves half the bytes and rounds before
+  gradient_reduce_dtype: str = added(
+    "float32", absent="float32", is_of_model=False
+  )
+  # so many in a row without a finite loss and gradient end the run
+  max_skipped_steps: int = added(10, absent=10, is_of_model=False)
   seed: int = 0  # of parameters and noise
   log_interval: int = 10  # steps
   save_interval: int = 1000  # steps
@@ -59,6 +67,7 @@ class ExperimentConfig:
       self,
       "num_steps",
       "num_microbatches",
+      "max_skipped_steps",
       "log_interval",
       "save_interval",
       "num_eval_rows",
@@ -67,6 +76,7 @@ class ExperimentConfig:
     check_not_negative(
       self, "eval_interval", "num_scored_rows", "keep_interval"
     )
+    check_choice(self, "gradient_reduce_dtype", ("float32", "bfloat16"))
     if not isinstance(self.model, ModelConfig):
       choices = [kind.__name__ for kind in ModelConfig.kinds.values()]
       raise ValueError(

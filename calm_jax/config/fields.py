@@ -10,6 +10,7 @@ from typing import Any
 
 DTYPES = ("float32", "bfloat16")
 IMPLEMENTATIONS = ("auto", "reference", "xla", "pallas")
+REMAT = ("none", "dots", "full")
 
 # Mutable, because flags set fields one by one; hashed by value, because a
 # config decides what a compiled program is.

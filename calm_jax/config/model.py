@@ -6,6 +6,7 @@ from typing import ClassVar
 from calm_jax.config.fields import (
   DTYPES,
   IMPLEMENTATIONS,
+  REMAT,
   added,
   check_choice,
   check_divides,
@@ -73,6 +74,8 @@ class AutoencoderConfig(ModelConfig):
   kl_floor: float = 0.5  # λ_KL, nats per chunk and dimension
   init_std: float = 0.02  # of Linear and embedding parameters
   dtype: str = "float32"  # of the residual stream and matrix products
+  # none | dots | full: what the backward pass computes again of the blocks
+  remat: str = added("none", absent="none", is_of_model=False)
   vocabulary_implementation: str = "auto"  # cross-entropy and argmax over V
   posterior: PosteriorConfig = added(
     GaussianPosteriorConfig(), absent=GaussianPosteriorConfig()
@@ -101,6 +104,7 @@ class AutoencoderConfig(ModelConfig):
     check_range(self, "token_mask_rate", 0, 0.99)
     check_range(self, "latent_dropout_rate", 0, 0.99)
     check_choice(self, "dtype", DTYPES)
+    check_choice(self, "remat", REMAT)
     check_choice(self, "vocabulary_implementation", IMPLEMENTATIONS)
     for name in self.posterior.unused:
       value, default = getattr(self, name), getattr(AutoencoderConfig, name)
@@ -132,7 +136,9 @@ class BackboneConfig(ModelConfig):
   use_segment_mask: bool = False  # attention stays inside a document
   init_std: float = 0.02  # of Linear and embedding parameters
   dtype: str = "float32"  # of the residual stream and matrix products
-  remat: str = "none"  # none | dots | full: what the backward pass recomputes
+  # none | dots | full: what the backward pass computes again of layers, chunk
+  # embedding and head
+  remat: str = "none"
   attention_implementation: str = "auto"
 
   def __post_init__(self):
@@ -156,7 +162,7 @@ class BackboneConfig(ModelConfig):
       check_positive(self, "num_kv_heads")
       check_divides(self, "num_kv_heads", "num_heads")
     check_choice(self, "dtype", DTYPES)
-    check_choice(self, "remat", ("none", "dots", "full"))
+    check_choice(self, "remat", REMAT)
     check_choice(self, "attention_implementation", IMPLEMENTATIONS)
 
   @property

@@ -29,11 +29,15 @@ class OptimizerConfig:
   muon_beta: float = added(0.95, absent=0.95, is_of_model=False)
   weight_decay: float = 0.1
   clip_norm: float = 1.0
+  # a step whose gradient has a larger norm is skipped; 0: none is, while finite
+  max_gradient_norm: float = added(0.0, absent=0.0, is_of_model=False)
 
   def __post_init__(self):
     check_positive(self, "learning_rate", "clip_norm", "epsilon")
     check_choice(self, "name", ("adamw", "muon"))
-    check_not_negative(self, "num_warmup_steps", "weight_decay")
+    check_not_negative(
+      self, "num_warmup_steps", "weight_decay", "max_gradient_norm"
+    )
     check_choice(self, "schedule", ("constant", "cosine", "wsd"))
     check_range(self, "muon_beta", 0, 0.9999)
     check_range(self, "decay_fraction", 0, 1)

@@ -17,6 +17,8 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from calm_jax.kernels.product import multiply
+
 _BLOCK_SIZE = 8192  # words
 _TILE_SIZE = 128  # words that a device takes at once
 # Logits of a block of the argmax: what a CPU keeps at hand, and 128 MiB.
@@ -194,4 +196,4 @@ def _label_logits(hidden, embedding, labels):
   return product("pe,pe->p", hidden, rows)
 
 
-product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
+product = functools.partial(multiply, result_dtype=jnp.float32)

@@ -15,7 +15,7 @@ from calm_jax.kernels import per_shard
 from calm_jax.kernels.blocks import scan_positions
 from calm_jax.kernels.vocabulary import cross_entropy, product, scan_blocks
 
-_BLOCK_BYTES = 2**27  # of the float32 logits of a block of positions
+_BLOCK_BYTES = 2**25  # of the float32 logits of a block of positions
 
 
 def cross_entropy_sum(

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from calm_jax.kernels import splash_attention
+from calm_jax.kernels.product import product
 from calm_jax.layers.linear import Initializer, linear
 from calm_jax.layers.rope import rope
 
@@ -191,12 +192,10 @@ def masked_attention(
   rows, length, num_heads, size = query.shape
   groups = key.shape[2]
   grouped = query.reshape(rows, length, groups, num_heads // groups, size)
-  scores = jnp.einsum(
-    "blgqd,bsgd->bgqls", grouped, key, preferred_element_type=jnp.float32
-  )
+  scores = product("blgqd,bsgd->bgqls", grouped, key, result_dtype=jnp.float32)
   scores = jnp.where(mask[:, None, None], scores / size**0.5, -jnp.inf)
   weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
-  out = jnp.einsum("bgqls,bsgd->blgqd", weights, value)
+  out = product("bgqls,bsgd->blgqd", weights, value)
   return out.reshape(query.shape)
 
 

@@ -5,6 +5,15 @@ import jax
 import jax.numpy as jnp
 
 from calm_jax.kernels import per_shard, vocabulary, vocabulary_sum
+from calm_jax.kernels.product import product
+
+
+def logits(hidden: jax.Array, embedding: jax.Array) -> jax.Array:
+  """h · embeddingᵀ of every word, [..., E] and [Vp, E] → [..., Vp] float32."""
+  places = "abcdfg"[: hidden.ndim - 1]
+  return product(
+    f"{places}e,ve->{places}v", hidden, embedding, result_dtype=jnp.float32
+  )
 
 
 def cross_entropy(
@@ -37,10 +46,10 @@ def cross_entropy(
   chex.assert_shape(labels, hidden.shape[:-1])
   if implementation != "reference":
     return vocabulary.cross_entropy(hidden, embedding, labels, scored)
-  logits = _logits(hidden, embedding)
-  label_logits = jnp.take_along_axis(logits, labels[..., None], axis=-1)
-  logits = jnp.where(_align(scored, logits), logits, -jnp.inf)
-  return jax.nn.logsumexp(logits, axis=-1) - label_logits[..., 0]
+  found = logits(hidden, embedding)
+  label_logits = jnp.take_along_axis(found, labels[..., None], axis=-1)
+  found = jnp.where(_align(scored, found), found, -jnp.inf)
+  return jax.nn.logsumexp(found, axis=-1) - label_logits[..., 0]
 
 
 def cross_entropy_sum(
@@ -111,18 +120,9 @@ def argmax(
   _check(hidden, embedding, scored)
   if implementation != "reference":
     return vocabulary.argmax(hidden, embedding, scored)
-  logits = _logits(hidden, embedding)
-  logits = jnp.where(_align(scored, logits), logits, -jnp.inf)
-  return jnp.argmax(logits, axis=-1).astype(jnp.int32)
-
-
-def _logits(hidden: jax.Array, embedding: jax.Array) -> jax.Array:
-  return jnp.einsum(
-    "...e,ve->...v",
-    hidden,
-    embedding.astype(hidden.dtype),
-    preferred_element_type=jnp.float32,
-  )
+  found = logits(hidden, embedding)
+  found = jnp.where(_align(scored, found), found, -jnp.inf)
+  return jnp.argmax(found, axis=-1).astype(jnp.int32)
 
 
 def _align(scored: jax.Array, logits: jax.Array) -> jax.Array:

@@ -12,11 +12,7 @@ from calm_jax.layers.activation import constrain_rows
 from calm_jax.layers.attention import Attention, LayerCache
 from calm_jax.layers.mlp import SwiGLU
 from calm_jax.layers.norm import RMSNorm
-
-_REMAT_POLICIES = {
-  "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-  "full": jax.checkpoint_policies.nothing_saveable,
-}
+from calm_jax.layers.remat import remat
 
 
 class Cache(NamedTuple):
@@ -129,14 +125,9 @@ class Backbone(nn.Module):
       positions = jnp.broadcast_to(positions, x.shape[:2])
     if not config.use_segment_mask:
       segment_ids = None
-    layer = Layer
-    if config.remat != "none":
-      # The scan already keeps XLA from merging forward and recomputation.
-      layer = nn.remat(
-        Layer, policy=_REMAT_POLICIES[config.remat], prevent_cse=False
-      )
     stack = nn.scan(
-      layer,
+      # The scan already keeps XLA from merging forward and recomputation.
+      remat(Layer, config.remat, prevent_cse=False),
       variable_axes={"params": 0},
       split_rngs={"params": True},
       in_axes=(nn.broadcast, nn.broadcast, 0, nn.broadcast),

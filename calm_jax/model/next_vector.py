@@ -7,6 +7,7 @@ from flax import linen as nn
 
 from calm_jax.config import NextVectorConfig
 from calm_jax.layers.linear import linear
+from calm_jax.layers.remat import remat
 from calm_jax.model.backbone import Backbone, Cache
 from calm_jax.model.chunk_embed import ChunkEmbed
 from calm_jax.model.heads import HeadLoss, build_head
@@ -19,7 +20,7 @@ class NextVectorModel(nn.Module):
 
   def setup(self):
     config = self.config
-    self.chunk_embed = ChunkEmbed(config)
+    self.chunk_embed = remat(ChunkEmbed, config.remat)(config)
     self.backbone = Backbone(config)
     self.head = build_head(config)
     if config.auxiliary_weight:

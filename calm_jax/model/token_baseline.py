@@ -55,10 +55,7 @@ class TokenModel(nn.Module):
 
   def logits(self, hidden: jax.Array) -> jax.Array:
     """[..., D] → [..., V] float32; ids that are never predicted get −∞."""
-    table = self.output.embedding.astype(hidden.dtype)
-    logits = jnp.einsum(
-      "...d,vd->...v", hidden, table, preferred_element_type=jnp.float32
-    )
+    logits = vocabulary.logits(hidden, self.output.embedding)
     scored = scored_ids(self.config.vocabulary)
     shape = (1,) * (logits.ndim - 1) + (-1,)
     return jnp.where(scored.reshape(shape), logits, -jnp.inf)

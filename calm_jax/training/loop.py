@@ -2,8 +2,9 @@
 
 The order matters. A state is evaluated and saved before anything else happens
 to it, so the steps saved and the batches read cannot disagree: the data
-position *is* the step. The numbers of a step are read only after the next one
-has been started, so the device never waits for the host to look at them.
+position *is* the step. What the host asks of a step it asks only after the next
+one has been started, so the device never waits for it. What is not finite never
+gets into a state, see `train_step`.
 """
 
 import contextlib
@@ -12,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 
 from calm_jax.config import ExperimentConfig
 from calm_jax.losses.mean import Means
-from calm_jax.training.log import TrainingLog
+from calm_jax.training.log import NonFiniteError, TrainingLog
 from calm_jax.training.metrics import MetricsWriter
 from calm_jax.training.preemption import StopSignal
 from calm_jax.training.progress import Stopwatch
@@ -53,6 +54,7 @@ def train(
   stopwatch: Stopwatch,
   position: Mapping[str, Any] | None = None,
   name: str = "training",
+  flops_fn: Callable[[], float] | None = None,
 ) -> Result:
   """Trains to `config.num_steps`, to a signal, or to the end of the data.
 
@@ -68,16 +70,17 @@ def train(
     stopwatch: started with the process.
     position: what was saved with the restored state; None: a new run.
     name: of the progress bar.
+    flops_fn: FLOPs of a step's model, for the log.
 
   Returns:
     The last state, which is saved, and why it is the last.
 
   Raises:
-    NonFiniteError: if a loss or gradient is not finite; a state is saved only
-      when those of the step that made it are known to be finite.
+    NonFiniteError: if `config.max_skipped_steps` in a row had no finite loss
+      and gradient; the state, which none of them changed, is saved.
     OSError: if a checkpoint or a row cannot be written.
   """
-  position = position or {"step": 0, "last_evaluation": 0, "window": {}}
+  position = position or {"step": 0, "last_evaluation": 0}
   step = saved = position["step"]
   evaluated = position["last_evaluation"]
   num_steps, reason = config.num_steps, "finished"
@@ -89,12 +92,13 @@ def train(
       writer,
       stopwatch,
       start=step,
-      window=position["window"],
+      position=position,
       name=name,
+      flops_fn=flops_fn,
     )
     stack.callback(log.close)
     while True:
-      is_stopping = stop.requested(step)
+      is_stopping = bool(log.problem()) or stop.requested(step)
       is_last = is_stopping or step >= num_steps
       # A stopped run has seconds left to save; it evaluates when it goes on.
       if (
@@ -116,7 +120,7 @@ def train(
           checkpointer.save(
             step,
             state,
-            {"last_evaluation": evaluated, "window": log.window()},
+            {"last_evaluation": evaluated, **log.position()},
           )
         saved = step
       if is_last:
@@ -134,6 +138,8 @@ def train(
       log.put(step, means)
     with stopwatch.measure("checkpoint"):
       checkpointer.wait()
+    if problem := log.problem():
+      raise NonFiniteError(problem)
   if step < num_steps:
     reason = "stopped"
   return Result(state, step, reason)

@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from calm_jax.config import ExperimentConfig
 from calm_jax.data.batch import Batch
 from calm_jax.families import Objective, build_model, family_of, param_axes
+from calm_jax.kernels.product import gradients_in
 from calm_jax.losses.mean import Mean, Means, merge
 from calm_jax.randomness import stream_key
 from calm_jax.training import sharding
@@ -27,9 +28,15 @@ def train_step(
   batch: Batch,
   *,
   num_microbatches: int = 1,
+  reduce_dtype: str = "float32",
+  max_gradient_norm: float = 0.0,
   seed: int = 0,
 ) -> tuple[TrainState, Means]:
-  """Follows the gradient of the mean loss once.
+  """Follows the gradient of the mean loss once, if it is sound.
+
+  It is if the loss and the norm of its gradient are finite, and the norm not
+  above `max_gradient_norm`. Else parameters and moments stay as they are, and
+  only the step goes on, with the learning rate, which belongs to it.
 
   Args:
     objective: of the stage.
@@ -38,28 +45,59 @@ def train_step(
     frozen: parameters that are not trained.
     batch: the global batch.
     num_microbatches: the rows are split into so many, one after another.
+    reduce_dtype: of the gradients while they are added up over devices and
+      microbatches.
+    max_gradient_norm: see above; 0: any that is finite.
     seed: of the noise.
 
   Returns:
-    The state after the step, and the means of what is logged.
+    The state after the step, and the means of what is logged; "skipped" is 1
+    where the step was not sound.
   """
   key = stream_key(seed, "train", state.step)
   gradients, means = accumulated_gradients(
-    objective, state.params, frozen, batch, key, num_microbatches
+    objective,
+    state.params,
+    frozen,
+    batch,
+    key,
+    num_microbatches,
+    reduce_dtype,
   )
   updates, optimizer_state = optimizer.update(
     gradients, state.optimizer_state, state.params
   )
   one = jnp.ones((), jnp.float32)
-  norm = optax.tree.norm
-  ratio = norm(updates) / norm(state.params)
+  norm = optax.tree.norm(gradients)
+  is_sound = jnp.isfinite(means["loss"].total) & jnp.isfinite(norm)
+  if max_gradient_norm:
+    is_sound &= norm <= max_gradient_norm
+  ratio = optax.tree.norm(updates) / optax.tree.norm(state.params)
   means = {
     **means,
-    "gradient_norm": Mean(norm(gradients), one),
+    "gradient_norm": Mean(norm, one),
     "update_ratio": Mean(ratio, one),
+    "skipped": Mean(1 - is_sound.astype(jnp.float32), one),
   }
   params = optax.apply_updates(state.params, updates)
+  params, optimizer_state = _choose(
+    is_sound,
+    (params, optimizer_state),
+    (state.params, state.optimizer_state),
+  )
   return TrainState(state.step + 1, params, optimizer_state), means
+
+
+def _choose(is_sound: jax.Array, new: Any, old: Any) -> Any:
+  """The new arrays or the old ones; counts of a schedule are always new."""
+  is_count = lambda it: isinstance(it, optax.ScaleByScheduleState)
+
+  def choose(new: Any, old: Any) -> Any:
+    if is_count(new):
+      return new
+    return jnp.where(is_sound, new, old)
+
+  return jax.tree.map(choose, new, old, is_leaf=is_count)
 
 
 def accumulated_gradients(
@@ -69,19 +107,24 @@ def accumulated_gradients(
   batch: Batch,
   key: jax.Array,
   num_microbatches: int,
+  reduce_dtype: str = "float32",
 ) -> tuple[Any, Means]:
   """Gradient of the mean loss over the whole batch, and the means.
 
-  Sums of gradients are added in float32 and divided once, so microbatches
-  with different numbers of counted chunks give what one batch gives.
+  Sums of gradients are added in `reduce_dtype` and divided once, in float32,
+  so microbatches with different numbers of counted chunks give what one batch
+  gives.
   """
-  grad_fn = jax.value_and_grad(objective, has_aux=True)
+
+  @gradients_in(reduce_dtype)
+  def grad_fn(*arguments: Any) -> Any:
+    return jax.value_and_grad(objective, has_aux=True)(*arguments)
 
   def add(carry: Any, microbatch: Batch) -> tuple[Any, None]:
     total, means = carry
     (_, new_means), gradients = grad_fn(params, frozen, microbatch, key)
     return (
-      jax.tree.map(jnp.add, total, gradients),
+      jax.tree.map(lambda a, b: a + b.astype(a.dtype), total, gradients),
       merge(means, new_means),
     ), None
 
@@ -93,12 +136,13 @@ def accumulated_gradients(
     )
     first = jax.tree.map(lambda x: x[0], microbatches)
     (_, shapes), _ = jax.eval_shape(grad_fn, params, frozen, first, key)
-    zeros = jax.tree.map(
-      lambda x: jnp.zeros(x.shape, x.dtype), (params, shapes)
+    zeros = (
+      jax.tree.map(lambda x: jnp.zeros(x.shape, reduce_dtype), params),
+      jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes),
     )
     (total, means), _ = jax.lax.scan(add, zeros, microbatches)
   count = jnp.maximum(means["loss"].count, 1)
-  return jax.tree.map(lambda x: x / count, total), means
+  return jax.tree.map(lambda x: x.astype(jnp.float32) / count, total), means
 
 
 class Program:
@@ -158,6 +202,8 @@ class Program:
         frozen,
         batch,
         num_microbatches=config.num_microbatches,
+        reduce_dtype=config.gradient_reduce_dtype,
+        max_gradient_norm=config.optimizer.max_gradient_norm,
         seed=config.seed,
       )
       one = jnp.ones((), jnp.float32)

@@ -1,9 +1,10 @@
 """One training run, from a config to a run directory."""
 
 import contextlib
+import functools
 import math
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -25,7 +26,7 @@ from calm_jax.data.tokenizer import Tokenizer
 from calm_jax.data.tokenizer_base import hash_parts
 from calm_jax.evaluation.positions import select_positions
 from calm_jax.evaluation.prediction import PredictionSettings
-from calm_jax.families import family_of
+from calm_jax.families import costs, family_of
 from calm_jax.losses.mean import Mean, compute, merge
 from calm_jax.training import processes, sharding
 from calm_jax.training.loop import Evaluator, Result, train
@@ -55,6 +56,7 @@ def run_training(
   initial_run: epath.PathLike | None = None,
   profile: range | None = None,
   evaluators_fn: EvaluatorsFn | None = None,
+  allow_change: Collection[str] = (),
   name: str = "training",
 ) -> Result:
   """Starts the run that a config describes, or goes on with it.
@@ -68,6 +70,8 @@ def run_training(
     evaluators_fn: makes the inline evaluators that go beside the loss on
       held-out rows, from the resolved config, the stores and the frozen
       parameters.
+    allow_change: dotted names of fields that may have another value than when
+      the run was started; config.json keeps what they were.
     name: of the progress bar.
 
   Returns:
@@ -98,8 +102,8 @@ def run_training(
   config = resolve(
     config, vocabulary=tokenizer.vocabulary, autoencoder=autoencoder
   )
-  if not is_new:
-    run.check_same(config)
+  config_file.check_names(config, allow_change, "allow_change")
+  changes = {} if is_new else run.check_same(config, allow_change)
   mesh = sharding.make_mesh(config.mesh)
   program = Program(config, mesh)
   for note in program.notes:
@@ -113,8 +117,6 @@ def run_training(
     frozen = sharding.global_copy(mesh, frozen)
   if is_new:
     run.create(config, tokenizer, frozen)
-  elif jax.process_index() == 0:
-    config_file.write(run.config_file, config)  # what may change, may have
   checkpointer = Checkpointer(
     run,
     hashes=hashes,
@@ -125,6 +127,13 @@ def run_training(
     restored = checkpointer.restore(program.shapes)
   position = restored[1] if restored else None
   start = position["step"] if position else 0
+  if config.num_steps < start:
+    raise ValueError(
+      f"num_steps is {config.num_steps} and {run.path} has done {start} steps"
+      f" already; give {start} or more, or another --workdir."
+    )
+  if not is_new and jax.process_index() == 0:
+    run.update(config, step=start, changes=changes)
   with stopwatch.measure("compilation"):
     needed = {
       "init": restored is None,
@@ -183,12 +192,22 @@ def run_training(
       stopwatch=stopwatch,
       position=position,
       name=name,
+      flops_fn=functools.partial(_flops_per_step, config),
     )
   finally:
     with contextlib.ExitStack() as closing:  # each, whatever the others raise
       closing.callback(checkpointer.close)
       closing.callback(writer.close)
       closing.callback(step_fn.close)
+
+
+def _flops_per_step(config: ExperimentConfig) -> float:
+  """Of the model: three times its forward pass, nothing computed again."""
+  parts = costs.training_flops_per_token(
+    config.model, config.autoencoder, config.num_chunks
+  )
+  num_tokens = config.data.batch_size * config.data.row_length
+  return sum(parts.values()) * num_tokens
 
 
 def _find_autoencoder(

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from calm_jax import config
+from calm_jax import config, config_file
 from calm_jax.checkpoint.run_directory import RunDirectory, load_run
 from calm_jax.checkpoint.steps import list_steps
 from calm_jax.evaluation.prediction import PredictionSettings
@@ -145,6 +145,7 @@ def test_scores_in_training_are_those_of_evaluation(stage, data, whole):
 
 def test_rows_of_a_run_say_what_is_logged(whole):
   names = {"loss", "gradient_norm", "update_ratio", "learning_rate"}
+  names.add("skipped_steps")
   autoencoder = {"cross_entropy", "kl", "latent_std", "dead_dimensions"}
   energy = {"energy_fidelity", "energy_diversity", "sample_spread"}
   for stage, more in [
@@ -244,13 +245,49 @@ def test_what_does_not_fit_ends_before_anything_is_written(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(data, tmp_path):
+def test_losses_that_stay_infinite_stop_the_run(data, tmp_path):
   experiment = _experiment("token", data)
   experiment.save_interval = 1
+  experiment.max_skipped_steps = 2
   experiment.optimizer.learning_rate = 1e30
   experiment.optimizer.clip_norm = 1e30
-  with pytest.raises(NonFiniteError, match=r"of step 2 .* norm nan"):
+  with pytest.raises(NonFiniteError, match=r"of step 3 .* norm nan"):
     run_training(experiment, tmp_path)
-  assert list_steps(tmp_path / "steps") == [1]
-  params = load_run(tmp_path).params
-  assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
+  assert list_steps(tmp_path / "steps") == [2, 3, 4]
+  first, last = (load_run(tmp_path, step).params for step in (2, 4))
+  jax.tree.map(np.testing.assert_array_equal, first, last)
+  assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(last))
+
+
+def test_what_may_change_is_named_and_kept_in_the_config(data, tmp_path):
+  experiment = _experiment("token", data)
+  with pytest.raises(ValueError, match=r"no field optimizer\.rate"):
+    run_training(experiment, tmp_path, allow_change=["optimizer.rate"])
+  run_training(experiment, tmp_path)
+  experiment.optimizer.learning_rate = 5e-3
+  experiment.num_steps += 2
+  with pytest.raises(
+    ValueError, match=r"allow_change=optimizer\.learning_rate"
+  ):
+    run_training(experiment, tmp_path)
+  rate = ["optimizer.learning_rate"]
+  with pytest.raises(ValueError, match="its cosine schedule would give"):
+    run_training(experiment, tmp_path, allow_change=rate)
+  result = run_training(experiment, tmp_path, allow_change=[*rate, "num_steps"])
+  assert result.step == _NUM_STEPS + 2
+  history = config_file.read_history(tmp_path / "config.json")
+  change = {"step": _NUM_STEPS}
+  assert history == [
+    change | {"field": "num_steps", "from": _NUM_STEPS, "to": _NUM_STEPS + 2},
+    change | {"field": rate[0], "from": 1e-2, "to": 5e-3},
+  ] or history == [
+    change | {"field": rate[0], "from": 1e-2, "to": 5e-3},
+    change | {"field": "num_steps", "from": _NUM_STEPS, "to": _NUM_STEPS + 2},
+  ]
+  experiment.num_steps = 1
+  experiment.optimizer.num_warmup_steps = 0
+  allowed = ["num_steps", "optimizer.num_warmup_steps"]
+  with pytest.raises(ValueError, match=rf"has done {_NUM_STEPS + 2} steps"):
+    run_training(experiment, tmp_path, allow_change=allowed)
+  saved = config_file.read(tmp_path / "config.json", config.ExperimentConfig)
+  assert saved.num_steps == _NUM_STEPS + 2

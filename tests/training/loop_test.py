@@ -31,18 +31,20 @@ class _Run:
     self.events = []
     self.saved = {}
     self.num_batches = None
-    self.bad_step = None
+    self.bad_steps = ()
     self.signal_at = None
 
   def step(self, state, frozen, batch):
     self.events.append(f"step {batch}")
     if batch == self.signal_at:
       os.kill(os.getpid(), signal.SIGTERM)
-    loss = np.nan if batch + 1 == self.bad_step else 1.0 / (batch + 1)
+    is_bad = batch + 1 in self.bad_steps
+    loss = np.nan if is_bad else 1.0 / (batch + 1)
     one = jnp.ones(())
     sums = {
       "loss": Mean(loss * 3 * one, 3 * one),
       "gradient_norm": Mean(one, one),
+      "skipped": Mean(is_bad * one, one),
     }
     return state._replace(step=state.step + 1), sums
 
@@ -170,15 +172,66 @@ def test_a_finished_run_does_nothing_more(tmp_path):
   assert again.events == ["wait"]
 
 
-@pytest.mark.parametrize("bad", [4, 5, 8, 10])
-def test_what_is_not_finite_stops_the_run_and_is_never_saved(bad, tmp_path):
+def test_skipped_steps_are_counted_and_logged_with_their_rows(tmp_path, capsys):
   run = _Run(tmp_path)
-  run.bad_step = bad
-  with pytest.raises(NonFiniteError, match=f"loss of step {bad} is nan"):
+  run.bad_steps = (2, 5, 6)
+  assert run.train().reason == "finished"
+  rows = run.rows()
+  size = run.config.data.batch_size
+  assert [row for row in rows if "skipped/loss" in row] == [
+    {
+      "step": step,
+      "skipped/loss": None,
+      "skipped/gradient_norm": 1.0,
+      "skipped/first_row": (step - 1) * size,
+      "skipped/num_rows": size,
+    }
+    for step in run.bad_steps
+  ]
+  means = {row["step"]: row for row in rows if "skipped_steps" in row}
+  assert [means[step]["skipped_steps"] for step in (3, 6, 9, 10)] == [
+    1,
+    3,
+    3,
+    3,
+  ]
+  np.testing.assert_allclose(means[3]["loss"], (1 + 1 / 3) / 2, rtol=1e-6)
+  np.testing.assert_allclose(means[6]["loss"], 1 / 4, rtol=1e-6)
+  assert f"rows {4 * size} to {5 * size - 1} " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("stop", range(10))
+def test_a_stopped_run_skips_as_one_that_was_not(stop, tmp_path):
+  bad_steps = (2, 3, 5, 8, 9, 10)
+  runs = []
+  for name in ("whole", "first", "second"):
+    directory = tmp_path / ("whole" if name == "whole" else "run")
+    directory.mkdir(exist_ok=True)
+    runs.append(_Run(directory, max_skipped_steps=4))
+    runs[-1].bad_steps = bad_steps
+  whole, first, second = runs
+  whole.train()
+  first.signal_at = stop
+  first.train()
+  second.train(first.saved[stop + 1])
+  assert second.rows() == whole.rows()
+
+
+@pytest.mark.parametrize("last", [4, 5, 8, 10])
+def test_too_many_skipped_in_a_row_end_the_run_with_what_was_reached(
+  last, tmp_path
+):
+  run = _Run(tmp_path, max_skipped_steps=3)
+  run.bad_steps = tuple(range(last - 2, last + 1))
+  with pytest.raises(NonFiniteError, match=f"loss of step {last} is nan"):
     run.train()
-  assert all(step < bad for step in run.saved)
-  # Found one step late at most.
-  assert run.events.count(f"step {bad + 1}") == 0
+  saved = max(run.saved)
+  assert last <= saved <= last + 1  # found one step late at most
+  assert run.events[-2:] == [f"save {saved}", "wait"]
+  again = _Run(tmp_path, max_skipped_steps=3)
+  again.bad_steps = run.bad_steps
+  assert again.train(run.saved[saved]).reason == "finished"
+  assert again.rows()[-1]["skipped_steps"] == 3
 
 
 def test_the_end_of_the_data_is_saved(tmp_path):

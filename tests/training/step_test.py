@@ -1,19 +1,23 @@
 """Tests calm_jax/training/step.py: one step on every mesh, in any parts."""
 
 import collections
+import functools
 import re
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from calm_jax.config import MeshConfig, OptimizerConfig
-from calm_jax.families import build_model, param_axes
+from calm_jax.families import build_model, family_of, param_axes
 from calm_jax.losses.mean import compute
 from calm_jax.randomness import stream_key
 from calm_jax.training import sharding
 from calm_jax.training.optimizer import make_optimizer
-from calm_jax.training.step import Program
+from calm_jax.training.state import init_state
+from calm_jax.training.step import Program, train_step
 from tests.cached import cached
 from tests.perturbation import relative_error
 from tests.training import tiny
@@ -320,3 +324,71 @@ def test_no_device_holds_the_activations_of_the_whole_batch():
     text = traced.lower().compile().as_text()
   assert f"f32[2,8,{config.model.hidden_size}]" in text
   assert f"f32[16,8,{config.model.hidden_size}]" not in text
+
+
+_LOST = 1000  # the row id of a batch without a finite loss
+
+
+@cached
+def _followed(optimizer, lost, max_norm):
+  """The state after 200 batches, two of them lost: skipped, or never seen."""
+  config = tiny.experiment(
+    "token",
+    optimizer=OptimizerConfig(
+      name=optimizer, num_warmup_steps=0, max_gradient_norm=max_norm
+    ),
+  )
+  model = build_model(config.model)
+  objective = family_of(config.model).objective(config)
+
+  def sometimes(params, frozen, batch, key):
+    loss, means = objective(params, frozen, batch, key)
+    factor = {"nan": jnp.nan, "spike": 1e6}[lost]
+    loss *= jnp.where(batch.row_ids[0] == _LOST, factor, 1.0)
+    return loss, {**means, "loss": means["loss"]._replace(total=loss)}
+
+  transformation = make_optimizer(config, param_axes(model))
+  step = jax.jit(
+    functools.partial(
+      train_step, sometimes, transformation, max_gradient_norm=max_norm
+    )
+  )
+  states = {}
+  for name in ("skipped", "never seen"):
+    state = init_state(model, transformation, seed=0)
+    num_skipped = 0
+    for i in range(200):
+      batch = tiny.batch(config, seed=i)
+      if i % 100 == 37:
+        if name == "never seen":
+          continue
+        batch = batch._replace(row_ids=batch.row_ids + np.uint32(_LOST))
+      state, means = step(state, None, batch)
+      num_skipped += int(means["skipped"].total)
+    assert num_skipped == (2 if name == "skipped" else 0)
+    states[name] = state
+  return states
+
+
+@pytest.mark.parametrize(
+  ("optimizer", "lost", "max_norm"),
+  [("adamw", "nan", 0.0), ("adamw", "spike", 1e5), ("muon", "nan", 0.0)],
+)
+def test_a_lost_batch_changes_what_a_batch_never_seen_changes(
+  optimizer, lost, max_norm
+):
+  states = _followed(optimizer, lost, max_norm)
+  skipped, expected = states["skipped"], states["never seen"]
+  assert (int(skipped.step), int(expected.step)) == (200, 198)
+  jax.tree.map(np.testing.assert_array_equal, skipped.params, expected.params)
+  is_count = lambda it: isinstance(it, optax.ScaleByScheduleState)
+  pairs = zip(
+    jax.tree.leaves(skipped.optimizer_state, is_leaf=is_count),
+    jax.tree.leaves(expected.optimizer_state, is_leaf=is_count),
+    strict=True,
+  )
+  for found, wanted in pairs:
+    if is_count(found):  # the learning rate belongs to the step
+      assert (int(found.count), int(wanted.count)) == (200, 198)
+    else:
+      np.testing.assert_array_equal(found, wanted)

@@ -5,6 +5,7 @@ A head is one file with one `Head`, and one line in `HEADS`.
 
 from calm_jax.config import NextVectorConfig
 from calm_jax.config import heads as configs
+from calm_jax.layers.remat import remat
 from calm_jax.model.heads.diffusion import DiffusionHead
 from calm_jax.model.heads.energy import EnergyHead
 from calm_jax.model.heads.flow import FlowHead
@@ -32,7 +33,7 @@ def build_head(config: NextVectorConfig) -> Head:
       f"a head of kind {config.head.kind!r} has no module; give it a line in"
       " HEADS."
     )
-  return HEADS[type(config.head)](
+  return remat(HEADS[type(config.head)], config.remat)(
     config=config.head,
     hidden_size=config.hidden_size,
     latent_size=config.latent_size,

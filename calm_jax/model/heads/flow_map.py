@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from calm_jax.config.heads import FlowMapHeadConfig
+from calm_jax.kernels.product import forward_mode
 from calm_jax.layers.linear import linear
 from calm_jax.model.heads.adaln import AdaLNNetwork, sinusoid
 from calm_jax.model.heads.flow import interpolate, matching_loss
@@ -182,7 +183,8 @@ def jump_loss(
   def land(end: jax.Array) -> jax.Array:
     return x + (end - start)[..., None] * velocity_fn(x, start, end)
 
-  there, slope = jax.jvp(land, (end,), (jnp.ones_like(end),))
+  with forward_mode():
+    there, slope = jax.jvp(land, (end,), (jnp.ones_like(end),))
   target = velocity_fn(jax.lax.stop_gradient(there), end, end)
   return jnp.square(slope - jax.lax.stop_gradient(target)).mean(axis=-1)
 
