@@ -10,6 +10,7 @@ import contextlib
 import os
 import re
 import sys
+import time
 import traceback
 from collections.abc import Iterator
 
@@ -25,6 +26,9 @@ _LOST = re.compile(
   r"connection (closed|reset)|preempted",
   re.IGNORECASE,
 )
+
+# So long process 0 stays for the others after an error that all may have.
+_GRACE_SECONDS = 3.0
 
 _DISTRIBUTED = flags.DEFINE_bool(
   "distributed", False, "Find the other processes of the cluster."
@@ -77,7 +81,9 @@ def joined() -> Iterator[None]:
     if isinstance(error, RuntimeError | OSError) and _LOST.search(str(error)):
       native_errors.report_loss()
     elif entry.is_expected(error):
-      print(f"error: {entry.message(error)}", file=sys.stderr)
+      print(f"error: {entry.message(error)}", file=sys.stderr, flush=True)
+      if jax.process_index() == 0:
+        time.sleep(_GRACE_SECONDS)
     else:
       traceback.print_exc()
     sys.stderr.flush()

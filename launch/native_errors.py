@@ -13,7 +13,9 @@ import sys
 _LOST = b"JAX distributed service detected fatal errors"
 # What comes before the next one belongs to it.
 _LINE_START = re.compile(rb"[IWEF]\d{4} |\[Gloo\]")
-_SAYS_THE_SAME = re.compile(rb"coordination_service|^\[Gloo\] Rank")
+_SAYS_THE_SAME = re.compile(
+  rb"coordination_service|preemption_sync_manager|^\[Gloo\] Rank"
+)
 
 
 def report_loss() -> None:

@@ -134,6 +134,8 @@ def _run(request: dict, outputs: list[int]) -> None:
   finally:
     sys.stdout.flush()
     sys.stderr.flush()
+    # As JAX does when Python exits: who leaves early ends the others.
+    distributed.shutdown()
     os._exit(code or 0)
 
 
