@@ -4,6 +4,7 @@ import dataclasses
 
 from calm_jax.config.data import DataConfig
 from calm_jax.config.fields import (
+  DTYPES,
   added,
   check_choice,
   check_not_negative,
@@ -76,7 +77,7 @@ class ExperimentConfig:
     check_not_negative(
       self, "eval_interval", "num_scored_rows", "keep_interval"
     )
-    check_choice(self, "gradient_reduce_dtype", ("float32", "bfloat16"))
+    check_choice(self, "gradient_reduce_dtype", DTYPES)
     if not isinstance(self.model, ModelConfig):
       choices = [kind.__name__ for kind in ModelConfig.kinds.values()]
       raise ValueError(

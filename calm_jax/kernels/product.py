@@ -115,18 +115,18 @@ def _multiply_on_cpu(subscripts, result_dtype, x, y):
     # A layout asked for would make XLA gather what devices have split.
     wide = (it.astype(jnp.float32) for it in (x, y))
     return jnp.einsum(subscripts, *wide).astype(result_dtype)
+  left, right, out = _terms(subscripts)
+  sizes = dict(zip(left + right, x.shape + y.shape, strict=True))
+  plan, swapped = _Plan(left, right, out), _Plan(right, left, out)
+  if swapped.num_moved(sizes) < plan.num_moved(sizes):
+    return swapped(y, x).astype(result_dtype)
+  return plan(x, y).astype(result_dtype)
+
+
+def _terms(subscripts: str) -> list[str]:
+  """Letters of the two arrays and of the result."""
   inputs, out = subscripts.split("->")
-  names, arrays = inputs.split(","), (x, y)
-  sizes = {
-    letter: size
-    for letters, array in zip(names, arrays, strict=True)
-    for letter, size in zip(letters, array.shape, strict=True)
-  }
-  plans = [_Plan(*names, out), _Plan(*names[::-1], out)]
-  costs = [plan.num_moved(sizes) for plan in plans]
-  if costs[1] < costs[0]:
-    return plans[1](y, x).astype(result_dtype)
-  return plans[0](x, y).astype(result_dtype)
+  return [*inputs.split(","), out]
 
 
 class _Plan:
@@ -182,8 +182,7 @@ def _product_forward(subscripts, result_dtype, gradient_dtype, x, y):
 def _product_backward(subscripts, result_dtype, gradient_dtype, arrays, slope):
   del result_dtype
   x, y = arrays
-  inputs, out = subscripts.split("->")
-  left, right = inputs.split(",")
+  left, right, out = _terms(subscripts)
   slope = slope.astype(x.dtype)
   rounded = y.astype(x.dtype)
   x_slope = multiply(f"{out},{right}->{left}", slope, rounded, x.dtype)

@@ -7,9 +7,11 @@ from flax import linen as nn
 
 from calm_jax.layers.linear import SAVED_PRODUCT
 
+save_products = jax.checkpoint_policies.save_only_these_names(SAVED_PRODUCT)
+
 # By the names in configs, beside "none".
 _POLICIES = {
-  "dots": jax.checkpoint_policies.save_only_these_names(SAVED_PRODUCT),
+  "dots": save_products,
   "full": jax.checkpoint_policies.nothing_saveable,
 }
 

@@ -10,7 +10,7 @@ import numpy as np
 from calm_jax.config import ExperimentConfig
 from calm_jax.data.batch import Batch
 from calm_jax.families import build_model, family_of, param_shapes
-from calm_jax.layers.linear import SAVED_PRODUCT
+from calm_jax.layers.remat import save_products
 from calm_jax.randomness import root_key
 
 _NUM_ROWS = 7  # no size of a model, so that rows are recognised
@@ -76,8 +76,7 @@ def activation_bytes_per_row(config: ExperimentConfig) -> int:
       loss = lambda params: objective(params, frozen, batch, key)
       if only_products:
         policy = jax.checkpoint_policies.save_from_both_policies(
-          jax.checkpoint_policies.dots_saveable,
-          jax.checkpoint_policies.save_only_these_names(SAVED_PRODUCT),
+          jax.checkpoint_policies.dots_saveable, save_products
         )
         loss = jax.checkpoint(loss, policy=policy)
       return jax.vjp(loss, params, has_aux=True)[1]

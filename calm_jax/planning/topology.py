@@ -8,6 +8,8 @@ import jax.numpy as jnp
 from jax.experimental import topologies
 from jax.sharding import SingleDeviceSharding
 
+from calm_jax.training.peak import PEAK_FLOPS
+
 
 class Chip(NamedTuple):
   """What its maker says of a chip (cloud.google.com/tpu/docs)."""
@@ -20,9 +22,9 @@ class Chip(NamedTuple):
 
 
 CHIPS = {
-  "v5e": Chip(197e12, 819e9, 200e9, 2, "v5e:16x16"),
-  "v5p": Chip(459e12, 2765e9, 600e9, 3, "v5p:4x4x4"),
-  "v6e": Chip(918e12, 1640e9, 400e9, 2, "v6e:16x16"),
+  "v5e": Chip(PEAK_FLOPS["TPU v5e"], 819e9, 200e9, 2, "v5e:16x16"),
+  "v5p": Chip(PEAK_FLOPS["TPU v5"], 2765e9, 600e9, 3, "v5p:4x4x4"),
+  "v6e": Chip(PEAK_FLOPS["TPU v6"], 1640e9, 400e9, 2, "v6e:16x16"),
 }
 
 

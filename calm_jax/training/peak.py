@@ -6,7 +6,7 @@ import jax
 
 # bfloat16 matrix products a second by the beginning of the device's kind, dense
 # (cloud.google.com/tpu/docs and the makers' data sheets); the longest counts.
-_PEAK_FLOPS = {
+PEAK_FLOPS = {
   "TPU v4": 275e12,
   "TPU v5 lite": 197e12,
   "TPU v5e": 197e12,
@@ -22,8 +22,8 @@ _PEAK_FLOPS = {
 
 def peak_flops_per_second(device: jax.Device) -> float | None:
   """Of bfloat16 matrix products; None for a kind that is not known."""
-  fitting = [it for it in _PEAK_FLOPS if device.device_kind.startswith(it)]
-  return _PEAK_FLOPS[max(fitting, key=len)] if fitting else None
+  fitting = [it for it in PEAK_FLOPS if device.device_kind.startswith(it)]
+  return PEAK_FLOPS[max(fitting, key=len)] if fitting else None
 
 
 class Speed:
