@@ -46,15 +46,20 @@ def energy_sums(
 ) -> tuple[jax.Array, ...]:
   """As `energy_score_xla.energy_sums`; samples may be bfloat16."""
   num_positions, num_samples, latent_size = samples.shape
-  # Triton's tiles have sides that are powers of two.
+  # Triton's tiles have sides that are powers of two. The arrays get them, too:
+  # from jax 0.12 on no window may reach beyond an array, masked or not.
   tile = (pl.next_power_of_2(num_samples), pl.next_power_of_2(latent_size))
+  columns = (0, tile[1] - latent_size)
+  samples = jnp.pad(samples, [(0, 0), (0, tile[0] - num_samples), columns])
+  mean, log_std = (jnp.pad(it, [(0, 0), columns]) for it in (mean, log_std))
   num_warps = min(_MAX_WARPS, max(1, tile[0] * tile[1] // _TILE_SIZE))
   value = jax.ShapeDtypeStruct((num_positions,), jnp.float32)
   slope = jax.ShapeDtypeStruct(samples.shape, samples.dtype)
   fidelity, diversity, *gradient = pl.pallas_call(
     functools.partial(
       _kernel,
-      tile=tile,
+      num_samples=num_samples,
+      latent_size=latent_size,
       num_targets=num_targets,
       distance=distance,
       use_antithetic_targets=use_antithetic_targets,
@@ -66,7 +71,11 @@ def energy_sums(
     interpret=interpret,
     name="energy_score",
   )(samples, mean, log_std, key0, key1)
-  return fidelity, diversity, *gradient
+  return (
+    fidelity,
+    diversity,
+    *(slope[:, :num_samples, :latent_size] for slope in gradient),
+  )
 
 
 def _kernel(
@@ -78,25 +87,20 @@ def _kernel(
   fidelity_ref,
   diversity_ref,
   *gradient_refs,
-  tile,
+  num_samples,
+  latent_size,
   num_targets,
   distance,
   use_antithetic_targets,
 ):
   """One program: the position that bears its number."""
   position = pl.program_id(0)
-  num_samples, latent_size = samples_ref.shape[1:]
-  rows, columns = jnp.arange(tile[0]), jnp.arange(tile[1])
-  is_column = columns < latent_size
-  is_inside = (rows < num_samples)[:, None] & is_column[None]
-  read = functools.partial(plgpu.load, mask=is_column, other=0.0)
-  mean = read(mean_ref.at[position, pl.ds(0, tile[1])])
-  std = jnp.exp(read(log_std_ref.at[position, pl.ds(0, tile[1])]))
-  # Columns beyond Z hold equal numbers everywhere, so they add no distance.
-  std = jnp.where(is_column, std, 0.0)
-  window = samples_ref.at[position, pl.ds(0, tile[0]), pl.ds(0, tile[1])]
-  x = plgpu.load(window, mask=is_inside, other=0.0).astype(jnp.float32)
-  x = x - mean[None]
+  tile = samples_ref.shape[1:]
+  columns = jnp.arange(tile[1])
+  mean = mean_ref[position]
+  # Columns beyond Z hold zeros everywhere, so they add no distance.
+  std = jnp.where(columns < latent_size, jnp.exp(log_std_ref[position]), 0.0)
+  x = samples_ref[position].astype(jnp.float32) - mean[None]
 
   def visit(point, scale, total, slope):
     difference = x - point[None]
@@ -120,8 +124,8 @@ def _kernel(
     return visit(std * second, is_real, *carry)
 
   def visit_sample(n, carry):
-    point = read(samples_ref.at[position, n, pl.ds(0, tile[1])])
-    return visit(point.astype(jnp.float32) - mean, 1.0, *carry)
+    point = samples_ref[position, n].astype(jnp.float32) - mean
+    return visit(point, 1.0, *carry)
 
   total = jnp.zeros(tile[:1], jnp.float32)
   slope = jnp.zeros(tile, jnp.float32)
@@ -132,7 +136,7 @@ def _kernel(
   )
   per_target = 2.0 / (num_samples * num_targets)
   per_sample = 1.0 / (num_samples * (num_samples - 1))
-  is_row = rows < num_samples
+  is_row = jnp.arange(tile[0]) < num_samples
   fidelity = jnp.sum(jnp.where(is_row, fidelity, 0.0))
   diversity = jnp.sum(jnp.where(is_row, diversity, 0.0))
   fidelity_ref[position] = per_target * fidelity
@@ -140,5 +144,4 @@ def _kernel(
   for gradient_ref in gradient_refs:
     # Every pair of samples is met from both sides: its gradient counts twice.
     slope = per_target * pull - 2 * per_sample * push
-    window = gradient_ref.at[position, pl.ds(0, tile[0]), pl.ds(0, tile[1])]
-    plgpu.store(window, slope.astype(gradient_ref.dtype), mask=is_inside)
+    gradient_ref[position] = slope.astype(gradient_ref.dtype)
