@@ -15,7 +15,10 @@ from calm_jax.kernels import per_shard
 from calm_jax.kernels.blocks import scan_positions
 from calm_jax.kernels.vocabulary import cross_entropy, product, scan_blocks
 
-_BLOCK_BYTES = 2**25  # of the float32 logits of a block of positions
+# Of the float32 logits of a block of positions. What a CPU keeps at hand; other
+# devices want large products, and read and write the sum [V, E] in every block.
+_BLOCK_BYTES_CPU = 2**25
+_BLOCK_BYTES = 2**29
 
 
 def cross_entropy_sum(
@@ -53,11 +56,12 @@ def _cross_entropy_sum_forward(partition, hidden, embedding, *rest):
     shape = labels.shape
     flat = [hidden.reshape(-1, hidden.shape[-1])]
     flat += [labels.reshape(-1), weights.reshape(-1)]
-    embedding_slope, (nats, slope) = scan_positions(
-      functools.partial(_visit_positions, embedding, scored),
-      jnp.zeros(embedding.shape, jnp.float32),
-      flat,
-      _BLOCK_BYTES // (4 * embedding.shape[0]),
+    embedding_slope, (nats, slope) = jax.lax.platform_dependent(
+      embedding.astype(hidden.dtype),
+      scored,
+      *flat,
+      cpu=functools.partial(_visit, _BLOCK_BYTES_CPU),
+      default=functools.partial(_visit, _BLOCK_BYTES),
     )
     total = weighted_sum(weights, nats.reshape(shape))
     results = nats.reshape(shape), slope.reshape(hidden.shape)
@@ -87,30 +91,39 @@ _cross_entropy_sum.defvjp(
 )
 
 
-def _visit_positions(embedding, scored, embedding_slope, block):
+def _visit(block_bytes, table, scored, *arrays):
+  """Slope of the table, and value and slope of each position."""
+  return scan_positions(
+    functools.partial(_visit_positions, table, scored),
+    jnp.zeros(table.shape, jnp.float32),
+    arrays,
+    block_bytes // (4 * table.shape[0]),
+  )
+
+
+def _visit_positions(table, scored, table_slope, block):
   """Value and slopes of a block of positions over the whole vocabulary."""
   hidden, labels, weights = block
-  table = embedding.astype(hidden.dtype)
   logits = product("pe,ve->pv", hidden, table)
   label_logits = jnp.take_along_axis(logits, labels[:, None], axis=-1)
   logits = jnp.where(scored[None], logits, -jnp.inf)
   log_total = jax.nn.logsumexp(logits, axis=-1, keepdims=True)
-  ids = jnp.arange(embedding.shape[0], dtype=jnp.int32)
+  ids = jnp.arange(table.shape[0], dtype=jnp.int32)
   slope = jnp.exp(logits - log_total) - (labels[:, None] == ids[None])
   slope = jnp.where(weights[:, None] == 0, 0.0, weights[:, None] * slope)
   slope = slope.astype(hidden.dtype)
   hidden_slope = product("pv,ve->pe", slope, table).astype(hidden.dtype)
 
-  def visit(embedding_slope, words):
+  def visit(table_slope, words):
     # In blocks of words, so that the product is not held beside the sum.
     start, size, is_new = words
     part = jax.lax.dynamic_slice_in_dim(slope, start, size, axis=1)
     part = jnp.where(is_new[None], part, jnp.zeros_like(part))
-    old = jax.lax.dynamic_slice_in_dim(embedding_slope, start, size)
+    old = jax.lax.dynamic_slice_in_dim(table_slope, start, size)
     return jax.lax.dynamic_update_slice_in_dim(
-      embedding_slope, old + product("pv,pe->ve", part, hidden), start, axis=0
+      table_slope, old + product("pv,pe->ve", part, hidden), start, axis=0
     )
 
-  embedding_slope = scan_blocks(visit, embedding_slope, embedding.shape[0])
+  table_slope = scan_blocks(visit, table_slope, table.shape[0])
   nats = log_total[:, 0] - label_logits[:, 0]
-  return embedding_slope, (nats, hidden_slope)
+  return table_slope, (nats, hidden_slope)

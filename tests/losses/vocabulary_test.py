@@ -21,7 +21,7 @@ def block_size(request, monkeypatch):
   monkeypatch.setattr(kernel, "_NUM_LOGITS_CPU", 15 * request.param)
   monkeypatch.setattr(kernel, "_NUM_LOGITS", 15 * request.param)
   # As many positions at a time: 4 of the 15, or 6, or all of them.
-  monkeypatch.setattr(sum_kernel, "_BLOCK_BYTES", 64 * request.param)
+  monkeypatch.setattr(sum_kernel, "_BLOCK_BYTES_CPU", 64 * request.param)
 
 
 def _inputs(dtype=jnp.float32, scale=1.0):
