@@ -1,6 +1,9 @@
 """How activations and the positions of losses are split over devices."""
 
+import functools
+
 import jax
+import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 # The mesh axes, see `MeshConfig`, that split rows and chunks of a batch.
@@ -22,6 +25,36 @@ def constrain_rows(x: jax.Array) -> jax.Array:
   if x.shape[0] % num_row_parts or x.shape[1] % mesh.shape["sequence"]:
     return x
   return jax.lax.with_sharding_constraint(x, PartitionSpec(*_SPEC))
+
+
+def look_up(table: jax.Array, ids: jax.Array) -> jax.Array:
+  """table[ids], split by rows and, as the table, by columns.
+
+  Every device looks up its columns of more rows than its own. So it has its
+  columns of the table's gradient; else it would have a share of all of them,
+  which the devices would have to add up and send each other whole.
+
+  Args:
+    table: [V, D].
+    ids: [B, L, …].
+
+  Returns:
+    [B, L, …, D].
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  look = functools.partial(jnp.take, table, axis=0)
+  if not {"data", "fsdp", "sequence"} <= set(mesh.auto_axes):
+    return look(ids)
+  sizes = [mesh.shape[name] for name in ("data", "sequence", "fsdp")]
+  split = (*ids.shape[:2], table.shape[1])
+  if any(size % n for size, n in zip(split, sizes, strict=True)):
+    return look(ids)
+  constrain = jax.lax.with_sharding_constraint
+  rows = PartitionSpec("data", "sequence")
+  middle = (None,) * (ids.ndim - 2)
+  return constrain(
+    look(constrain(ids, rows)), PartitionSpec(*rows, *middle, "fsdp")
+  )
 
 
 def position_partition() -> PartitionSpec | None:

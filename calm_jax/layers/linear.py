@@ -10,6 +10,7 @@ from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 
 from calm_jax.kernels.product import product
+from calm_jax.layers.activation import constrain_rows, look_up
 
 Initializer = jax.nn.initializers.Initializer
 
@@ -106,7 +107,8 @@ class Embedding(nn.Embed):
   """
 
   def __call__(self, ids: jax.Array) -> jax.Array:
-    return jnp.take(self.embedding, ids, axis=0).astype(self.dtype)
+    rows = look_up(self.embedding, ids)
+    return constrain_rows(rows.astype(self.dtype))
 
 
 def embedding(
