@@ -1,6 +1,7 @@
 """One training run: a model, its data, its optimizer, and where it runs."""
 
 import dataclasses
+from typing import Any
 
 from calm_jax.config.data import DataConfig
 from calm_jax.config.fields import (
@@ -105,6 +106,10 @@ class ExperimentConfig:
   def num_chunks(self) -> int:
     """L, chunks a row."""
     return self.data.row_length // self.model.chunk_size
+
+  def is_logged(self, step: Any) -> Any:
+    """Whether the steps up to this one make a row; a number or an array."""
+    return (step % self.log_interval == 0) | (step == self.num_steps)
 
   @property
   def closing_id(self) -> int | None:

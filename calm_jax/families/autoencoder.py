@@ -1,7 +1,6 @@
 """Autoencoders: K tokens to a latent and back (paper §2)."""
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -16,14 +15,20 @@ from calm_jax.evaluation.prediction import PredictionSettings
 from calm_jax.evaluation.reconstruction import reconstruction_columns
 from calm_jax.evaluation.windows import summarise
 from calm_jax.families.autoencoder_published import PublishedAutoencoder
-from calm_jax.families.family import Family, Objective, ScoresFn, Work
+from calm_jax.families.family import (
+  Family,
+  LoggedMeansFn,
+  Objective,
+  ScoresFn,
+  Work,
+)
 from calm_jax.losses.mean import Mean, Means, masked_mean
 from calm_jax.losses.reconstruction import kl_divergence
 from calm_jax.randomness import chunk_keys, draw, sample_keys
 from calm_jax.sampling.sampler import SamplerFn
 
 # Training accuracy costs an encoding and an argmax over the vocabulary, so it
-# is measured on every eighth chunk only.
+# is measured in steps that are logged, on every eighth chunk only.
 _ACCURACY_STRIDE = 8
 
 # A dimension whose posterior mean varies less than this over the data says
@@ -47,6 +52,11 @@ class AutoencoderFamily(Family):
       autoencoder_objective,
       self.build(config.model),
       closing_id=config.closing_id,
+    )
+
+  def logged_means(self, config: ExperimentConfig) -> LoggedMeansFn:
+    return functools.partial(
+      rebuilt_tokens, self.build(config.model), closing_id=config.closing_id
     )
 
   def make_scores_fn(
@@ -184,7 +194,6 @@ def autoencoder_objective(
       jnp.exp(posterior.log_std).mean(axis=-1), is_counted
     ),
     "dead_dimensions": dead_dimensions(posterior, is_counted),
-    "token_accuracy": _accuracy(apply, batch, noise, is_counted),
   }
   return loss.total, means
 
@@ -199,17 +208,33 @@ def dead_dimensions(posterior: Posterior, is_counted: jax.Array) -> Mean:
   return Mean(num_dead, jnp.ones((), jnp.float32))
 
 
-def _accuracy(
-  apply: Callable[..., Any],
+def rebuilt_tokens(
+  model: Autoencoder,
+  params: Any,
   batch: Batch,
-  noise: jax.Array,
-  is_counted: jax.Array,
-) -> Mean:
-  """Tokens that a sampled latent of the clean chunk gives back."""
-  tokens, noise, is_counted = (
-    jax.lax.stop_gradient(it[:, ::_ACCURACY_STRIDE])
-    for it in (batch.tokens, noise, is_counted)
-  )
+  key: jax.Array,
+  *,
+  closing_id: int | None = None,
+) -> Means:
+  """Tokens that a sampled latent of the clean chunk gives back.
+
+  Args:
+    model: the module.
+    params: its parameters.
+    batch: rows of chunks.
+    key: of the step, [].
+    closing_id: see `chunk_targets`.
+
+  Returns:
+    `token_accuracy`.
+  """
+  targets = chunk_targets(batch, closing_id)
+  keys = chunk_keys(key, batch.row_ids, batch.tokens.shape[1])
+  tokens, mask, keys = (it[:, ::_ACCURACY_STRIDE] for it in (*targets, keys))
+  size = (model.config.latent_size,)
+  noise = draw(lambda k: jax.random.normal(k, size), keys)
+  apply = functools.partial(model.apply, {"params": params})
   latents = apply(tokens, method="encode").sample(noise)
   is_right = apply(latents, method="decode_tokens") == tokens
-  return masked_mean(is_right.mean(axis=-1, dtype=jnp.float32), is_counted)
+  share = is_right.mean(axis=-1, dtype=jnp.float32)
+  return {"token_accuracy": masked_mean(share, jnp.all(mask, axis=-1))}

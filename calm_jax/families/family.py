@@ -20,6 +20,9 @@ from calm_jax.sampling.settings import SamplingSettings
 # The mean named "loss" is what the gradient is taken of.
 Objective = Callable[[Any, Any, Batch, jax.Array], tuple[jax.Array, Means]]
 
+# (params, batch, key) → means by name, each step of which would cost too much.
+LoggedMeansFn = Callable[[Any, Batch, jax.Array], Means]
+
 # (params, autoencoder params or None, batches) → scores by name, see
 # `summarise`, and `warnings`, a list of sentences.
 ScoresFn = Callable[[Any, Any, Iterable[Batch]], dict[str, Any]]
@@ -73,6 +76,10 @@ class Family:
   def objective(self, config: ExperimentConfig) -> Objective:
     """What training minimises."""
     raise NotImplementedError
+
+  def logged_means(self, config: ExperimentConfig) -> LoggedMeansFn | None:
+    """What is measured only in steps that are logged; None: nothing."""
+    return None
 
   def make_scores_fn(
     self,

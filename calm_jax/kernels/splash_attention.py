@@ -22,6 +22,9 @@ _TILE_SIZE = 128  # positions
 _BLOCK_SIZES = (512, 384, 256, 128)  # positions at once, the largest that fits
 _ROW_AXES = ("data", "fsdp")  # mesh axes, see `MeshConfig`
 
+# What a remat policy knows the results by that the backward pass reads.
+SAVED_ATTENTION = "attention"
+
 
 def causal_attention(
   query: jax.Array,
@@ -109,6 +112,7 @@ def _make_kernel(num_heads, length, num_head_parts, num_parts, interpret):
       block_q_dq=size,
       block_kv_dq=size,
     ),
+    residual_checkpoint_name=SAVED_ATTENTION,
     interpret=interpret,
   )
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from calm_jax.kernels import splash_attention
-from calm_jax.kernels.product import product
+from calm_jax.kernels.product import multiply, product
 from calm_jax.layers.linear import Initializer, linear
 from calm_jax.layers.rope import rope
 
@@ -107,8 +107,9 @@ def causal_attention(
     implementation: reference, or xla for `jax.nn.dot_product_attention`, or
       pallas for splash attention, which other platforms than TPU emulate. auto
       is splash attention on TPU, cuDNN where a GPU is at hand and the shape
-      fits it (16 bits a number, an even length, a head of up to 128 numbers
-      that is a multiple of 8), and the reference elsewhere.
+      fits it (16 bits a number, an even length, a head of up to 128 numbers, or
+      256 from compute capability 9.0 on, that is a multiple of 8), and the
+      reference elsewhere.
 
   Returns:
     [B, L, H, d] in the dtype of query.
@@ -158,7 +159,12 @@ def _xla(query, key, value, mask):
 def _fits_cudnn(query: jax.Array) -> bool:
   _, length, _, size = query.shape
   is_short = query.dtype in (jnp.bfloat16, jnp.float16)
-  return is_short and length % 2 == 0 and size % 8 == 0 and size <= 128
+  is_hopper_or_later = all(
+    int(str(device.compute_capability).split(".")[0]) >= 9
+    for device in jax.local_devices(backend="gpu")
+  )
+  limit = 256 if is_hopper_or_later else 128  # as JAX has it
+  return is_short and length % 2 == 0 and size % 8 == 0 and size <= limit
 
 
 def _cudnn(query, key, value, segment_ids):
@@ -219,19 +225,17 @@ def cached_attention(
   rows, length, num_heads, size = query.shape
   groups = new.key.shape[1]
   grouped = query.reshape(rows, length, groups, num_heads // groups, size)
-  # XLA on CPUs refuses the product in bfloat16 with the axes as they are.
-  grouped = jnp.transpose(grouped, (0, 2, 3, 1, 4))
-  product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
   parts = (cache, new) if cache.key.shape[-1] else (new,)
-  scores = jnp.concatenate(
-    [product("bgqld,bgds->bgqls", grouped, part.key) for part in parts],
-    axis=-1,
-  )
+  scores = [
+    multiply("blgqd,bgds->bgqls", grouped, part.key, jnp.float32)
+    for part in parts
+  ]
+  scores = jnp.concatenate(scores, axis=-1)
   scores = jnp.where(mask[:, None, None], scores / size**0.5, -jnp.inf)
   weights = jax.nn.softmax(scores, axis=-1).astype(new.value.dtype)
   weights = jnp.split(weights, [part.key.shape[-1] for part in parts[:-1]], -1)
   out = sum(
-    product("bgqls,bgds->blgqd", share, part.value)
+    multiply("bgqls,bgds->blgqd", share, part.value, jnp.float32)
     for share, part in zip(weights, parts, strict=True)
   )
   return out.reshape(query.shape).astype(query.dtype)

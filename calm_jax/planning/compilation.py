@@ -114,7 +114,7 @@ def _attention_flops(config: ExperimentConfig) -> float:
   """What the attention kernel multiplies at least, hidden from the trace.
 
   Two products forward and four backward for each position and those up to it;
-  where layers are computed again, two more.
+  where it is computed again, two more.
   """
   model = config.model
   attention = getattr(model, "attention_implementation", "reference")
@@ -122,7 +122,7 @@ def _attention_flops(config: ExperimentConfig) -> float:
     return 0.0
   pairs = config.num_chunks * (config.num_chunks + 1) / 2
   width = model.num_heads * model.head_size
-  num_products = 6 if model.remat == "none" else 8
+  num_products = 8 if model.remat == "full" else 6
   per_row = num_products * 2 * model.num_layers * pairs * width
   return config.data.batch_size * per_row
 

@@ -88,7 +88,7 @@ class TrainingLog:
     self._num_steps += 1
     self._bar.advance()
     config = self._config
-    if step % config.log_interval == 0 or step == config.num_steps:
+    if config.is_logged(step):
       self._write(step)
 
   def problem(self) -> str:

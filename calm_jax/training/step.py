@@ -189,7 +189,9 @@ class Program:
       shardings,
     )
     self._init = jax.jit(init, out_shardings=shardings)
-    objective = family_of(config.model).objective(config)
+    family = family_of(config.model)
+    objective = family.objective(config)
+    logged_means = family.logged_means(config)
     schedule = make_schedule(config.optimizer, config.num_steps)
 
     def step(
@@ -207,14 +209,21 @@ class Program:
         seed=config.seed,
       )
       one = jnp.ones((), jnp.float32)
-      return new_state, {
-        **means,
-        "learning_rate": Mean(schedule(state.step), one),
-      }
+      means = {**means, "learning_rate": Mean(schedule(state.step), one)}
+      if logged_means:
+        is_logged = config.is_logged(new_state.step)
+        key = stream_key(config.seed, "logged", state.step)
+        found = _means_if(is_logged, logged_means, state.params, batch, key)
+        means |= found
+      return new_state, means
 
     def validate(params: Any, frozen: Any, batch: Batch) -> Means:
       key = stream_key(config.seed, "validation")
-      return objective(params, frozen, batch, key)[1]
+      means = objective(params, frozen, batch, key)[1]
+      if not logged_means:
+        return means
+      key = stream_key(config.seed, "logged validation")
+      return {**means, **logged_means(params, batch, key)}
 
     self._step = jax.jit(
       step, donate_argnums=0, out_shardings=(shardings, whole)
@@ -269,6 +278,15 @@ class Program:
     """
     with jax.set_mesh(self.mesh):
       return self._step.trace(state, frozen, batch)
+
+
+def _means_if(condition: jax.Array, means_fn: Any, *arguments: Any) -> Means:
+  """Its means where the condition holds, else means over nothing."""
+  shapes = jax.eval_shape(means_fn, *arguments)
+  zeros = lambda *_: jax.tree.map(
+    lambda it: jnp.zeros(it.shape, it.dtype), shapes
+  )
+  return jax.lax.cond(condition, means_fn, zeros, *arguments)
 
 
 def _split_rows(num_parts: int, x: jax.Array) -> jax.Array:

@@ -1,5 +1,7 @@
 """Tests calm_jax/layers/attention.py."""
 
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +14,7 @@ from calm_jax.layers.attention import (
   causal_attention,
   masked_attention,
 )
+from calm_jax.layers.remat import save_products
 
 
 def _inputs(rows=2, length=6, heads=4, groups=2, size=8):
@@ -187,8 +190,8 @@ def test_a_gpu_has_cudnn_or_is_told(monkeypatch):
     causal_attention(*inputs, implementation="pallas")
 
 
-def _exported(dtype, implementation):
-  shape = jax.ShapeDtypeStruct((2, 6, 4, 8), dtype)
+def _exported(dtype, implementation, *, size=8, policy=None):
+  shape = jax.ShapeDtypeStruct((2, 6, 4, size), dtype)
   segments = jax.ShapeDtypeStruct((2, 6), jnp.int32)
 
   def total(query, key, value, segments):
@@ -197,8 +200,10 @@ def _exported(dtype, implementation):
     )
     return jnp.sum(out.astype(jnp.float32))
 
+  if policy:
+    total = jax.checkpoint(total, policy=policy)
   exported = jax.export.export(
-    jax.jit(jax.grad(total, (0, 1, 2))),
+    jax.jit(jax.value_and_grad(total, (0, 1, 2))),
     platforms=["cuda"],
     disabled_checks=[
       jax.export.DisabledSafetyCheck.custom_call(f"__cudnn${name}")
@@ -213,11 +218,53 @@ def test_lowers_for_gpu(implementation):
   assert "__cudnn" not in _exported(jnp.bfloat16, implementation)
 
 
-def test_a_gpu_calls_cudnn(monkeypatch):
-  """As far as that can be seen without one: the call is in the program."""
+@pytest.fixture
+def gpu(monkeypatch):
+  """JAX as with GPUs; call it with the compute capability of each."""
   fused = pytest.importorskip("jax._src.cudnn.fused_attention_stablehlo")
-  monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-  monkeypatch.setattr(fused, "check_cudnn_version", lambda: 91000)
+
+  def pretend(capabilities):
+    devices = [
+      types.SimpleNamespace(compute_capability=it) for it in capabilities
+    ]
+    is_hopper = min(map(float, capabilities)) >= 9
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(jax, "local_devices", lambda backend: devices)
+    monkeypatch.setattr(fused, "check_cudnn_version", lambda: 91000)
+    monkeypatch.setattr(fused, "check_compute_capability", lambda _: is_hopper)
+
+  pretend(("8.0",))
+  return pretend
+
+
+def test_a_gpu_calls_cudnn(gpu):
+  """As far as that can be seen without one: the call is in the program."""
   text = _exported(jnp.bfloat16, "auto")
   assert "fmhaScaleBiasSoftmaxBackward" in text
   assert "__cudnn" not in _exported(jnp.float32, "auto")
+
+
+def test_remat_keeps_what_cudnn_computed(gpu):
+  text = _exported(jnp.bfloat16, "auto", policy=save_products)
+  assert text.count("fmhaScaleBiasSoftmax(") == 1
+  nothing = jax.checkpoint_policies.nothing_saveable
+  text = _exported(jnp.bfloat16, "auto", policy=nothing)
+  assert text.count("fmhaScaleBiasSoftmax(") == 2
+
+
+@pytest.mark.parametrize(
+  ("size", "capabilities", "fits"),
+  [
+    (128, ("8.0",), True),
+    (160, ("8.0",), False),
+    (160, ("9.0",), True),
+    (256, ("10.0",), True),
+    (160, ("9.0", "8.0"), False),
+    (264, ("9.0",), False),
+    (252, ("9.0",), False),
+  ],
+)
+def test_cudnn_takes_wide_heads_where_it_can(gpu, size, capabilities, fits):
+  gpu(capabilities)
+  text = _exported(jnp.bfloat16, "auto", size=size)
+  assert ("__cudnn" in text) == fits
