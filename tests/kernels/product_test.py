@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from calm_jax.kernels.product import forward_mode, gradients_in, product
+from tests.devices import on_devices
 
 # As Linears, attention and vocabularies multiply, and every order of axes.
 _SUBSCRIPTS = [
@@ -54,6 +55,7 @@ def _assert_near(found, expected, tolerance):
   assert error <= tolerance * scale
 
 
+@on_devices
 @pytest.mark.parametrize("subscripts", _SUBSCRIPTS)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("weight_dtype", ["float32", "bfloat16"])
@@ -93,12 +95,14 @@ def _weight_gradient(dtype, x, slope):
   return jax.jit(jax.grad(total))(weight)
 
 
+@on_devices
 def test_gradient_of_a_weight_adds_up_in_float32():
   ones = jnp.ones((2, 1024, 8))
   found = _weight_gradient("bfloat16", ones, ones)
   np.testing.assert_array_equal(found, np.full((8, 8), 2048))
 
 
+@on_devices
 def test_gradient_of_numbers_of_one_sign():
   x = jax.random.uniform(jax.random.key(0), (4, 2048, 16))
   x = x.astype(jnp.bfloat16).astype(jnp.float32)

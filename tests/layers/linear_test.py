@@ -7,8 +7,10 @@ import pytest
 from flax import linen as nn
 
 from calm_jax.layers.linear import embedding, linear
+from tests.devices import on_devices
 
 
+@on_devices
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_gradients_of_a_frequent_id_add_up(dtype):
   table = embedding(
@@ -72,6 +74,7 @@ def test_parameters_value_and_gradients_beside_flax(name, dtype):
   jax.tree.map(assert_near, found, wanted)
 
 
+@on_devices
 def test_gradients_of_many_positions_are_those_of_float64():
   layer = linear(
     8,

@@ -11,6 +11,7 @@ from calm_jax import randomness
 from calm_jax.kernels import counter
 from calm_jax.kernels.distance import Distance
 from calm_jax.losses import energy
+from tests.devices import on_devices
 
 _IMPLEMENTATIONS = ["reference", "xla", "pallas"]
 
@@ -92,6 +93,7 @@ def check(inputs, tolerance=1e-5, **settings):
     assert error(a, b) < tolerance, (name, error(a, b))
 
 
+@on_devices
 @pytest.mark.parametrize("implementation", _IMPLEMENTATIONS)
 @pytest.mark.parametrize(
   ("num_samples", "num_targets", "latent_size", "alpha"),
@@ -114,6 +116,7 @@ def test_matches_float64(
   )
 
 
+@on_devices
 @pytest.mark.parametrize("implementation", _IMPLEMENTATIONS)
 def test_closed_form(implementation):
   """One dimension, std 0: targets all at 0, samples at 3 and −1."""
@@ -131,6 +134,7 @@ def test_closed_form(implementation):
   np.testing.assert_allclose(loss, 0.0, atol=1e-6)
 
 
+@on_devices
 @pytest.mark.parametrize("implementation", _IMPLEMENTATIONS)
 @pytest.mark.parametrize("alpha", [0.5, 1.0, 1.5])
 def test_coinciding_samples_do_not_push_each_other(implementation, alpha):
@@ -143,6 +147,7 @@ def test_coinciding_samples_do_not_push_each_other(implementation, alpha):
   )
 
 
+@on_devices
 @pytest.mark.parametrize("implementation", _IMPLEMENTATIONS)
 @pytest.mark.parametrize("alpha", [0.5, 1.0, 1.5])
 def test_gradient_is_zero_where_everything_coincides(implementation, alpha):
@@ -158,6 +163,7 @@ def test_gradient_is_zero_where_everything_coincides(implementation, alpha):
     np.testing.assert_array_equal(result, np.zeros_like(result))
 
 
+@on_devices
 @pytest.mark.parametrize("implementation", _IMPLEMENTATIONS)
 def test_samples_far_closer_to_the_mean_than_the_targets(implementation):
   samples, mean, log_std, keys = make_inputs((4,), 8, 32)
@@ -170,6 +176,7 @@ def test_samples_far_closer_to_the_mean_than_the_targets(implementation):
   )
 
 
+@on_devices
 def test_narrow_posterior_far_from_the_origin():
   # ‖x‖² + ‖y‖² − 2x·y has no digit left here.
   samples, mean, log_std, keys = make_inputs((4,), 8, 32)
@@ -183,6 +190,7 @@ def test_narrow_posterior_far_from_the_origin():
   )
 
 
+@on_devices
 @pytest.mark.parametrize("implementation", _IMPLEMENTATIONS)
 def test_antithetic_targets(implementation):
   check(
@@ -194,6 +202,7 @@ def test_antithetic_targets(implementation):
   )
 
 
+@on_devices
 @pytest.mark.parametrize("implementation", _IMPLEMENTATIONS)
 def test_bfloat16_samples(implementation):
   inputs = make_inputs((4,), 8, 64, dtype=jnp.bfloat16)
@@ -212,6 +221,7 @@ def test_bfloat16_samples(implementation):
 _KERNELS = [Distance("gaussian", 3.0), Distance("inverse_multiquadric", 3.0)]
 
 
+@on_devices
 @pytest.mark.parametrize("distance", _KERNELS, ids=lambda it: it.kind)
 @pytest.mark.parametrize("samples_differ", [True, False])
 def test_kernel_scores_are_the_same_by_every_way(distance, samples_differ):
@@ -256,6 +266,7 @@ def test_gaussian_kernel_score_has_its_closed_form():
   assert abs(np.mean(loss) - expected) < 4 * standard_error
 
 
+@on_devices
 def test_loss_without_gradient_is_the_same():
   inputs = make_inputs((2, 5), 4, 24)
   settings = {
