@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from benchmarks import data, evaluate, generate, kernels, train
+from benchmarks import data, evaluate, generate, kernels, sizes, train
 from benchmarks.timing import Roofline, Row, measure_roofline
 from calm_jax.runs import provenance
 
@@ -16,6 +16,7 @@ Suite = Callable[[str, int, Roofline, float], Iterator[Row]]
 SUITES: Mapping[str, Suite] = {
   "kernels": kernels.run,
   "train": train.run,
+  "sizes": sizes.run,
   "generate": generate.run,
   "evaluate": evaluate.run,
   "data": data.run,
@@ -43,6 +44,9 @@ def run_suite(
   seed: int = 0,
   seconds: float = 10.0,
   row_fn: Callable[[Row], None] = lambda row: None,
+  result_fn: Callable[[dict[str, Any]], None] = lambda result: None,
+  suites: Mapping[str, Suite] = SUITES,
+  facts: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
   """Runs one suite on the device at hand.
 
@@ -52,16 +56,20 @@ def run_suite(
     seed: of the inputs.
     seconds: for which each implementation is repeated, at least three times.
     row_fn: called with each row when it is there.
+    result_fn: called with the result so far, after each row and at the end.
+    suites: to choose from.
+    facts: what else the result says; the suite may add to it.
 
   Returns:
-    The result file: rows, the measured roofline and where they come from.
+    The result file: rows, the measured roofline and where they come from;
+    `is_complete` is false in a result so far.
 
   Raises:
     ValueError: if there is no such suite or size.
   """
-  if name not in SUITES:
+  if name not in suites:
     raise ValueError(
-      f"suite {name!r} is not known; choose one of {', '.join(SUITES)}."
+      f"suite {name!r} is not known; choose one of {', '.join(suites)}."
     )
   if size == "auto":
     size = "cpu" if jax.default_backend() == "cpu" else "accelerator"
@@ -74,14 +82,11 @@ def run_suite(
   roofline = measure_roofline(
     jnp.dtype(SIZES[size].matrix_dtype), SIZES[size].matrix_size
   )
-  rows = []
-  for row in SUITES[name](size, seed, roofline, seconds):
-    row_fn(row)
-    rows.append(row._asdict())
-  return {
+  result = {
     "suite": name,
+    "is_complete": False,
     "size": size,
-    "rows": rows,
+    "rows": [],
     "roofline": {
       **roofline._asdict(),
       "matrix_dtype": SIZES[size].matrix_dtype,
@@ -91,12 +96,20 @@ def run_suite(
     "device": provenance.device(),
     "seed": seed,
   }
+  result |= facts or {}
+  for row in suites[name](size, seed, roofline, seconds):
+    row_fn(row)
+    result["rows"].append(row._asdict())
+    result_fn(result)
+  result["is_complete"] = True
+  result_fn(result)
+  return result
 
 
 def format_row(row: Row | None = None) -> str:
   """One line of the table; without a row, its head."""
   cells = ("task", "implementation", "median", "±", "n", "temporaries")
-  cells = (*cells, "speed-up", "share", "of limit", "tokens/s")
+  cells = (*cells, "speed-up", "share", "of limit", "tokens/s", "MFU", "held")
   if row is not None:
     temporaries = row.temporary_bytes
     cells = (
@@ -110,8 +123,10 @@ def format_row(row: Row | None = None) -> str:
       f"{100 / row.speedup:.0f} %",
       _format("{:.0%}", row.roofline_share),
       _format("{:,.0f}", row.tokens_per_second),
+      _format("{:.0%}", row.mfu),
+      _format("{:.1f} GiB", row.device_bytes and row.device_bytes / 2**30),
     )
-  widths = (32, 32, -12, -11, -4, -13, -10, -8, -9, -12)
+  widths = (32, 32, -12, -11, -4, -13, -10, -8, -9, -12, -5, -10)
   return "".join(
     f"{cell:<{width}}" if width > 0 else f"{cell:>{-width}}"
     for cell, width in zip(cells, widths, strict=True)

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from calm_jax.training.peak import peak_flops_per_second
+
 _MAX_REPEATS = 50
 _LONG_SECONDS = 1.0  # what comes before a call as long does not matter
 
@@ -45,6 +47,12 @@ class Row(NamedTuple):
   speedup: float  # over the task's first implementation, of equal work
   roofline_share: float | None  # least time over median; 1: the device's limit
   tokens_per_second: float | None
+  mfu: float | None  # the model's FLOPs over what the device's maker says of it
+  device_bytes: int | None  # the most that the device has held up to here
+
+
+def _held_by_jax() -> int | None:
+  return (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
 
 
 class Version(NamedTuple):
@@ -53,6 +61,9 @@ class Version(NamedTuple):
   call: Callable[[], Any]
   temporary_bytes: int | None = None
   num_tokens: int = 0  # that one call handles; 0: not counted in tokens
+  num_flops: float = 0.0  # of the model in one call; 0: not counted
+  # The most that the device has held, of whatever computes; None: not known.
+  held_fn: Callable[[], int | None] = _held_by_jax
 
 
 def compare(
@@ -121,6 +132,7 @@ def compare_calls(
     {name: version.call for name, version in versions.items()}, seconds
   )
   rows, first_cost = [], None
+  peak = peak_flops_per_second(jax.devices()[0])
   for name, version in versions.items():
     low, median, high = np.quantile(times[name], (0.25, 0.5, 0.75)).tolist()
     cost = median / (version.num_tokens or 1)
@@ -136,13 +148,19 @@ def compare_calls(
         speedup=first_cost / cost,
         roofline_share=least_seconds and least_seconds / median,
         tokens_per_second=1 / cost if version.num_tokens else None,
+        mfu=version.num_flops / median / peak
+        if version.num_flops and peak
+        else None,
+        device_bytes=version.held_fn(),
       )
     )
   return rows
 
 
 def measure_roofline(dtype: jnp.dtype, size: int) -> Roofline:
-  """Measures what the device does at best.
+  """Measures what the device does at best with numbers as models have them.
+
+  Random ones: a device that multiplies ones needs less power and runs faster.
 
   Args:
     dtype: of the matrix products.
@@ -151,8 +169,9 @@ def measure_roofline(dtype: jnp.dtype, size: int) -> Roofline:
   Returns:
     The best of several runs for each.
   """
-  x = jnp.ones((size, size), jnp.float32)
-  matrix = x.astype(dtype)
+  keys = jax.random.split(jax.random.key(0))
+  matrix = jax.random.normal(keys[0], (size, size)).astype(dtype)
+  x = jax.random.uniform(keys[1], (size, size), jnp.float32)
   num_rounds, num_chains = 64, 8
 
   def product(a):
@@ -160,9 +179,9 @@ def measure_roofline(dtype: jnp.dtype, size: int) -> Roofline:
 
   def chains(a):
     # Several, because one would wait for the result of its last operation.
-    many = [a + i for i in range(num_chains)]
+    many = [a / (i + 1) for i in range(num_chains)]
     for _ in range(num_rounds):
-      many = [it * it + 0.5 for it in many]
+      many = [it * it - 0.5 for it in many]  # stays between −1 and 1
     return sum(many)
 
   def copy(a):

@@ -52,7 +52,7 @@ def run(
   for name, config in (("autoencoder", autoencoder), ("calm", calm)):
     program = Program(config, mesh)
     state = program.init()
-    versions = {"step": _step(program, frozen, batch)}
+    versions = {"step": step_version(program, frozen, batch)}
     versions |= _parts(config, state, frozen, batch, key)
     inner = _calm_parts if name == "calm" else _autoencoder_parts
     versions |= inner(config, state.params, key)
@@ -60,7 +60,8 @@ def run(
     frozen = state.params
 
 
-def _step(program: Program, frozen: Any, batch: Any) -> Version:
+def step_version(program: Program, frozen: Any, batch: Any) -> Version:
+  """A step compiled; each call goes on from the state before."""
   state = program.init()
   compiled = program.trace(state, frozen, batch).lower().compile()
   holder = [state]

@@ -33,6 +33,15 @@ def run(main: Callable[[list[str]], None]) -> None:
     _fail("interrupted.", code=130)
 
 
+def shared_flags() -> list[str]:
+  """The flags that all binaries have, for a process that this one starts."""
+  cache = _COMPILATION_CACHE.value
+  return [
+    f"--debug={_DEBUG.value}",
+    *([] if cache is None else [f"--compilation_cache={cache}"]),
+  ]
+
+
 def _parse_flags(arguments: list[str]) -> list[str]:
   _list_shared_flags(arguments[0])
   try:

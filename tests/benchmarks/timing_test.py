@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from benchmarks import timing
 from benchmarks.timing import Roofline, Work, compare, measure_roofline
 
 
@@ -41,6 +42,17 @@ def test_times_are_those_of_the_functions():
   assert rows[1].speedup == rows[0].seconds / rows[1].seconds > 1
   assert rows[0].roofline_share == pytest.approx(0.01 / rows[0].seconds)
   assert all(row.num_repeats >= 3 for row in rows)
+
+
+def test_mfu_is_of_the_makers_figure(monkeypatch):
+  monkeypatch.setattr(timing, "peak_flops_per_second", lambda device: 1e6)
+  version = timing.Version(lambda: time.sleep(0.01), num_flops=1e3)
+  plain = version._replace(num_flops=0.0, held_fn=lambda: 7)
+  rows = timing.compare_calls("sleep", {"a": version, "b": plain}, 0.01)
+  assert (
+    rows[0].mfu == pytest.approx(1e-3 / rows[0].seconds) and rows[0].mfu < 0.1
+  )
+  assert rows[1].mfu is None and rows[1].device_bytes == 7
 
 
 def test_temporaries_are_counted():

@@ -873,6 +873,16 @@ _CONVERT = [
   ),
 ]
 
+_BENCHMARK = [
+  Case(name="benchmark-nothing", command=["benchmark"], words=["--suite=NAME"]),
+  Case(
+    name="benchmark-against",
+    command=["benchmark", "--against=data"],
+    needs=["data"],
+    words=["--against=data holds no models/", "give the root of a checkout"],
+  ),
+]
+
 _NGRAM = [
   Case(name="ngram-nothing", command=["ngram"], words=["--data", "missing"]),
   Case(
@@ -928,6 +938,7 @@ CASES = [
   *_EVALUATE,
   *_GENERATE,
   *_CONVERT,
+  *_BENCHMARK,
   *_NGRAM,
   *_EXPLORE,
   *_TYPOS,
