@@ -86,8 +86,11 @@ class Against:
     versions = authors.check_checkout(directory)
     # JAX would take most of a GPU's memory at once, and torch needs some.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    # Before torch is imported: JAX needs its own cuDNN or a newer one, torch is
+    # content with JAX's, and whoever comes first loads the one for both.
+    backend = jax.default_backend()
     self._classes = authors.load_classes(directory)
-    self._device = authors.check_device(jax.default_backend())
+    self._device = authors.check_device(backend)
     self._model: RandomModel | None = None
     self.facts: dict[str, Any] = {
       "against": versions,

@@ -14,11 +14,11 @@ from calm_jax import json_files
 # the others have come before it is stopped.
 SHARES = {
   "kernels": 3,
-  "sizes": 3,
-  "train": 2,
-  "data": 1,
+  "sizes": 5,
+  "train": 3,
+  "data": 2,
   "evaluate": 2,
-  "generate": 3,
+  "generate": 4,
 }
 
 
@@ -86,7 +86,7 @@ def run_parts(
       process.kill()
       process.wait()
     parts.append(Part(name, outcome, time.monotonic() - start, limit))
-    print(f"{name}: {outcome} after {parts[-1].seconds:.0f} s\n")
+    print(f"{name}: {outcome} after {parts[-1].seconds:.0f} s\n", flush=True)
     if path:
       rows = [it._asdict() for it in parts]
       json_files.write_json(path / "parts.json", {"parts": rows})
