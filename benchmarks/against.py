@@ -101,7 +101,10 @@ class Against:
   def run(
     self, size: str, seed: int, roofline: Roofline, seconds: float
   ) -> Iterator[Row]:
-    """Yields two rows or more for every task, theirs first."""
+    """Yields two rows or more for every task, theirs first.
+
+    One for which memory does not suffice is left out.
+    """
     del roofline
     letters, key = _SIZES[size], stream_key(seed, "benchmark")
     config = make_config(MODEL_SIZES[size]._replace(dtype="bfloat16"))
@@ -109,17 +112,29 @@ class Against:
     theirs = authors.build_models(self._classes, config, self._device, seed)
     self._count("autoencoder", theirs.autoencoder, config.autoencoder)
     self._count("calm", theirs.calm, config.model)
-    for task in (
-      self._autoencoder_step,
-      self._calm_step,
-      self._energy_loss,
-      self._evaluation,
-      self._generation,
-    ):
-      name, versions = task(theirs, config, letters, key)
-      yield from compare_calls(name, versions, seconds)
-      del versions
+    for name, task in self._tasks().items():
+      try:
+        yield from compare_calls(
+          name, task(theirs, config, letters, key), seconds
+        )
+      except RuntimeError as error:
+        if not _is_about_memory(error):
+          raise
+        self._leave_out(name, error)
       authors.release(self._device)
+
+  def _tasks(self):
+    return {
+      "autoencoder step": self._autoencoder_step,
+      "CALM step": self._calm_step,
+      "energy loss and gradient": self._energy_loss,
+      "evaluation": self._evaluation,
+      f"generation, T = {_TEMPERATURE}": self._generation,
+    }
+
+  def _leave_out(self, name, error):
+    reason = " ".join(str(error).split())[:200]
+    self.facts["left_out"][name] = f"{type(error).__name__}: {reason}"
 
   def _count(self, name, theirs, ours):
     self.facts["num_parameters"][name] = {
@@ -139,7 +154,7 @@ class Against:
       ExperimentConfig(model=config.autoencoder), num_rows, num_chunks
     )
     batch = random_batch(key, num_rows, num_chunks, config)
-    return "autoencoder step", {
+    return {
       THEIRS: authors.training_step(
         theirs.autoencoder, _flat(batch.tokens), self._device
       ),
@@ -153,7 +168,7 @@ class Against:
       ExperimentConfig(model=config.autoencoder), *letters.calm
     )
     frozen = Program(autoencoder, _mesh()).init().params
-    return "CALM step", {
+    return {
       THEIRS: authors.training_step(
         theirs.calm, _flat(batch.tokens), self._device
       ),
@@ -178,8 +193,7 @@ class Against:
       compiled.call()
       versions[name] = compiled
     except RuntimeError as error:  # there is no compiler, or it gives up
-      reason = " ".join(str(error).split())[:200]
-      self.facts["left_out"][name] = f"{type(error).__name__}: {reason}"
+      self._leave_out(name, error)
 
     def total(samples, mean, log_std, keys):
       loss, _ = energy_loss(
@@ -190,7 +204,7 @@ class Against:
     versions[OURS] = compile_version(
       jax.value_and_grad(total), samples, mean, log_std, position_keys
     )
-    return "energy loss and gradient", versions
+    return versions
 
   def _evaluation(self, theirs, config, letters, key):
     """Theirs draws N samples for the loss and decodes two for Brier scores."""
@@ -218,7 +232,7 @@ class Against:
         ),
         num_tokens=num_rows * len(positions.chunk_ids) * chunk_size,
       )
-    return "evaluation", versions
+    return versions
 
   def _generation(self, theirs, config, letters, key):
     num_rows, num_prompt, num_new = letters.generation
@@ -231,7 +245,7 @@ class Against:
       num_candidates=_NUM_CANDIDATES,
     )
     prompts = Prompts(tokens, np.full(num_rows, num_prompt, np.int32))
-    return f"generation, T = {_TEMPERATURE}", {
+    return {
       THEIRS: authors.generation(
         theirs.calm,
         _flat(tokens),
@@ -244,6 +258,11 @@ class Against:
         num_tokens=num_tokens,
       ),
     }
+
+
+def _is_about_memory(error: RuntimeError) -> bool:
+  text = str(error)  # XLA's, then torch's
+  return "RESOURCE_EXHAUSTED" in text or "out of memory" in text
 
 
 def _resize(config, num_rows, num_chunks) -> ExperimentConfig:

@@ -6,6 +6,7 @@ import pytest
 
 from benchmarks import authors, suites
 from benchmarks.against import OURS, THEIRS, Against
+from benchmarks.timing import Version
 
 _AUTOENCODER = """
 import os
@@ -141,6 +142,27 @@ def test_every_task_compares_with_theirs(checkout, monkeypatch):
   assert result["left_out"] == {
     f"{THEIRS}, torch.compile": "RuntimeError: no compiler here"
   }
+
+
+def test_what_memory_does_not_suffice_for_is_left_out(checkout, monkeypatch):
+  against = Against(str(checkout))
+
+  def fail(words):
+    def task(*arguments):
+      raise RuntimeError(words)
+
+    return task
+
+  fits = lambda *arguments: {THEIRS: Version(lambda: None)}
+  tasks = {"large": fail("CUDA out of memory."), "small": fits}
+  monkeypatch.setattr(against, "_tasks", lambda: tasks)
+  [row] = against.run("tiny", 0, None, 0.01)
+  assert row.task == "small"
+  [reason] = against.facts["left_out"].values()
+  assert reason == "RuntimeError: CUDA out of memory."
+  tasks["small"] = fail("something else")
+  with pytest.raises(RuntimeError, match="something else"):
+    list(against.run("tiny", 0, None, 0.01))
 
 
 @pytest.mark.parametrize(
