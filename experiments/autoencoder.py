@@ -65,7 +65,6 @@ def _paper(chunk_size: int) -> config.ExperimentConfig:
       row_length=2048, batch_size=256, use_random_fill=False
     ),
     optimizer=config.OptimizerConfig(learning_rate=3e-4, num_warmup_steps=1000),
-    mesh=config.MeshConfig(data=-1),
     num_steps=30_000,
     log_interval=50,
     save_interval=1000,

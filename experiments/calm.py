@@ -16,7 +16,8 @@ ablation: s for 50 k steps, on 16 TPU v5p chips or more. BrierLM 4.70; with
 tiny takes recipe=fast (`experiments/recipes.py`), the other sizes recipe=paper,
 unless told: the fast one has been tried with small energy heads only.
 
-`python -m launch.plan` with the same --config and a --topology says whether a
+Mesh and microbatches are chosen for the devices there are. `python -m
+launch.plan` with the same --config and a --topology says which, and whether a
 slice suffices.
 """
 
@@ -91,7 +92,6 @@ def _paper(model: config.NextVectorConfig) -> config.ExperimentConfig:
       use_random_fill=False,
     ),
     optimizer=config.OptimizerConfig(learning_rate=3e-4, num_warmup_steps=2000),
-    mesh=config.MeshConfig(fsdp=16),
     num_steps=250_000,
     log_interval=50,
     save_interval=2000,

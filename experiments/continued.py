@@ -6,7 +6,8 @@
       --initial_run=RUN --config.data.path=DATA --workdir=NEW_RUN
 
 Parameters, and in a CALM the autoencoder, come from RUN, and so does what is
-minimised; optimizer (AdamW), data and step start anew. Hardware: what the model
+minimised; optimizer (AdamW), data and step start anew, and mesh and
+microbatches are chosen for the devices there are. Hardware: what the model
 needs; published weights are float32 here, and --config.model.dtype=bfloat16
 halves what activations take.
 """
@@ -37,4 +38,5 @@ def get_config(argument: str | None = None) -> config.ExperimentConfig:
     ),
     optimizer=config.OptimizerConfig(learning_rate=1e-4),
     mesh=config.MeshConfig(),
+    num_microbatches=config.CHOSEN,
   )

@@ -28,7 +28,7 @@ def get_sweep(
   """Points for `size,num_seeds=N`: the autoencoder, then every head."""
   options = config.parse_argument(argument, size=("tiny", "paper"), num_seeds=3)
   size, num_seeds = options["size"], options["num_seeds"]
-  first = autoencoder.get_config(size)
+  first = autoencoder.get_config("tiny" if size == "tiny" else "k4")
   if size == "tiny":
     first = dataclasses.replace(
       first,

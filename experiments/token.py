@@ -63,7 +63,6 @@ def _paper(model: config.TokenModelConfig) -> config.ExperimentConfig:
       row_length=2048, batch_size=1024, use_random_fill=False
     ),
     optimizer=config.OptimizerConfig(learning_rate=3e-4, num_warmup_steps=2000),
-    mesh=config.MeshConfig(fsdp=16),
     num_steps=250_000,
     log_interval=50,
     save_interval=2000,

@@ -2,9 +2,10 @@
 
 By default every device has all parameters and works on rows of its own; a model
 too large for that is split over as few of them as hold it. --mesh.fsdp and
---mesh.tensor split it as in training.
+--mesh.tensor split it as in training; what is not given is chosen.
 """
 
+import dataclasses
 import sys
 
 import jax
@@ -12,10 +13,11 @@ from jax.sharding import Mesh
 from ml_collections import config_flags
 
 from calm_jax.checkpoint.run_directory import RunDirectory
-from calm_jax.config import MeshConfig
+from calm_jax.config import CHOSEN, MeshConfig
 from calm_jax.config_file import check_types
 from calm_jax.runs.placement import mesh_for
 from calm_jax.training import processes, sharding
+from calm_jax.training.memory import device_bytes
 
 _MESH = config_flags.DEFINE_config_dataclass(
   "mesh",
@@ -36,7 +38,7 @@ def chosen(*checkpoints: str) -> Mesh | None:
       splits the chunks of a row.
   """
   config = check_types(_MESH.value)
-  if config.sequence != 1:
+  if config.sequence not in (CHOSEN, 1):
     raise ValueError(
       f"mesh.sequence is {config.sequence}; it splits the rows of training"
       " alone, so leave it at 1 here."
@@ -44,20 +46,17 @@ def chosen(*checkpoints: str) -> Mesh | None:
   num_devices = len(jax.devices())
   if num_devices == 1 and config == MeshConfig():
     return None
-  if config == MeshConfig():
+  if config.fsdp == CHOSEN:
     runs = [RunDirectory(path) for path in checkpoints]
     configs = [run.read_config() for run in runs if run.exists()]
-    fsdp_fn = lambda: mesh_for(configs, num_devices, _memory_bytes()).fsdp
-    config = MeshConfig(fsdp=processes.first_finds(fsdp_fn))
+    memory, given = device_bytes(), config
+    fsdp_fn = lambda: mesh_for(configs, num_devices, memory, given).fsdp
+    # A run may be there for one process already, and not for another yet.
+    fsdp = processes.first_finds(fsdp_fn)
+    config = dataclasses.replace(given, fsdp=fsdp)
     if config.fsdp > 1 and jax.process_index() == 0:
       print(
         f"parameters are split over {config.fsdp} devices (--mesh.fsdp)",
         file=sys.stderr,
       )
   return sharding.make_mesh(config)
-
-
-def _memory_bytes() -> int | None:
-  """Of one device; None where it does not say."""
-  stats = jax.local_devices()[0].memory_stats() or {}
-  return stats.get("bytes_limit")

@@ -1,7 +1,7 @@
 """Says whether a run fits on a TPU slice, and how long it takes at least.
 
   python -m launch.plan --config=experiments/calm.py:xl --topology=v5p:4x4x4 \\
-      [--mesh=data=4,fsdp=16] [--output=plan.json]
+      [--mesh=fsdp=16] [--output=plan.json]
   python -m launch.plan --config=experiments/calm.py:xl --topology=v5p:4x4x4 \\
       --search
   python -m launch.plan --config=experiments/calm.py:xl --topology=v5e:4x4 \\
@@ -9,10 +9,11 @@
 
 Compiles the training step itself for that slice; no TPU, no data and no trained
 autoencoder is needed, only the extra [aot]. Exit code 0: it fits; 2: it does
-not; 1: anything else. Without --mesh rows go side by side on as many chips as
-there are rows, and `tensor` takes the chips left. With --program it compiles
-evaluation or generation instead; every chip then has all parameters, unless
---mesh splits them.
+not; 1: anything else. The mesh and the number of microbatches are those that
+`launch.train` takes on such a slice: what the config gives, and chosen where it
+gives nothing; --mesh=fsdp=16 is short for --config.mesh.fsdp=16. With --program
+it compiles evaluation or generation instead; parameters are then split over as
+few chips as hold them, or as --mesh says.
 """
 
 import os
@@ -38,14 +39,17 @@ from calm_jax.config import MeshConfig
 from calm_jax.config_file import check_types
 from calm_jax.evaluation.result_file import check_output, write_result
 from calm_jax.planning import programs
-from calm_jax.planning.assumptions import complete, default_mesh, parse_mesh
+from calm_jax.planning.assumptions import complete, parse_mesh
 from calm_jax.planning.description import describe, describe_all
-from calm_jax.planning.memory import LeastMemory
 from calm_jax.planning.plan import make_plan
 from calm_jax.planning.programs import PROGRAMS
 from calm_jax.planning.search import search
 from calm_jax.planning.topology import available_bytes, find_topology
+from calm_jax.runs.placement import mesh_for
 from calm_jax.scaling.flops import training_flops
+from calm_jax.training.layout import choose_layout
+from calm_jax.training.memory import StepMemory
+from calm_jax.training.sharding import count_slices
 from launch import entry, flag_errors
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -79,13 +83,15 @@ def main(arguments: list[str]) -> None:
   if _SEARCH.value and _PROGRAM.value != "train":
     raise ValueError("--search is for training; leave it or --program out.")
   config = complete(check_types(_CONFIG.value), _VOCAB_SIZE.value)
+  sizes = parse_mesh(_MESH.value) if _MESH.value else {}
   topology = find_topology(_TOPOLOGY.value)
   # The compiler, loaded now, would keep Ctrl-C waiting for minutes, and print a
   # page of addresses when it is ended. Nothing is half-written.
   for number in (signal.SIGINT, signal.SIGTERM):
     signal.signal(number, signal.SIG_DFL)
+  num_chips, num_bytes = len(topology.devices), available_bytes(topology)
   if _PROGRAM.value != "train":
-    mesh = parse_mesh(_MESH.value) if _MESH.value else MeshConfig()
+    mesh = mesh_for([config], num_chips, num_bytes, MeshConfig(**sizes))
     plan = programs.plan_program(
       _PROGRAM.value,
       dataclasses.replace(config, mesh=mesh),
@@ -94,7 +100,6 @@ def main(arguments: list[str]) -> None:
     )
     print(programs.describe(plan))
     _finish(plan.to_dict(), plan.fits)
-  num_chips = len(topology.devices)
   flops = training_flops(config) / config.num_steps
 
   def plan_fn(config):
@@ -105,17 +110,20 @@ def main(arguments: list[str]) -> None:
       config,
       num_chips,
       plan_fn=plan_fn,
-      least_bytes_fn=LeastMemory(),
-      num_bytes=available_bytes(topology),
+      least_bytes_fn=StepMemory().least,
+      num_bytes=num_bytes,
       max_compilations=_MAX_COMPILATIONS.value,
     )
     print(describe_all(plans))
     result = {"plans": [plan.to_dict() for plan in plans]}
     fits = any(plan.fits for plan in plans)
   else:
-    mesh = parse_mesh(_MESH.value) if _MESH.value else None
-    mesh = mesh or default_mesh(config, num_chips)
-    plan = plan_fn(dataclasses.replace(config, mesh=mesh))
+    mesh = dataclasses.replace(config.mesh, **sizes)
+    config = dataclasses.replace(config, mesh=mesh)
+    layout = choose_layout(
+      config, num_chips, num_bytes, count_slices(topology.devices)
+    )
+    plan = plan_fn(layout.config)
     print(describe(plan))
     result, fits = plan.to_dict(), plan.fits
   _finish(result, fits)

@@ -3,9 +3,12 @@
     python -m launch.train --config=experiments/autoencoder.py:tiny \\
       --config.data.path=DATA --workdir=RUN
 
-The same command again goes on where the run stopped. Every field of the config
-is a flag: --config.model.num_layers=4. On several hosts each starts the command
-with --distributed, and with addresses where the cluster does not tell them.
+The same command again goes on where the run stopped, on other devices, too.
+Every field of the config is a flag: --config.model.num_layers=4. Mesh and
+microbatches are chosen for the devices there are, but for the sizes that
+--config.mesh.fsdp, its like and --config.num_microbatches give. On several
+hosts each starts the command with --distributed, and with addresses where the
+cluster does not tell them.
 """
 
 import sys

@@ -92,6 +92,7 @@ def test_the_padded_vocabulary_holds_the_mask_id(size, mask_id, padded):
     (config.OptimizerConfig, {"name": "sgd"}, "choose one of adamw, muon"),
     (config.OptimizerConfig, {"muon_beta": 1.0}, "muon_beta is 1.0"),
     (config.MeshConfig, {"data": 0}, "data is 0"),
+    (config.MeshConfig, {"fsdp": -2}, "fsdp is -2; it is positive, or -1"),
   ],
 )
 def test_impossible_values_are_named(build, values, message):
@@ -107,6 +108,7 @@ def test_impossible_values_are_named(build, values, message):
     ({"data": config.DataConfig(row_length=62)}, "nearest are 60 and 64"),
     ({"data": config.DataConfig(row_length=4)}, "single chunk"),
     ({"num_microbatches": 3}, "batch_size 8 is not a multiple"),
+    ({"num_microbatches": 0}, "num_microbatches is 0"),
     ({"num_eval_rows": 0}, "num_eval_rows is 0"),
     ({"eval_interval": -1}, "eval_interval is -1"),
   ],

@@ -4,9 +4,10 @@ import dataclasses
 
 import pytest
 
+from calm_jax.config import resolve
 from calm_jax.planning.assumptions import complete
 from calm_jax.scaling.flops import num_parameters, training_flops
-from experiments import autoencoder, calm, sweep_recipe, token
+from experiments import autoencoder, calm, sweep_heads, sweep_recipe, token
 
 _VOCAB_SIZE = 128256
 
@@ -92,6 +93,17 @@ def test_small_sizes_follow_the_fast_recipe():
     assert own == experiment.get_config("tiny,recipe=fast")
     assert own.optimizer.name == "muon"
     assert own != experiment.get_config("tiny,recipe=paper")
+
+
+@pytest.mark.parametrize("size", ["tiny", "paper"])
+def test_the_sweep_of_heads_fits_its_autoencoder(size):
+  points = dict(sweep_heads.get_sweep(f"{size},num_seeds=1"))
+  first = complete(points.pop("autoencoder"), _VOCAB_SIZE).model
+  assert {*points} == {"energy-seed0", "flow-seed0", "diffusion-seed0"}
+  for point in points.values():
+    found = resolve(point, vocabulary=first.vocabulary, autoencoder=first)
+    assert found.model.latent_size == first.latent_size
+    assert found.model.chunk_size == 4
 
 
 def test_the_sweep_of_recipes_reads_one_text():

@@ -19,7 +19,12 @@ types.
 
 from calm_jax.config.argument import parse_argument
 from calm_jax.config.data import DataConfig, SourceConfig
-from calm_jax.config.experiment import ExperimentConfig, MeshConfig, resolve
+from calm_jax.config.experiment import (
+  CHOSEN,
+  ExperimentConfig,
+  MeshConfig,
+  resolve,
+)
 from calm_jax.config.fields import (
   DTYPES,
   IMPLEMENTATIONS,
@@ -49,6 +54,7 @@ from calm_jax.config.vocabulary import VocabularyConfig
 FORMAT_VERSION = 1  # of config.json; a run of another version is refused
 
 __all__ = [
+  "CHOSEN",
   "DTYPES",
   "FORMAT_VERSION",
   "IMPLEMENTATIONS",

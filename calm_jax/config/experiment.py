@@ -17,20 +17,24 @@ from calm_jax.config.model import AutoencoderConfig, ModelConfig
 from calm_jax.config.optimizer import OptimizerConfig
 from calm_jax.config.vocabulary import VocabularyConfig
 
+CHOSEN = -1  # a size that follows from devices, model and batch
+
 
 @config_class
 class MeshConfig:
-  """Sizes of the four mesh axes; their product is the number of devices."""
+  """Sizes of the four mesh axes; their product is the number of devices.
 
-  data: int = -1  # copies of the parameters; −1: all devices that are left
-  fsdp: int = 1  # parameters split along their widest axis
-  tensor: int = 1  # heads and feed-forward columns split
-  sequence: int = 1  # chunks of a row split
+  −1: chosen for the devices there are, see `training/layout.py`.
+  """
+
+  data: int = CHOSEN  # copies of the parameters
+  fsdp: int = CHOSEN  # parameters split along their widest axis
+  tensor: int = CHOSEN  # heads and feed-forward columns split
+  sequence: int = CHOSEN  # chunks of a row split
 
   def __post_init__(self):
-    check_positive(self, "fsdp", "tensor", "sequence")
-    if self.data != -1:
-      check_positive(self, "data")
+    for field in dataclasses.fields(self):
+      _check_size(self, field.name)
 
 
 @config_class
@@ -46,7 +50,8 @@ class ExperimentConfig:
   )
   mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
   num_steps: int = 1000
-  num_microbatches: int = 1  # parts of a batch, one after another
+  # parts of a batch, one after another; −1: chosen as the mesh is
+  num_microbatches: int = CHOSEN
   # float32 | bfloat16: in which gradients are added up over devices and
   # microbatches; bfloat16 moves half the bytes and rounds before
   gradient_reduce_dtype: str = added(
@@ -68,7 +73,6 @@ class ExperimentConfig:
     check_positive(
       self,
       "num_steps",
-      "num_microbatches",
       "max_skipped_steps",
       "log_interval",
       "save_interval",
@@ -78,6 +82,7 @@ class ExperimentConfig:
     check_not_negative(
       self, "eval_interval", "num_scored_rows", "keep_interval"
     )
+    _check_size(self, "num_microbatches")
     check_choice(self, "gradient_reduce_dtype", DTYPES)
     if not isinstance(self.model, ModelConfig):
       choices = [kind.__name__ for kind in ModelConfig.kinds.values()]
@@ -141,3 +146,11 @@ def resolve(
   if config.model.needs_autoencoder:
     config.autoencoder = rebuild(autoencoder)
   return rebuild(config)
+
+
+def _check_size(config: MeshConfig | ExperimentConfig, name: str) -> None:
+  size = getattr(config, name)
+  if size != CHOSEN and size < 1:
+    raise ValueError(
+      f"{name} is {size}; it is positive, or {CHOSEN} to have it chosen."
+    )

@@ -1,19 +1,12 @@
 """What a config leaves to the data and to other runs, for want of them."""
 
-import math
-
 from calm_jax.config import (
   AutoencoderConfig,
   ExperimentConfig,
-  MeshConfig,
   VocabularyConfig,
   resolve,
 )
 from calm_jax.training.sharding import MESH_AXES
-
-# Split in more parts than this, the parameters' last axis gets so narrow that
-# the compiler gathers by sums of padded arrays, at twice the traffic.
-_MAX_FSDP = 16
 
 
 def complete(config: ExperimentConfig, vocab_size: int) -> ExperimentConfig:
@@ -49,33 +42,11 @@ def complete(config: ExperimentConfig, vocab_size: int) -> ExperimentConfig:
   return resolve(config, vocabulary=vocabulary, autoencoder=autoencoder)
 
 
-def default_mesh(config: ExperimentConfig, num_chips: int) -> MeshConfig:
-  """As many rows side by side as there are; `tensor` takes the chips left.
-
-  Args:
-    config: of the run.
-    num_chips: of the slice.
+def parse_mesh(text: str) -> dict[str, int]:
+  """Reads `data=4,fsdp=16`.
 
   Returns:
-    Sizes that multiply to the chips.
-  """
-  rows = config.data.batch_size // config.num_microbatches
-  num_row_parts = math.gcd(rows, num_chips)
-  rest = num_chips // num_row_parts
-  tensor = math.gcd(rest, getattr(config.model, "num_heads", 1))
-  fsdp = math.gcd(num_row_parts, _MAX_FSDP)
-  return MeshConfig(
-    data=num_row_parts // fsdp,
-    fsdp=fsdp,
-    tensor=tensor,
-    sequence=rest // tensor,
-  )
-
-
-def parse_mesh(text: str) -> MeshConfig:
-  """Reads `data=4,fsdp=16`; an axis that is not named has size 1.
-
-  Without `data`, that axis takes the chips that are left.
+    Sizes by axis, of those that are named.
 
   Raises:
     ValueError: if an axis is unknown or its size no whole number.
@@ -89,4 +60,4 @@ def parse_mesh(text: str) -> MeshConfig:
         f" {', '.join(MESH_AXES)}, such as data=4,fsdp=16."
       )
     sizes[name] = int(size)
-  return MeshConfig(**sizes)
+  return sizes

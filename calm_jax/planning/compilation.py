@@ -9,14 +9,14 @@ from jax.sharding import Mesh
 from calm_jax.config import ExperimentConfig
 from calm_jax.families.matrix_flops import matrix_flops
 from calm_jax.planning.collectives import Collective, find_collectives
-from calm_jax.planning.memory import (
+from calm_jax.planning.topology import refused_bytes
+from calm_jax.training import sharding
+from calm_jax.training.memory import (
   activation_bytes_per_row,
   bytes_of_shards,
   frozen_shapes,
   size_of,
 )
-from calm_jax.planning.topology import refused_bytes
-from calm_jax.training import sharding
 from calm_jax.training.step import Program
 
 
@@ -54,11 +54,7 @@ def compile_step(config: ExperimentConfig, mesh: Mesh) -> CompiledStep:
     JaxRuntimeError: if it cannot be compiled for another reason than memory.
   """
   program = Program(config, mesh)
-  frozen = jax.tree.map(
-    functools.partial(_replicated, mesh), frozen_shapes(config)
-  )
-  batch = sharding.batch_shapes(config, mesh)
-  arguments = (program.shapes, frozen, batch)
+  arguments = argument_shapes(config, program)
   traced = program.trace(*arguments)
   params = program.shapes.params
   num_parameters = size_of(params)
@@ -98,6 +94,15 @@ def compile_step(config: ExperimentConfig, mesh: Mesh) -> CompiledStep:
     collectives=collectives,
     **known,
   )
+
+
+def argument_shapes(config: ExperimentConfig, program: Program) -> Any:
+  """State, frozen parameters and batch of a step, with their shardings."""
+  mesh = program.mesh
+  frozen = jax.tree.map(
+    functools.partial(_replicated, mesh), frozen_shapes(config)
+  )
+  return program.shapes, frozen, sharding.batch_shapes(config, mesh)
 
 
 def _looked_up(config: ExperimentConfig, params: Any) -> int:

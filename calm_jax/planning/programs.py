@@ -8,13 +8,12 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from calm_jax.config import ExperimentConfig
+from calm_jax.config import CHOSEN, ExperimentConfig
 from calm_jax.data.batch import Batch
 from calm_jax.evaluation import prediction
 from calm_jax.families import build_model, family_of, param_axes, param_shapes
 from calm_jax.families.rounding import reads_rounded
 from calm_jax.planning.collectives import Collective, find_collectives
-from calm_jax.planning.memory import bytes_of_shards, frozen_shapes
 from calm_jax.planning.topology import (
   Topology,
   available_bytes,
@@ -25,6 +24,7 @@ from calm_jax.sampling import generate, rows
 from calm_jax.sampling.prompt import Prompts
 from calm_jax.sampling.settings import SamplingSettings
 from calm_jax.training import sharding
+from calm_jax.training.memory import bytes_of_shards, frozen_shapes
 
 _WHOLE = PartitionSpec()
 PROGRAMS = ("evaluate", "generate")
@@ -89,7 +89,7 @@ def plan_program(
       "the config is one of an autoencoder, which predicts nothing; give a"
       " next-vector or token model to plan evaluation or generation."
     )
-  if config.mesh.sequence != 1:
+  if config.mesh.sequence not in (CHOSEN, 1):
     raise ValueError(
       f"mesh.sequence is {config.mesh.sequence}; it splits the rows of training"
       " alone, so leave it out here."

@@ -1,8 +1,9 @@
 """Over how many devices a run must be split to be scored or continued."""
 
+import dataclasses
 from collections.abc import Sequence
 
-from calm_jax.config import ExperimentConfig, MeshConfig
+from calm_jax.config import CHOSEN, ExperimentConfig, MeshConfig
 from calm_jax.families import costs
 
 _SHARE = 0.8  # of a device's memory; rows and temporaries take the rest
@@ -31,6 +32,7 @@ def mesh_for(
   configs: Sequence[ExperimentConfig],
   num_devices: int,
   memory_bytes: int | None,
+  given: MeshConfig | None = None,
 ) -> MeshConfig:
   """Parameters over no more devices than they need, rows over what is left.
 
@@ -38,15 +40,20 @@ def mesh_for(
     configs: of the runs that are there at once.
     num_devices: of all processes.
     memory_bytes: of one device; None: not known, so nothing is split.
+    given: sizes that stay as they are.
 
   Returns:
-    The mesh; split over all devices if nothing less fits.
+    Sizes for `make_mesh`; split over all devices if nothing less fits.
   """
-  if memory_bytes is None:
-    return MeshConfig()
-  parts = [n for n in range(1, num_devices + 1) if num_devices % n == 0]
-  for fsdp in parts:
-    needed = sum(loading_bytes(config, fsdp) for config in configs)
+  given = given or MeshConfig()
+  is_open = given.data == CHOSEN and given.fsdp == CHOSEN
+  if memory_bytes is None or not is_open:
+    return given
+  tensor = max(given.tensor, 1)
+  rest = num_devices // tensor
+  fsdp = 1
+  for fsdp in (n for n in range(1, rest + 1) if rest % n == 0):
+    needed = sum(loading_bytes(config, fsdp * tensor) for config in configs)
     if needed <= _SHARE * memory_bytes:
       break
-  return MeshConfig(fsdp=fsdp)
+  return dataclasses.replace(given, fsdp=fsdp)

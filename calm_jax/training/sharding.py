@@ -7,6 +7,7 @@ and the vocabulary, `sequence` splits the chunks of a row.
 
 import itertools
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -14,7 +15,7 @@ import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from calm_jax.config import ExperimentConfig, MeshConfig, ModelConfig
+from calm_jax.config import CHOSEN, ExperimentConfig, MeshConfig, ModelConfig
 from calm_jax.data.batch import Batch
 
 MESH_AXES = ("data", "fsdp", "tensor", "sequence")
@@ -44,7 +45,8 @@ def make_mesh(
   """Arranges the devices, those of a slice by its network; `data` spans slices.
 
   Args:
-    config: sizes of the axes.
+    config: sizes of the axes. Of those left open the first one takes all
+      devices that are left, and the others are 1.
     devices: all of them by default.
 
   Returns:
@@ -61,16 +63,24 @@ def make_mesh(
   return Mesh(_arrange(sizes, devices), MESH_AXES, axis_types=types)
 
 
+def count_slices(devices: Sequence[jax.Device]) -> int:
+  """Of TPUs, between which the network is slow; 1 for other devices."""
+  if devices[0].platform != "tpu":
+    return 1
+  return len({getattr(it, "slice_index", 0) for it in devices})
+
+
 def check_fit(config: ExperimentConfig, mesh: Mesh) -> None:
   """Raises ValueError if the batch or the model does not fit the mesh."""
   num_parts = mesh.shape["data"] * mesh.shape["fsdp"]
-  unit = num_parts * config.num_microbatches
+  num_microbatches = max(config.num_microbatches, 1)
+  unit = num_parts * num_microbatches
   _check_multiple(
     "data.batch_size",
     config.data.batch_size,
     unit,
     f"data {mesh.shape['data']} × fsdp {mesh.shape['fsdp']} ×"
-    f" num_microbatches {config.num_microbatches}",
+    f" num_microbatches {num_microbatches}",
   )
   _check_multiple(
     "the number of chunks in a row",
@@ -259,14 +269,16 @@ def global_batch(mesh: Mesh, batch: Any, num_parts: int) -> Any:
 
 def _mesh_sizes(config: MeshConfig, num_devices: int) -> tuple[int, ...]:
   wanted = tuple(getattr(config, name) for name in MESH_AXES)
-  rest = math.prod(wanted[1:])
-  sizes = (num_devices // rest, *wanted[1:]) if wanted[0] == -1 else wanted
+  given = math.prod(size for size in wanted if size != CHOSEN)
+  sizes = [1 if size == CHOSEN else size for size in wanted]
+  if CHOSEN in wanted:
+    sizes[wanted.index(CHOSEN)] = num_devices // given
   if math.prod(sizes) == num_devices:
-    return sizes
+    return tuple(sizes)
   asked = " × ".join(
     f"{name} {size}"
     for name, size in zip(MESH_AXES, wanted, strict=True)
-    if size != -1
+    if size != CHOSEN
   )
   raise ValueError(
     f"mesh {asked} does not multiply to the {num_devices} devices; the nearest"
@@ -281,8 +293,8 @@ def _arrange(sizes: tuple[int, ...], devices: list[jax.Device]) -> np.ndarray:
   TPUs no mesh axis that is a part of an axis of the torus: on v5p:4x4x4 neither
   fsdp 32 nor tensor 2.
   """
-  num_slices = len({getattr(it, "slice_index", 0) for it in devices})
-  if devices[0].platform != "tpu" or num_slices == 1:
+  num_slices = count_slices(devices)
+  if num_slices == 1:
     return mesh_utils.create_device_mesh(
       sizes, devices, allow_split_physical_axes=True
     )

@@ -159,7 +159,7 @@ class Program:
     """Plans a run.
 
     Args:
-      config: resolved.
+      config: resolved; without a number of microbatches it is 1.
       mesh: from `sharding.make_mesh`.
 
     Raises:
@@ -203,7 +203,7 @@ class Program:
         state,
         frozen,
         batch,
-        num_microbatches=config.num_microbatches,
+        num_microbatches=max(config.num_microbatches, 1),
         reduce_dtype=config.gradient_reduce_dtype,
         max_gradient_norm=config.optimizer.max_gradient_norm,
         seed=config.seed,

@@ -17,7 +17,7 @@ import tqdm
 from etils import epath
 
 from calm_jax import config_file
-from calm_jax.config import ExperimentConfig, resolve
+from calm_jax.config import ExperimentConfig, MeshConfig, resolve
 from calm_jax.data.store import TokenStore
 from calm_jax.evaluation.positions import select_positions
 from calm_jax.evaluation.result_file import read_result
@@ -81,6 +81,9 @@ class Sweep:
     """What the numbers of a point depend on, each as a hash."""
     config = copy.deepcopy(self.points[name])
     config.data.path = ""  # its content counts
+    # Where it runs changes a result by rounding at most.
+    config.mesh = MeshConfig(data=-1, fsdp=1, tensor=1, sequence=1)
+    config.num_microbatches = 1
     for field in dataclasses.fields(config):
       if field.name in _FREE:
         setattr(config, field.name, field.default)

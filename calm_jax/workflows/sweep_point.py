@@ -14,7 +14,7 @@ from calm_jax.checkpoint.run_directory import (
   RunDirectory,
   load_run,
 )
-from calm_jax.config import ExperimentConfig
+from calm_jax.config import CHOSEN, ExperimentConfig
 from calm_jax.data.pipeline import eval_batches
 from calm_jax.data.store import TokenStore
 from calm_jax.evaluation.prediction import (
@@ -25,10 +25,12 @@ from calm_jax.evaluation.temperature_curve import batch_method_columns
 from calm_jax.evaluation.windows import COUNT
 from calm_jax.families import family_of
 from calm_jax.runs.continuation import TextGenerator
+from calm_jax.runs.placement import mesh_for
 from calm_jax.runs.runner import evaluate_run
 from calm_jax.sampling.rows import num_parts
 from calm_jax.sampling.settings import SamplingSettings
 from calm_jax.training import sharding
+from calm_jax.training.memory import device_bytes
 from calm_jax.workflows.training import run_training
 
 _NUM_CANDIDATES = 100  # N_b, for what is shown
@@ -139,11 +141,13 @@ def _shown(run: LoadedRun, data: str, scoring: Scoring) -> dict[str, Any]:
 
 
 def _mesh(config: ExperimentConfig) -> Mesh | None:
-  """That of training, without splitting rows; None for one device."""
-  if len(jax.devices()) == 1:
+  """Splits parameters as the config or their size says; None: one device."""
+  num_devices = len(jax.devices())
+  if num_devices == 1:
     return None
+  given = dataclasses.replace(config.mesh, data=CHOSEN, sequence=1)
   return sharding.make_mesh(
-    dataclasses.replace(config.mesh, data=-1, sequence=1)
+    mesh_for([config], num_devices, device_bytes(), given)
   )
 
 

@@ -29,7 +29,9 @@ from calm_jax.evaluation.prediction import PredictionSettings
 from calm_jax.families import costs, family_of
 from calm_jax.losses.mean import Mean, compute, merge
 from calm_jax.training import processes, sharding
+from calm_jax.training.layout import choose_layout
 from calm_jax.training.loop import Evaluator, Result, train
+from calm_jax.training.memory import device_bytes
 from calm_jax.training.metrics import MetricsWriter
 from calm_jax.training.progress import Stopwatch
 from calm_jax.training.step import Program
@@ -104,8 +106,14 @@ def run_training(
   )
   config_file.check_names(config, allow_change, "allow_change")
   changes = {} if is_new else run.check_same(config, allow_change)
-  mesh = sharding.make_mesh(config.mesh)
-  program = Program(config, mesh)
+  # Chosen anew at every start: the config, and config.json, say what was asked.
+  devices = jax.devices()
+  layout = choose_layout(
+    config, len(devices), device_bytes(), sharding.count_slices(devices)
+  )
+  mesh = sharding.make_mesh(layout.config.mesh)
+  program = Program(layout.config, mesh)
+  _say(str(layout))
   for note in program.notes:
     _say(f"note: {note}")
   hashes = {

@@ -16,26 +16,27 @@ plan() {
   shift
   [[ -e $output/$name.json ]] && return
   echo "== $name"
-  # 2 says that it does not fit, which is a result, too.
+  # 2 says that it does not fit, which is a result, too. One mesh for all, so
+  # that rows of the table differ by slice and size alone.
   python -m launch.plan --output="$output/$name.json" "$@" || (($? == 2))
 }
 
 for slice in v5p:4x4x4 v5e:16x16 v6e:16x16; do
   for size in xl l m; do
     plan "$size-${slice/:/-}" --config="experiments/calm.py:$size" \
-      --topology="$slice"
+      --topology="$slice" --mesh=fsdp=16
   done
 done
 for chunk_size in 1 2 8; do
   plan "l-k$chunk_size-v5p-4x4x4" --topology=v5p:4x4x4 \
-    --config="experiments/calm.py:l,chunk_size=$chunk_size"
+    --config="experiments/calm.py:l,chunk_size=$chunk_size" --mesh=fsdp=16
 done
 for slice in v5p:4x4x4 v5e:16x16; do
   plan "xl-muon-${slice/:/-}" --config="experiments/calm.py:xl" \
-    --topology="$slice" --config.optimizer.name=muon
+    --topology="$slice" --config.optimizer.name=muon --mesh=fsdp=16
 done
 plan xl-fast-v5p-4x4x4 --config="experiments/calm.py:xl,recipe=fast" \
-  --topology=v5p:4x4x4
+  --topology=v5p:4x4x4 --mesh=fsdp=16
 for program in evaluate generate; do
   plan "programs/xl-$program-v5e-4x4" --config=experiments/calm.py:xl \
     --topology=v5e:4x4 --program="$program" --rows=1

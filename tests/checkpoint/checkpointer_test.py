@@ -33,7 +33,7 @@ _HASHES = {"data": "d" * 64, "tokenizer": ByteTokenizer().content_hash}
 
 @cached
 def _shapes(stage="next_vector", **mesh):
-  config = MeshConfig(**{"data": 1, **mesh})
+  config = MeshConfig(**{"data": 1, "fsdp": 1, "tensor": 1, **mesh})
   num_devices = config.data * config.fsdp * config.tensor
   experiment = tiny.experiment(stage, mesh=config)
   devices = jax.devices()[:num_devices]

@@ -234,7 +234,10 @@ def test_what_does_not_fit_ends_before_anything_is_written(
     ("no directory", {"autoencoder_run": str(tmp_path / "none")}),
     ("seed is 'x'", {"seed": "x"}),
     ("the 8 devices", {"mesh": config.MeshConfig(fsdp=3)}),
-    ("not a multiple of 16", {"num_microbatches": 2}),
+    (
+      "not a multiple of 16",
+      {"num_microbatches": 2, "mesh": config.MeshConfig(data=8)},
+    ),
   ]
   for message, change in changes:
     experiment = _experiment("next_vector", data, autoencoder_run)

@@ -23,14 +23,15 @@ _CONFIG = (
   "--config.data.row_length=512",
   "--topology=v5e:2x2",
 )
+_SPLIT = "--config.mesh.fsdp=4"  # which a model so small is not
 
 
-def _plan(path, *arguments, libtpu_arguments=""):
+def _plan(path, *arguments, config=_CONFIG, libtpu_arguments=""):
   """Exit code, stdout, stderr and what was written."""
   pytest.importorskip("libtpu", reason="the extra [aot] brings libtpu")
   output = path / "plan.json"
   output.unlink(missing_ok=True)
-  command = [sys.executable, "-m", "launch.plan", *_CONFIG, *arguments]
+  command = [sys.executable, "-m", "launch.plan", *config, *arguments]
   finished = subprocess.run(
     [*command, f"--output={output}"],
     cwd=_ROOT,
@@ -50,7 +51,8 @@ def _plan(path, *arguments, libtpu_arguments=""):
 
 @pytest.fixture(scope="module")
 def plan(tmp_path_factory):
-  finished, plan = _plan(tmp_path_factory.mktemp("plan"), "--vocab_size=1000")
+  path = tmp_path_factory.mktemp("plan")
+  finished, plan = _plan(path, "--vocab_size=1000", _SPLIT)
   assert finished.returncode == 0, finished.stderr
   for words in ("tokens/s", "chip-hours", "leave out", "Nothing ran"):
     assert words in finished.stdout
@@ -94,7 +96,7 @@ def test_memory_depends_on_mesh_and_remat(plan, tmp_path):
   state = [p["bytes_by_kind"]["state"] for p in (plan, halves)]
   split = 12 * plan["parameters"]
   assert state[1] - state[0] == pytest.approx(split / 4, rel=0.15)
-  _, full = _plan(tmp_path, vocabulary, "--config.model.remat=full")
+  _, full = _plan(tmp_path, vocabulary, _SPLIT, "--config.model.remat=full")
   kept = [p["bytes_by_kind"]["activations"] for p in (plan, full)]
   assert kept[1] < kept[0]
   assert full["bytes_per_chip"] != plan["bytes_per_chip"]
@@ -118,7 +120,9 @@ def test_the_compiler_knows_the_flags_of_the_scripts(plan, tmp_path):
     check=True,
   ).stdout.strip()
   vocabulary = "--vocab_size=1000"
-  finished, flagged = _plan(tmp_path, vocabulary, libtpu_arguments=printed)
+  finished, flagged = _plan(
+    tmp_path, vocabulary, _SPLIT, libtpu_arguments=printed
+  )
   assert finished.returncode == 0, finished.stderr
   assert flagged["executed_flops_per_step"] == plan["executed_flops_per_step"]
   finished, _ = _plan(tmp_path, vocabulary, libtpu_arguments="--xla_no_flag=1")
@@ -130,6 +134,20 @@ def test_a_mistake_is_one_line(tmp_path):
   assert (finished.returncode, plan) == (1, None)
   assert finished.stderr.count("\n") == 1
   assert "nearest meshes that do are" in finished.stderr
+
+
+def test_an_autoencoder_has_a_plan(tmp_path):
+  finished, plan = _plan(
+    tmp_path,
+    "--vocab_size=1000",
+    "--config.num_microbatches=1",
+    config=("--config=experiments/autoencoder.py:tiny", "--topology=v5e:2x2"),
+  )
+  assert finished.returncode == 0, finished.stderr
+  # Two rows for four chips; only the state is split by nothing.
+  assert plan["mesh"] == {"data": 2, "fsdp": 1, "tensor": 1, "sequence": 2}
+  state = 12 * plan["parameters"]
+  assert plan["bytes_by_kind"]["state"] == pytest.approx(state, rel=0.03)
 
 
 @pytest.mark.parametrize("program", ["evaluate", "generate"])

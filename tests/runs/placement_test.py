@@ -35,7 +35,18 @@ def test_parameters_are_split_no_more_than_they_need():
   assert mesh_for([config], 8, 0) == MeshConfig(fsdp=8)
   memory = int(loading_bytes(config, 3) / 0.8) + 1
   assert mesh_for([config], 6, memory) == MeshConfig(fsdp=3)
-  assert mesh_for([config], 8, None) == mesh_for([], 8, 0) == MeshConfig()
+  assert mesh_for([config], 8, None) == MeshConfig()
+  assert mesh_for([], 8, 0) == MeshConfig(fsdp=1)
+
+
+def test_given_sizes_stay():
+  config = calm_run().config
+  memory = int(loading_bytes(config, 4) / 0.8) + 1
+  given = MeshConfig(tensor=2)
+  found = mesh_for([config], 8, memory, given)
+  assert found == MeshConfig(fsdp=2, tensor=2)
+  for given in (MeshConfig(fsdp=2), MeshConfig(data=4)):
+    assert mesh_for([config], 8, 0, given) == given
 
 
 def test_binaries_split_a_model_that_is_too_large(monkeypatch, capsys):
@@ -54,6 +65,6 @@ def test_binaries_split_a_model_that_is_too_large(monkeypatch, capsys):
   assert mesh.chosen("not there yet").shape["data"] == 8
   memory = sum(loading_bytes(run, 4) for run in runs.values())
   memory = int(memory / 0.8) + 1
-  monkeypatch.setattr(mesh, "_memory_bytes", lambda: memory)
+  monkeypatch.setattr(mesh, "device_bytes", lambda: memory)
   assert mesh.chosen("small", "large").shape["fsdp"] == 4
   assert "split over 4 devices" in capsys.readouterr().err
