@@ -5,6 +5,8 @@ from typing import Any
 
 from calm_jax.config import AutoencoderConfig
 from calm_jax.families.published import (
+  CHUNK_FIELDS,
+  SHARED_FIELDS,
   Published,
   get,
   read_chunks,
@@ -23,6 +25,21 @@ class PublishedAutoencoder(Published):
   """The authors' Autoencoder."""
 
   architectures = ("Autoencoder",)
+  fields = (
+    SHARED_FIELDS
+    | CHUNK_FIELDS
+    | {
+      "num_encoder_layers",
+      "num_decoder_layers",
+      "ae_dropout",
+      "kl_weight",
+      "kl_clamp",
+    }
+  )
+
+  def fixed(self, architecture: str) -> dict[str, tuple[Any, ...]]:
+    del architecture
+    return {"model_type": ("",)}
 
   def read(
     self, architecture: str, values: Mapping[str, Any]

@@ -12,6 +12,8 @@ from calm_jax.config import (
   NextVectorConfig,
 )
 from calm_jax.families.published import (
+  BACKBONE_FIELDS,
+  CHUNK_FIELDS,
   Published,
   backbone_entries,
   get,
@@ -30,16 +32,24 @@ from calm_jax.layers.published import (
 class PublishedNextVector(Published):
   """The authors' EnergyTransformer, DiffusionTransformer, FlowTransformer."""
 
+  fields = (
+    BACKBONE_FIELDS
+    | CHUNK_FIELDS
+    | {"ae_path", "num_mlp_layers", "num_samples", "noise_size", "beta"}
+  )
+
   @property
   def architectures(self) -> tuple[str, ...]:
     return tuple(head.architecture for head in _HEADS.values())
 
+  def fixed(self, architecture: str) -> dict[str, tuple[Any, ...]]:
+    kind, _ = _find_head(architecture)
+    return {"model_type": (kind.kind, "")}
+
   def read(
     self, architecture: str, values: Mapping[str, Any]
   ) -> NextVectorConfig:
-    kind, head = next(
-      item for item in _HEADS.items() if item[1].architecture == architecture
-    )
+    kind, head = _find_head(architecture)
     fields = {
       "num_mlp_layers": get(values, "num_mlp_layers", int),
       "num_samples": get(values, "num_samples", int, kind().num_samples),
@@ -169,3 +179,9 @@ _HEADS: dict[type[HeadConfig], _Head] = {
   ),
   FlowHeadConfig: _Head(architecture="FlowTransformer", entries_fn=_adaln_head),
 }
+
+
+def _find_head(architecture: str) -> tuple[type[HeadConfig], _Head]:
+  return next(
+    item for item in _HEADS.items() if item[1].architecture == architecture
+  )

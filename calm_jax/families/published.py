@@ -2,9 +2,13 @@
 
 import dataclasses
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from calm_jax.config import BackboneConfig, ModelConfig, VocabularyConfig
+from calm_jax.families.published_fields import show
+from calm_jax.families.published_rope import FIELDS as ROPE_FIELDS
+from calm_jax.families.published_rope import read_rope_theta
 from calm_jax.layers.published import (
   Entry,
   scale_entry,
@@ -12,6 +16,30 @@ from calm_jax.layers.published import (
 )
 
 _REQUIRED = object()
+_MAX = {int: 2**31 - 1, float: 1e30}
+
+SHARED_FIELDS = frozenset(
+  {
+    "vocab_size",
+    "bos_token_id",
+    "eos_token_id",
+    "hidden_size",
+    "intermediate_size",
+    "rms_norm_eps",
+    "max_position_embeddings",
+  }
+)
+BACKBONE_FIELDS = (
+  SHARED_FIELDS
+  | ROPE_FIELDS
+  | {
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+  }
+)
+CHUNK_FIELDS = frozenset({"patch_size", "latent_size"})
 
 
 class Published:
@@ -19,9 +47,19 @@ class Published:
 
   Attributes:
     architectures: names of those classes.
+    fields: of `config.json` that `read` reads, or that stand in the files of
+      this kind and change nothing.
+    missing: what to say of a tensor that is not there, by its name.
   """
 
   architectures: tuple[str, ...] = ()
+  fields: frozenset[str] = frozenset()
+  missing: Mapping[str, str] = MappingProxyType({})
+
+  def fixed(self, architecture: str) -> dict[str, tuple[Any, ...]]:
+    """Fields that this kind demands, with what they may hold."""
+    del architecture
+    return {}
 
   def read(self, architecture: str, values: Mapping[str, Any]) -> ModelConfig:
     """The model that a `config.json` describes.
@@ -61,19 +99,33 @@ class Published:
 def get(
   values: Mapping[str, Any], name: str, kind: type, default: Any = _REQUIRED
 ) -> Any:
-  """A value of `config.json` of that type; raises ValueError otherwise."""
+  """A value of `config.json` of that type; raises ValueError otherwise.
+
+  Args:
+    values: of the file.
+    name: of the field.
+    kind: int or float.
+    default: of a file without the field; None: the file may say null too.
+  """
   found = values.get(name)
-  if found is None:
+  if found is None and default is None:
+    return None
+  if name not in values:
     if default is _REQUIRED:
       raise ValueError(f"config.json has no {name}; the model needs it.")
     return default
-  if kind is float and type(found) is int:
-    found = float(found)
-  if type(found) is not kind:
+  accepted = (int, float) if kind is float else (int,)
+  if type(found) not in accepted:
     raise ValueError(
-      f"config.json has {name} {found!r}; it should be of type {kind.__name__}."
+      f"config.json has {name} {show(found)}; it should be of type"
+      f" {kind.__name__}."
     )
-  return found
+  if not abs(found) <= _MAX[kind]:  # also of a NaN
+    raise ValueError(
+      f"config.json has {name} {show(found)}; no number between"
+      f" {-_MAX[kind]:.0e} and {_MAX[kind]:.0e}."
+    )
+  return kind(found)
 
 
 def read_vocabulary(values: Mapping[str, Any]) -> VocabularyConfig:
@@ -96,14 +148,23 @@ def read_chunks(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def read_backbone(values: Mapping[str, Any]) -> dict[str, Any]:
   """Fields of `BackboneConfig`."""
+  hidden_size = get(values, "hidden_size", int)
+  num_heads = get(values, "num_attention_heads", int)
+  head_size = get(values, "head_dim", int, None)
+  if head_size is not None and head_size * num_heads != hidden_size:
+    raise ValueError(
+      f"config.json has head_dim {head_size}, num_attention_heads {num_heads}"
+      f" and hidden_size {hidden_size}; only heads that share the width among"
+      " them can be read."
+    )
   return {
     "vocabulary": read_vocabulary(values),
-    "hidden_size": get(values, "hidden_size", int),
+    "hidden_size": hidden_size,
     "ffn_size": get(values, "intermediate_size", int),
     "num_layers": get(values, "num_hidden_layers", int),
-    "num_heads": get(values, "num_attention_heads", int),
+    "num_heads": num_heads,
     "num_kv_heads": get(values, "num_key_value_heads", int, None),
-    "rope_theta": get(values, "rope_theta", float, 10_000.0),
+    "rope_theta": read_rope_theta(values),
     "norm_epsilon": get(values, "rms_norm_eps", float, 1e-6),
   }
 

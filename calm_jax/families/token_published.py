@@ -1,10 +1,12 @@
 """Published token models: Llama."""
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from calm_jax.config import TokenModelConfig
 from calm_jax.families.published import (
+  BACKBONE_FIELDS,
   Published,
   backbone_entries,
   read_backbone,
@@ -17,6 +19,18 @@ class PublishedTokenModel(Published):
   """Hugging Face's LlamaForCausalLM."""
 
   architectures = ("LlamaForCausalLM",)
+  fields = BACKBONE_FIELDS
+  missing = MappingProxyType(
+    {
+      "lm_head.weight": "this package keeps the output's table by itself: if"
+      " the model ties it to its embeddings, store a copy of"
+      " model.embed_tokens.weight under this name"
+    }
+  )
+
+  def fixed(self, architecture: str) -> dict[str, tuple[Any, ...]]:
+    del architecture
+    return {"model_type": ("llama",), "tie_word_embeddings": (False,)}
 
   def read(
     self, architecture: str, values: Mapping[str, Any]

@@ -1,7 +1,7 @@
 """A published checkpoint to a run directory, tensor by tensor."""
 
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,8 @@ from calm_jax.interop.param_reader import ParamReader
 from calm_jax.interop.target_directory import check_free, written_beside
 from calm_jax.interop.weights import Weights
 
+# Sizes up to here cost nothing; a field that a kind does not read may have any.
+_ORDINARY = 1024
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model")
 
 
@@ -56,6 +58,7 @@ def convert(
   values = published_config.read_values(source)
   model = published_config.to_model_config(values)
   weights = Weights(source)
+  _check_sizes(values, weights)
   frozen_reader, frozen_values = None, None
   if model.needs_autoencoder:
     frozen_reader, frozen_values = _find_autoencoder(
@@ -127,6 +130,8 @@ def _find_autoencoder(
   }
   own_values = published_config.read_values(path) if has_path else None
   if own_values is not None:
+    if shapes:
+      _check_sizes(own_values, weights)
     config: ModelConfig = published_config.to_model_config(own_values)
     if not isinstance(config, AutoencoderConfig):
       raise ValueError(
@@ -145,6 +150,7 @@ def _find_autoencoder(
   if shapes and directory is None:
     return ParamReader(weights, config, AUTOENCODER_PREFIX), own_values
   other = Weights(path)
+  _check_sizes(own_values, other)
   reader = ParamReader(other, config)
   _refuse_extra(other, reader.names)
   return reader, own_values
@@ -177,3 +183,22 @@ def _refuse_extra(weights: Weights, known: set[str]) -> None:
       " belongs to no part of the model its config.json describes"
       f" ({len(extra)} such); check num_*_layers and architectures."
     )
+
+
+def _check_sizes(values: Mapping[str, Any], weights: Weights) -> None:
+  """Refuses sizes that no tensor has, before a model of them is described."""
+  longest = max(
+    (max(weights.shape(x), default=0) for x in weights.names), default=0
+  )
+  for names, most, what in (
+    (published_config.LAYER_COUNTS, len(weights.names), "tensors"),
+    (published_config.WIDTHS, longest, "numbers along an axis"),
+  ):
+    for name in names:
+      found = values.get(name)
+      if isinstance(found, int) and found > max(most, _ORDINARY):
+        raise ValueError(
+          f"config.json has {name} {found}, and its weights in"
+          f" {weights.directory} have {most} {what} at most; one of the two"
+          " belongs to another model."
+        )

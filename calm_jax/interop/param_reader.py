@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from calm_jax.config import ModelConfig
-from calm_jax.families import build_model, param_shapes
+from calm_jax.families import build_model, family_of, param_shapes
 from calm_jax.interop.lazy_arrays import LazyArray
 from calm_jax.interop.names import aliases, entries
 from calm_jax.interop.weights import Weights
@@ -105,9 +105,11 @@ class ParamReader:
     self.names.update(names)
     present = [each for each in names if each in self.weights]
     if not present:
+      hint = family_of(self.config).published.missing.get(name, "")
+      hint = hint and f"; {hint}"
       raise ValueError(
         f"tensor {' or '.join(names)} is missing in {directory}; it was"
-        f" expected with shape {expected}."
+        f" expected with shape {expected}{hint}."
       )
     for each in present:
       found = self.weights.shape(each)

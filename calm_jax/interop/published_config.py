@@ -13,14 +13,28 @@ from calm_jax.config import (
 )
 from calm_jax.families import FAMILIES, family_of
 from calm_jax.families.published import get, read_vocabulary
+from calm_jax.families.published_fields import FIXED, check_fields, show
 
-# What the models of the paper have, and a published config may not change.
-_FIXED = {
-  "hidden_act": "silu",
-  "attention_bias": False,
-  "mlp_bias": False,
-  "rope_scaling": None,
-}
+# Fields that are a length of some tensor, and those that count tensors.
+WIDTHS = (
+  "vocab_size",
+  "hidden_size",
+  "intermediate_size",
+  "latent_size",
+  "noise_size",
+  "patch_size",
+  "num_attention_heads",
+  "num_key_value_heads",
+)
+LAYER_COUNTS = (
+  "num_hidden_layers",
+  "num_encoder_layers",
+  "num_decoder_layers",
+  "num_mlp_layers",
+)
+
+# Written though they are defaults: the authors' classes read them.
+_WRITTEN = ("hidden_act", "attention_bias", "mlp_bias")
 
 
 def read_values(directory: pathlib.Path) -> dict[str, Any]:
@@ -37,9 +51,11 @@ def read_values(directory: pathlib.Path) -> dict[str, Any]:
       " checkpoint."
     )
   try:
-    values = json.loads(path.read_text())
-  except ValueError as error:
-    raise ValueError(f"{path} is not a JSON file: {error}.") from None
+    values = json.loads(path.read_bytes(), object_pairs_hook=_without_doubles)
+  except (ValueError, RecursionError) as error:
+    raise ValueError(
+      f"{path} is not a JSON file: {str(error)[:200]}."
+    ) from None
   if not isinstance(values, dict):
     raise ValueError(f"{path} is no JSON object; download it again.")
   return values
@@ -64,18 +80,17 @@ def to_model_config(values: Mapping[str, Any]) -> ModelConfig:
     for name in family.published.architectures
   }
   found = values.get("architectures")
-  if not isinstance(found, list) or len(found) != 1 or found[0] not in known:
+  if not isinstance(found, list) or found not in [[name] for name in known]:
     raise ValueError(
-      f"config.json has architectures {found!r}; one of {', '.join(known)} was"
-      " expected."
+      f"config.json has architectures {show(found)}; one of"
+      f" {', '.join(known)} was expected."
     )
-  for name, expected in _FIXED.items():
-    if values.get(name, expected) != expected:
-      raise ValueError(
-        f"config.json has {name} {values[name]!r}; only {expected!r} can be"
-        " read."
-      )
-  return known[found[0]].read(found[0], values)
+  architecture = found[0]
+  published = known[architecture]
+  # A file may hold fields of the other kinds, which its own does not read.
+  fields = frozenset().union(*(each.fields for each in known.values()))
+  check_fields(values, architecture, fields, published.fixed(architecture))
+  return published.read(architecture, values)
 
 
 def inner_autoencoder(
@@ -165,10 +180,20 @@ def from_experiment(
     "rms_norm_eps": model.norm_epsilon,
     "tie_word_embeddings": False,
     "torch_dtype": "float32",
-    **_FIXED,
+    "rope_scaling": None,
+    **{name: FIXED[name][0] for name in _WRITTEN},
     **published.write(
       model,
       num_chunks=config.num_chunks,
       autoencoder_path=autoencoder_path,
     ),
   }
+
+
+def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+  values = dict(pairs)
+  if len(values) < len(pairs):
+    names = [name for name, _ in pairs]
+    double = next(name for name in names if names.count(name) > 1)
+    raise ValueError(f"it has {show(double)} twice")
+  return values

@@ -13,7 +13,7 @@ from tests.interop import checkpoints
 _ROOT = pathlib.Path(__file__).parents[2]
 
 
-def _convert(**flags):
+def run_convert(**flags):
   words = [f"--{name}={value}" for name, value in flags.items()]
   result = subprocess.run(
     [sys.executable, "-m", "launch.convert", *words],
@@ -34,7 +34,7 @@ def _convert(**flags):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
   path = tmp_path_factory.mktemp("binary") / "run"
-  result, _ = _convert(
+  result, _ = run_convert(
     source=checkpoints.FIXTURES / "ae",
     target=path,
     verify=checkpoints.FIXTURES / "io.npz",
@@ -47,7 +47,7 @@ def run(tmp_path_factory):
 
 
 def test_there_and_back(run, tmp_path):
-  result, _ = _convert(source=run, target=tmp_path / "back", reverse=True)
+  result, _ = run_convert(source=run, target=tmp_path / "back", reverse=True)
   assert result.returncode == 0, result.stderr
   there, back = (
     (path / "model.safetensors").stat().st_size
@@ -62,7 +62,7 @@ def test_a_difference_ends_in_one_line_and_1(tmp_path):
     arrays = {name: file[name] for name in file.files}
   arrays["ae_mean"] = arrays["ae_mean"] * np.float32(1.0001)
   np.savez(tmp_path / "io.npz", **arrays)
-  result, errors = _convert(
+  result, errors = run_convert(
     source=checkpoints.FIXTURES / "ae",
     target=tmp_path / "run",
     verify=tmp_path / "io.npz",
@@ -87,7 +87,7 @@ def test_mistakes_end_in_one_line_and_1(run, tmp_path):
       "--verify does not go with --reverse",
     ),
   ):
-    result, errors = _convert(**flags)
+    result, errors = run_convert(**flags)
     assert result.returncode == 1
     assert message in errors[0]
     assert list(tmp_path.iterdir()) == []
