@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import functools
 import hashlib
 import json
 import re
@@ -27,12 +28,14 @@ class Tokenizer(abc.ABC):
     vocabulary: the ids a model needs to know.
     pieces: the bytes each id stands for, V of them; control ids stand for b"".
     content_hash: sha256 of all that defines the ids, as 64 hexadecimal digits.
+    is_exact: whether every text comes back; one that does not is an error.
   """
 
   kind: str
   vocabulary: VocabularyConfig
   pieces: Sequence[bytes]
   content_hash: str
+  is_exact: bool = False
 
   def encode(self, text: str) -> np.ndarray:
     """Turns text into ids, without begin and end ids.
@@ -44,41 +47,84 @@ class Tokenizer(abc.ABC):
       [n] int32.
 
     Raises:
-      ValueError: if the text holds a lone surrogate, which has no UTF-8 form.
+      ValueError: if the text holds a lone surrogate, which has no UTF-8 form,
+        or is lost on the way though the tokenizer is exact.
     """
     return self.encode_all([text])[0]
 
-  def encode_all(self, texts: Sequence[str]) -> list[np.ndarray]:
-    """Encodes several texts on all cores; see `encode`."""
+  def encode_all(
+    self, texts: Sequence[str], starts: Sequence[bool] | None = None
+  ) -> list[np.ndarray]:
+    """Encodes several texts on all cores; see `encode`.
+
+    Args:
+      texts: each a whole one, or a part cut as `slice_text` cuts.
+      starts: whether each is the first part of its text; None: all are.
+
+    Returns:
+      [n] int32 each. The ids of all parts are those of the whole text.
+    """
+    starts = [True] * len(texts) if starts is None else starts
     slices: list[str] = []
+    is_start: list[bool] = []
     stops = []
-    for text in texts:
+    for text, starts_here in zip(texts, starts, strict=True):
       check_encodable(text)
-      slices.extend(self._slice(text))
+      own = [part for part in self._slice(text) if part]
+      slices += own
+      is_start += [starts_here and i == 0 for i in range(len(own))]
       stops.append(len(slices))
-    arrays = [np.asarray(ids, np.int32) for ids in self._encode_slices(slices)]
-    return [
+    lists = self._encode_slices(slices, is_start)
+    arrays = [np.asarray(ids, np.int32) for ids in lists]
+    found = [
       np.concatenate([np.empty(0, np.int32), *arrays[start:stop]])
       for start, stop in zip([0, *stops], stops, strict=False)
     ]
+    if self.is_exact:
+      for text, ids, starts_here in zip(texts, found, starts, strict=True):
+        self._check_kept(text, ids, starts_here)
+    return found
 
   @abc.abstractmethod
   def _slice(self, text: str) -> Iterable[str]:
     """Cuts a text into slices whose ids, one after another, are its ids."""
 
   @abc.abstractmethod
-  def _encode_slices(self, slices: list[str]) -> Sequence[Sequence[int]]:
-    """The ids of each slice."""
+  def _encode_slices(
+    self, slices: list[str], is_start: list[bool]
+  ) -> Sequence[Sequence[int]]:
+    """The ids of each slice, none of them empty; some begin a text."""
+
+  def _check_kept(self, text: str, ids: np.ndarray, starts: bool) -> None:
+    """Raises ValueError if bytes were lost or added."""
+    num_bytes = len(text.encode()) + self._num_added(text, starts)
+    found = int(self._lengths[ids].sum())
+    if found != num_bytes:
+      raise ValueError(
+        f"this tokenizer keeps {found} of the {num_bytes} bytes of a text that"
+        f" begins with {text[:40]!r}; its file is damaged, or of a kind that"
+        " cannot be read."
+      )
+
+  def _num_added(self, text: str, starts: bool) -> int:
+    """Bytes that its ids hold and the text does not."""
+    del text, starts
+    return 0
+
+  @functools.cached_property
+  def _lengths(self) -> np.ndarray:
+    return np.array([len(piece) for piece in self.pieces], np.int64)
 
   @abc.abstractmethod
   def _write_files(self, directory: epath.Path) -> None:
     """Writes what `load_tokenizer` needs besides the info file."""
 
-  def decode(self, ids: Iterable[int]) -> str:
+  def decode(self, ids: Iterable[int], is_start: bool = True) -> str:
     """Turns ids into text; bytes that are not UTF-8 become U+FFFD.
 
     Args:
       ids: [n], each from 0 to V − 1; control ids give nothing.
+      is_start: whether the text begins with them.
 
     Returns:
       The text.
@@ -86,6 +132,7 @@ class Tokenizer(abc.ABC):
     Raises:
       ValueError: if an id is not one of the vocabulary.
     """
+    del is_start
     return self.decode_bytes(ids).decode("utf-8", errors="replace")
 
   def decode_bytes(self, ids: Iterable[int]) -> bytes:

@@ -26,7 +26,10 @@ class ByteTokenizer(tokenizer_base.Tokenizer):
   def _slice(self, text: str) -> Iterable[str]:
     return [text]
 
-  def _encode_slices(self, slices: list[str]) -> Sequence[Sequence[int]]:
+  def _encode_slices(
+    self, slices: list[str], is_start: list[bool]
+  ) -> Sequence[Sequence[int]]:
+    del is_start
     return [np.frombuffer(text.encode(), np.uint8) for text in slices]
 
   def _write_files(self, directory: epath.Path) -> None:

@@ -49,11 +49,14 @@ class IdTokenizer(tokenizer_base.Tokenizer):
   def _slice(self, text: str) -> Iterable[str]:
     return [text]
 
-  def _encode_slices(self, slices: list[str]) -> Sequence[Sequence[int]]:
+  def _encode_slices(
+    self, slices: list[str], is_start: list[bool]
+  ) -> Sequence[Sequence[int]]:
+    del is_start
     return [[self._read_id(word) for word in text.split()] for text in slices]
 
   def _read_id(self, word: str) -> int:
-    if word.isdecimal() and int(word) < self.vocabulary.size:
+    if word.isdecimal() and len(word) < 20 and int(word) < self.vocabulary.size:
       return int(word)
     raise ValueError(
       f"{word[:20]!r} is no token id: these weights came without a tokenizer,"

@@ -10,17 +10,16 @@ from __future__ import annotations
 import base64
 import binascii
 import importlib
-import itertools
 import json
 import re
 from collections.abc import Callable, Iterator
 from types import ModuleType
-from typing import Any
+from typing import NamedTuple
 
 from etils import epath
 
 from calm_jax.config import VocabularyConfig
-from calm_jax.data import tokenizer_base
+from calm_jax.data import llama3_json, tokenizer_base
 
 FILE_NAMES = {"rank file": "ranks.tiktoken", "JSON": "tokenizer.json"}
 
@@ -39,6 +38,7 @@ class Llama3Tokenizer(tokenizer_base.Tokenizer):
   """Byte-pair encoding with ids in the order of the merges."""
 
   kind = "llama3"
+  is_exact = True
 
   def __init__(self, data: bytes, name: str = "the tokenizer file"):
     """Reads a rank file, as published by Meta, or a tokenizer.json.
@@ -54,7 +54,9 @@ class Llama3Tokenizer(tokenizer_base.Tokenizer):
     is_json = data.lstrip()[:1] == b"{"
     read = _read_json if is_json else _read_ranks
     self._file_kind = "JSON" if is_json else "rank file"
-    self.pieces, begin_id, end_id, self._encode_all = read(data, name)
+    contents = read(data, name)
+    self.pieces, self._encode_all = contents.pieces, contents.encode_all
+    begin_id, end_id = contents.begin_id, contents.end_id
     special = {i for i, piece in enumerate(self.pieces) if not piece}
     self.vocabulary = VocabularyConfig(
       size=len(self.pieces),
@@ -68,6 +70,7 @@ class Llama3Tokenizer(tokenizer_base.Tokenizer):
       str(begin_id).encode(),
       str(end_id).encode(),
       *self.pieces,
+      *([contents.merges] if contents.merges else []),
     )
 
   def _slice(self, text: str) -> Iterator[str]:
@@ -79,7 +82,10 @@ class Llama3Tokenizer(tokenizer_base.Tokenizer):
       if start < len(part):
         yield part[start:]
 
-  def _encode_slices(self, slices: list[str]) -> list[list[int]]:
+  def _encode_slices(
+    self, slices: list[str], is_start: list[bool]
+  ) -> list[list[int]]:
+    del is_start
     return self._encode_all(slices)
 
   def _write_files(self, directory: epath.Path) -> None:
@@ -87,7 +93,16 @@ class Llama3Tokenizer(tokenizer_base.Tokenizer):
 
 
 _EncodeAll = Callable[[list[str]], list[list[int]]]
-_Contents = tuple[list[bytes], int, int, _EncodeAll]
+
+
+class _Contents(NamedTuple):
+  """What a file says."""
+
+  pieces: list[bytes]
+  begin_id: int
+  end_id: int
+  encode_all: _EncodeAll
+  merges: bytes = b""  # where they are not those that follow from the pieces
 
 
 def _read_ranks(data: bytes, name: str) -> _Contents:
@@ -113,7 +128,7 @@ def _read_ranks(data: bytes, name: str) -> _Contents:
     "llama3", pat_str=PATTERN, mergeable_ranks=ranks, special_tokens={}
   )
   begin_id, end_id = len(ranks), len(ranks) + 1
-  return (
+  return _Contents(
     pieces + [b""] * _NUM_SPECIAL,
     begin_id,
     end_id,
@@ -124,20 +139,22 @@ def _read_ranks(data: bytes, name: str) -> _Contents:
 def _read_json(data: bytes, name: str) -> _Contents:
   try:
     content = json.loads(data)
-  except ValueError as error:
+  except (ValueError, RecursionError) as error:
     raise ValueError(
-      f"{name} is not readable JSON ({error}); download it again."
+      f"{name} is not readable JSON ({str(error)[:200]}); download it again."
     ) from None
-  reason = _why_not_llama3(content)
+  try:
+    reason = llama3_json.why_not(content, PATTERN, (_BEGIN, _END))
+  except (AttributeError, KeyError, TypeError, ValueError):
+    reason = "a part of it is not of the form that tokenizers writes"
   if reason:
     raise ValueError(
       f"{name} is no Llama-3 tokenizer: {reason}; other tokenizer.json files"
       " cannot be read."
     )
-  added = {token["content"]: token["id"] for token in content["added_tokens"]}
   vocabulary = content["model"]["vocab"]
-  size = max(*vocabulary.values(), *added.values()) + 1
-  pieces = [b""] * size
+  added = {token["content"]: token["id"] for token in content["added_tokens"]}
+  pieces = [b""] * (len(vocabulary) + len(added))
   to_byte = {character: byte for byte, character in _visible_bytes().items()}
   try:
     for piece, piece_id in vocabulary.items():
@@ -147,52 +164,32 @@ def _read_json(data: bytes, name: str) -> _Contents:
       f"{name}: the piece {piece!r} has the character {error}, which stands for"
       " no byte."
     ) from None
+  lacking = {bytes([byte]) for byte in range(256)} - set(pieces)
+  if lacking:
+    raise ValueError(
+      f"{name} has no piece for {len(lacking)} of the 256 bytes, such as"
+      f" {min(lacking)!r}; text that holds them would be lost."
+    )
   package = _import("tokenizers", name)
+  plain = json.dumps(llama3_json.plain(content))
   try:
-    tokenizer = package.Tokenizer.from_str(data.decode())
+    tokenizer = package.Tokenizer.from_str(plain)
   except Exception as error:  # of this type, whatever is wrong
     raise ValueError(
-      f"{name} cannot be read by the package tokenizers: {error}"
+      f"{name} cannot be read by the package tokenizers: {str(error)[:200]}"
     ) from None
-  # Text that looks like a control token is text.
-  tokenizer.encode_special_tokens = True
 
   def encode_all(texts: list[str]) -> list[list[int]]:
     encodings = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
     return [encoding.ids for encoding in encodings]
 
-  return pieces, added[_BEGIN], added[_END], encode_all
-
-
-def _why_not_llama3(content: dict[str, Any]) -> str:
-  """What differs from the published file in a way that changes ids."""
-  model = content.get("model") or {}
-  names = {token["content"] for token in content.get("added_tokens", [])}
-  splits = json.dumps(content.get("pre_tokenizer"))
-  if model.get("type") != "BPE" or "ByteLevel" not in splits:
-    return f"its model is {model.get('type')} and not BPE of bytes"
-  if content.get("normalizer") is not None:
-    return "it normalises text"
-  if json.dumps(PATTERN) not in splits:
-    return "it splits words by another pattern"
-  if not model.get("ignore_merges"):
-    return "it does not set ignore_merges"
-  if not _is_in_merge_order(model):
-    return "its ids are not in the order of its merges"
-  if not {_BEGIN, _END} <= names:
-    return f"{_BEGIN} and {_END} are not among its added tokens"
-  return ""
-
-
-def _is_in_merge_order(model: dict[str, Any]) -> bool:
-  """Whether ids rank the merges, which a rank file takes for granted."""
-  ids = [
-    model["vocab"].get(
-      "".join(merge.split(" ") if isinstance(merge, str) else merge), -1
-    )
-    for merge in model["merges"]
-  ]
-  return all(first <= second for first, second in itertools.pairwise([0, *ids]))
+  return _Contents(
+    pieces,
+    added[_BEGIN],
+    added[_END],
+    encode_all,
+    llama3_json.unusual_merges(content["model"]),
+  )
 
 
 def _visible_bytes() -> dict[int, str]:

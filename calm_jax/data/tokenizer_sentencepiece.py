@@ -11,6 +11,7 @@ from etils import epath
 
 from calm_jax.config import VocabularyConfig
 from calm_jax.data import tokenizer_base
+from calm_jax.data.sentencepiece_settings import WITHOUT_PREFIX, read_settings
 
 MODEL_FILE = "sentencepiece.model"
 
@@ -32,18 +33,28 @@ class SentencePieceTokenizer(tokenizer_base.Tokenizer):
       name: for error messages.
     """
     try:
+      self._settings = read_settings(model)
       self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+      # For what does not begin a text.
+      self._inner = sentencepiece.SentencePieceProcessor(
+        model_proto=model + WITHOUT_PREFIX
+      )
       size = self._processor.vocab_size()
-    except RuntimeError:
+    except (RuntimeError, ValueError):
       size = 0
     if not size:
       raise ValueError(
         f"{name} is not a SentencePiece model; give a .model file written by"
         " SentencePiece or prepare the data with --vocab_size=N."
       )
+    if self._settings.prefix_is_suffix:
+      raise ValueError(
+        f"{name} keeps spaces at the end of words (treat_whitespace_as_suffix),"
+        " which cannot be read; give a model that does not."
+      )
     self._model = model
     self.content_hash = tokenizer_base.hash_parts(b"sentencepiece", model)
-    self.pieces = [_piece_bytes(self._processor, i) for i in range(size)]
+    self.pieces = [self._piece_bytes(i) for i in range(size)]
     begin_id, end_id = self._processor.bos_id(), self._processor.eos_id()
     for _ in range((begin_id < 0) + (end_id < 0)):
       self.pieces.append(b"")
@@ -69,22 +80,28 @@ class SentencePieceTokenizer(tokenizer_base.Tokenizer):
       end_id=end_id,
       unscored_ids=tuple(sorted(unscored - {end_id})),
     )
-    encode = self._processor.encode
-    newline = self._processor.piece_to_id(_NEWLINE)
-    self._adds_space = encode("a b") == encode(" a b")
-    # True of all models trained here: slices give the ids of the whole text.
+    self.is_exact = self._has_bytes and not (
+      self._settings.removes_spaces or self._settings.normalizes
+    )
+    newline = self._inner.encode(_NEWLINE)
+    # Slices give the ids of the whole where no piece lies across their ends.
     self._is_sliceable = (
-      encode(_NEWLINE * 2) == [newline] * 2
-      and not self._adds_space
-      and not any(re.search(rb"[^ ] ", piece) for piece in self.pieces)
+      self.is_exact
+      and self._inner.encode(_NEWLINE * 2) == newline * 2
+      and not any(
+        re.search(rb"[^ ] |\n[^\n]", piece, re.DOTALL) for piece in self.pieces
+      )
     )
 
-  def decode(self, ids: Iterable[int]) -> str:
+  def decode(self, ids: Iterable[int], is_start: bool = True) -> str:
     text = super().decode(ids)
-    return text.removeprefix(" ") if self._adds_space else text
+    if is_start and self._settings.adds_prefix:
+      return text.removeprefix(" ")
+    return text
 
   def _slice(self, text: str) -> Iterator[str]:
-    parts = text.split(_SPACE) if self._has_bytes else [text]
+    is_split = self._has_bytes and self._settings.escapes_spaces
+    parts = text.split(_SPACE) if is_split else [text]
     for i, part in enumerate(parts):
       if i:
         yield _SPACE
@@ -93,16 +110,47 @@ class SentencePieceTokenizer(tokenizer_base.Tokenizer):
       else:
         yield part
 
-  def _encode_slices(self, slices: list[str]) -> list[list[int]]:
-    num_threads = -1 if len(slices) > 1 else 1
-    lists = self._processor.encode(slices, num_threads=num_threads)
-    if not self._has_bytes:
+  def _encode_slices(
+    self, slices: list[str], is_start: list[bool]
+  ) -> list[list[int]]:
+    lists: list[list[int]] = [[] for _ in slices]
+    # A model that removes spaces has removed the one before a later part,
+    # and puts the prefix in its place.
+    is_first = [start or self._settings.removes_spaces for start in is_start]
+    for wanted, processor in ((True, self._processor), (False, self._inner)):
+      here = [i for i, first in enumerate(is_first) if first == wanted]
+      num_threads = -1 if len(here) > 1 else 1
+      found = processor.encode(
+        [slices[i] for i in here], num_threads=num_threads
+      )
+      for i, ids in zip(here, found, strict=True):
+        lists[i] = ids
+    if not (self._has_bytes and self._settings.escapes_spaces):
       return lists
     # SentencePiece reads U+2581 as a space; its bytes say it exactly.
     return [
       self._byte_ids if text == _SPACE else ids
       for text, ids in zip(slices, lists, strict=True)
     ]
+
+  def _num_added(self, text: str, starts: bool) -> int:
+    is_prefixed = starts and self._settings.adds_prefix and text
+    # U+2581 stands for itself, and nothing before it.
+    is_escaped = self._settings.escapes_spaces and text.startswith(_SPACE)
+    return int(bool(is_prefixed) and not is_escaped)
+
+  def _piece_bytes(self, piece_id: int) -> bytes:
+    processor = self._processor
+    piece = processor.id_to_piece(piece_id)
+    if processor.is_control(piece_id) or processor.is_unused(piece_id):
+      return b""
+    if processor.is_unknown(piece_id):
+      return "\ufffd".encode()
+    if processor.is_byte(piece_id):
+      return bytes([int(piece[3:5], 16)])
+    if self._settings.escapes_spaces:
+      piece = piece.replace(_SPACE, " ")
+    return piece.encode()
 
   def _write_files(self, directory: epath.Path) -> None:
     (directory / MODEL_FILE).write_bytes(self._model)
@@ -185,16 +233,3 @@ def _training_lines(texts: Iterable[str]) -> Iterator[str]:
 def _chain(first: str, rest: Iterator[str]) -> Iterator[str]:
   yield first
   yield from rest
-
-
-def _piece_bytes(
-  processor: sentencepiece.SentencePieceProcessor, piece_id: int
-) -> bytes:
-  piece = processor.id_to_piece(piece_id)
-  if processor.is_control(piece_id) or processor.is_unused(piece_id):
-    return b""
-  if processor.is_unknown(piece_id):
-    return "\ufffd".encode()
-  if processor.is_byte(piece_id):
-    return bytes([int(piece[3:5], 16)])
-  return piece.replace(_SPACE, " ").encode()
