@@ -170,11 +170,14 @@ def _write_tokens(
     disable=not show_progress,
   ) as bar:
     for group in _groups(inputs.read()):
-      encoded = tokenizer.encode_all([part.text for _, _, part in group])
+      encoded = tokenizer.encode_all(
+        [part.text for _, _, part in group],
+        [is_first for _, is_first, _ in group],
+      )
       for (split, is_first, part), tokens in zip(group, encoded, strict=True):
         if num_checked < _NUM_CHECKED:
           num_checked += 1
-          num_inexact += tokenizer.decode(tokens) != part.text
+          num_inexact += tokenizer.decode(tokens, is_first) != part.text
         writer.add(split, tokens, is_first=is_first, is_last=part.is_last)
         num_bytes[split] += part.num_bytes
         bar.update(part.num_bytes)

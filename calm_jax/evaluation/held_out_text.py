@@ -107,7 +107,8 @@ def _stream(
   is_first = True
   parts = iter(parts)
   while group := list(itertools.islice(parts, _GROUP_SIZE)):
-    encoded = tokenizer.encode_all([part.text for part in group])
+    starts = [is_first, *(part.is_last for part in group[:-1])]
+    encoded = tokenizer.encode_all([part.text for part in group], starts)
     for part, tokens in zip(group, encoded, strict=True):
       if is_first:
         yield begin

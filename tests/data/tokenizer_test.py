@@ -8,8 +8,12 @@ import numpy as np
 import pytest
 import sentencepiece
 
+from calm_jax.data import (
+  sentencepiece_settings,
+  tokenizer_base,
+  tokenizer_sentencepiece,
+)
 from calm_jax.data import tokenizer as tokenizer_lib
-from calm_jax.data import tokenizer_base, tokenizer_sentencepiece
 from tests.data import texts
 
 
@@ -230,3 +234,107 @@ def test_missing_and_foreign_files(tmp_path):
     ValueError, match=re.escape("notes.txt, line 1: a base64 piece")
   ):
     tokenizer_lib.load_tokenizer(tmp_path / "notes.txt")
+
+
+_EXACT = {
+  "model_type": "bpe",
+  "byte_fallback": True,
+  "normalization_rule_name": "identity",
+}
+_LLAMA2 = {
+  **_EXACT,
+  "add_dummy_prefix": True,
+  "remove_extra_whitespaces": False,
+}
+
+
+# SentencePiece trains no such model, and reads one: it says so at its end.
+_UNESCAPED = bytes([3 << 3 | 2, 2, 5 << 3, 0])
+
+
+def _existing(size=330, escapes=True, **settings):
+  model = _existing_model(vocab_size=size, **settings)
+  model += b"" if escapes else _UNESCAPED
+  return tokenizer_sentencepiece.SentencePieceTokenizer(model)
+
+
+@pytest.mark.parametrize("has_prefix", [True, False])
+@pytest.mark.parametrize("removes", [True, False])
+@pytest.mark.parametrize("escapes", [True, False])
+@pytest.mark.parametrize("rule", ["identity", "nmt_nfkc"])
+def test_settings_are_those_of_the_model(has_prefix, removes, escapes, rule):
+  model = _existing_model(
+    vocab_size=330,
+    model_type="bpe",
+    byte_fallback=True,
+    normalization_rule_name=rule,
+    add_dummy_prefix=has_prefix,
+    remove_extra_whitespaces=removes,
+  )
+  model += b"" if escapes else _UNESCAPED
+  settings = sentencepiece_settings.read_settings(model)
+  assert settings == sentencepiece_settings.Settings(
+    adds_prefix=has_prefix,
+    removes_spaces=removes,
+    escapes_spaces=escapes,
+    normalizes=rule != "identity",
+  )
+
+
+@pytest.mark.parametrize("has_prefix", [True, False])
+@pytest.mark.parametrize("escapes", [True, False])
+@pytest.mark.parametrize("model_type", ["bpe", "unigram"])
+def test_exact_settings_give_back_exact_text(has_prefix, escapes, model_type):
+  tokenizer = _existing(
+    **_LLAMA2
+    | {
+      "model_type": model_type,
+      "add_dummy_prefix": has_prefix,
+      "hard_vocab_limit": False,
+    },
+    escapes=escapes,
+  )
+  assert tokenizer.is_exact
+  several = [*texts.TRAPS, *texts.random_texts(seed=3, count=500)]
+  several += [" Hello", "  a", "▁", "▁a", " ▁a", "a▁", "\u2581 b"]
+  for text, ids in zip(several, tokenizer.encode_all(several), strict=True):
+    assert tokenizer.decode(ids) == text
+
+
+def test_llama2_settings_give_the_ids_of_sentencepiece():
+  tokenizer = _existing(**_LLAMA2)
+  for text in ("Hello", " Hello", "the best of times", "a\nb\n\nc", ""):
+    expected = tokenizer._processor.encode(text)
+    assert tokenizer.encode(text).tolist() == expected
+  assert tokenizer.decode(tokenizer.encode("Hello")) == "Hello"
+  assert tokenizer.decode_bytes(tokenizer.encode("Hello")) == b" Hello"
+
+
+def test_parts_of_a_text_give_the_ids_of_the_whole():
+  tokenizer = _existing(**_LLAMA2)
+  text = texts.words(seed=6, count=3000) + "\n".join([texts.ENGLISH] * 3)
+  text = text.replace("▁", "")
+  parts = list(tokenizer_base.slice_text(text, 100))
+  starts = [i == 0 for i in range(len(parts))]
+  assert len(parts) > 50
+  encoded = tokenizer.encode_all(parts, starts)
+  whole = tokenizer._processor.encode(text)
+  assert np.concatenate(encoded).tolist() == whole
+  assert tokenizer.encode(text).tolist() == whole
+  decoded = map(tokenizer.decode, encoded, starts)
+  assert list(decoded) == parts
+
+
+def test_models_that_change_text_are_not_exact():
+  for settings in (
+    {"remove_extra_whitespaces": True},
+    {"normalization_rule_name": "nfkc"},
+    {"byte_fallback": False},
+  ):
+    size = 330 if settings.get("byte_fallback", True) else 60
+    assert not _existing(size, **_LLAMA2 | settings).is_exact
+
+
+def test_spaces_after_words_are_refused():
+  with pytest.raises(ValueError, match="treat_whitespace_as_suffix"):
+    _existing(**_LLAMA2, treat_whitespace_as_suffix=True)
