@@ -25,6 +25,16 @@ SUFFIXES = (
   ".jsonl.zst",
   ".parquet",
 )
+_MAX_WINDOW = 1 << 31  # bytes; what `zstd --long=31` needs
+# What libraries say of data that is whole, and that they cannot read.
+_UNSUPPORTED = {
+  "Not a gzipped file": "is no gzip data",
+  "Unknown compression method": "is gzip data of an unknown method",
+  "Unknown frame descriptor": "is no zstd data",
+  "Dictionary mismatch": "was compressed with a dictionary",
+  "too much memory": "needs more than 2 GiB to be decompressed",
+  "nsupported": "is zstd data with settings that this version cannot read",
+}
 _PART_SIZE = 1 << 20  # bytes; a longer text file comes in several parts
 
 
@@ -154,7 +164,7 @@ def _read_parquet(path: epath.Path) -> Iterator[Part]:
           yield make_part(value, f"{path}, row {row}")
   except pyarrow.ArrowException as error:
     raise ValueError(
-      f"{path} is not a readable Parquet file: {error}"
+      f"{path} is not a readable Parquet file: {' '.join(str(error).split())}"
     ) from None
 
 
@@ -177,7 +187,7 @@ class _ZstdReader(io.RawIOBase):
 
   def __init__(self, file: BinaryIO):
     self._file = file
-    self._decompressor = zstandard.ZstdDecompressor().decompressobj()
+    self._decompressor = _new_decompressor()
     self._is_inside_frame = False
     self._content = memoryview(b"")
     self._input = b""
@@ -196,11 +206,16 @@ class _ZstdReader(io.RawIOBase):
       self._input = self._decompressor.unused_data
       self._is_inside_frame = not self._decompressor.eof
       if self._decompressor.eof:
-        self._decompressor = zstandard.ZstdDecompressor().decompressobj()
+        self._decompressor = _new_decompressor()
     size = min(len(buffer), len(self._content))
     buffer[:size] = self._content[:size]
     self._content = self._content[size:]
     return size
+
+
+def _new_decompressor() -> zstandard.ZstdDecompressionObj:
+  options = zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW)
+  return options.decompressobj()
 
 
 _DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error, zstandard.ZstdError)
@@ -221,6 +236,12 @@ def _read_chunk(file: BinaryIO, path: epath.Path, num_lines: int) -> bytes:
 
 
 def _damaged(path: epath.Path, number: int, error: Exception) -> ValueError:
+  for said, meaning in _UNSUPPORTED.items():
+    if said in str(error):
+      return ValueError(
+        f"{path}, line {number} or soon after: the file {meaning} ({error});"
+        " name it by what it is, or compress it again with gzip or zstd alone."
+      )
   return ValueError(
     f"{path}, line {number} or soon after: the compressed data is damaged or"
     f" cut short ({error}); copy the file again."
