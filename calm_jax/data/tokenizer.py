@@ -70,8 +70,8 @@ def _load_directory(path: epath.Path) -> Tokenizer:
   try:
     info = json.loads(info_file.read_text())
     version, content_hash = info["format_version"], info["content_hash"]
-    kind = info["kind"]
-  except (ValueError, KeyError, TypeError):
+    kind, padded_size = info["kind"], info.get("padded_size")
+  except (AttributeError, ValueError, KeyError, TypeError):
     raise ValueError(
       f"{info_file} is damaged; copy the tokenizer/ directory again."
     ) from None
@@ -84,13 +84,25 @@ def _load_directory(path: epath.Path) -> Tokenizer:
     tokenizer = ByteTokenizer()
   elif kind == IdTokenizer.kind:
     tokenizer = IdTokenizer.read(path / FILE_NAME)
-  else:
+  elif kind in (SentencePieceTokenizer.kind, Llama3Tokenizer.kind):
     tokenizer = _read_file_of(path)
-  if tokenizer.content_hash != content_hash:
+  else:
+    raise ValueError(
+      f"{path} holds a tokenizer of kind {kind!r}, which this version does not"
+      " know; it was written by another."
+    )
+  if padded_size is not None:
+    # The hash first: a damaged size may be beyond all memory.
+    found_hash = tokenizer.padded_hash(padded_size)
+    if found_hash == content_hash:
+      tokenizer.pad(padded_size)
+  else:
+    found_hash = tokenizer.content_hash
+  if found_hash != content_hash:
     raise ValueError(
       f"the tokenizer in {path} is not the one that was saved there: its"
-      f" content hash is {tokenizer.content_hash[:12]}, and"
-      f" {content_hash[:12]} was written down; copy its files again."
+      f" content hash is {found_hash[:12]}, and {str(content_hash)[:12]} was"
+      " written down; copy its files again."
     )
   return tokenizer
 

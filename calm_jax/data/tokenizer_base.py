@@ -36,6 +36,7 @@ class Tokenizer(abc.ABC):
   pieces: Sequence[bytes]
   content_hash: str
   is_exact: bool = False
+  padded_size: int | None = None  # set by `pad`
 
   def encode(self, text: str) -> np.ndarray:
     """Turns text into ids, without begin and end ids.
@@ -149,6 +150,29 @@ class Tokenizer(abc.ABC):
       )
     return b"".join(self.pieces[i] for i in array.tolist())
 
+  def pad(self, size: int) -> None:
+    """Adds ids that stand for no text and are never predicted.
+
+    Args:
+      size: of the vocabulary then, larger than it is.
+    """
+    assert self.padded_size is None and size > self.vocabulary.size
+    added = range(self.vocabulary.size, size)
+    self.padded_size = size
+    self.pieces = [*self.pieces, *(b"" for _ in added)]
+    self.vocabulary = VocabularyConfig(
+      size=size,
+      begin_id=self.vocabulary.begin_id,
+      end_id=self.vocabulary.end_id,
+      unscored_ids=(*self.vocabulary.unscored_ids, *added),
+    )
+    self.content_hash = self.padded_hash(size)
+    self.__dict__.pop("_lengths", None)
+
+  def padded_hash(self, size: int) -> str:
+    """The content hash that `pad` gives."""
+    return hash_parts(b"padded", self.content_hash.encode(), str(size).encode())
+
   def save(self, directory: epath.PathLike) -> None:
     """Writes the tokenizer so that `load_tokenizer` finds it again."""
     directory = epath.Path(directory)
@@ -159,6 +183,8 @@ class Tokenizer(abc.ABC):
       "kind": self.kind,
       "content_hash": self.content_hash,
     }
+    if self.padded_size is not None:
+      info["padded_size"] = self.padded_size
     (directory / INFO_FILE).write_text(json.dumps(info, indent=2) + "\n")
 
 

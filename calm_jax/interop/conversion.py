@@ -17,6 +17,7 @@ from calm_jax.config import (
 )
 from calm_jax.data.tokenizer import IdTokenizer, Tokenizer, load_tokenizer
 from calm_jax.interop import published_config
+from calm_jax.interop.buffers import find_buffers
 from calm_jax.interop.lazy_arrays import save_step
 from calm_jax.interop.names import AUTOENCODER_PREFIX
 from calm_jax.interop.origin import Origin, write_origin
@@ -46,7 +47,8 @@ def convert(
     source: holds `config.json` and weights.
     target: absent, or an empty directory.
     tokenizer: a file or directory; None: that of the source if it has one,
-      else one whose text is the ids themselves.
+      else one whose text is the ids themselves. It may have fewer ids than
+      the model, whose last rows then stand for no text.
     autoencoder: directory in place of the `ae_path` of a CALM checkpoint.
     progress: told the bytes done and their total.
 
@@ -67,7 +69,8 @@ def convert(
   reader = ParamReader(weights, model)
   readers = [reader] if frozen_reader is None else [reader, frozen_reader]
   here = [each.names for each in readers if each.weights is weights]
-  _refuse_extra(weights, set().union(*here))
+  buffers = find_buffers(weights, model)
+  _refuse_extra(weights, buffers.union(*here))
   found_tokenizer = _find_tokenizer(source, tokenizer, model)
   total, done = sum(reader.nbytes for reader in readers), 0
 
@@ -152,7 +155,7 @@ def _find_autoencoder(
   other = Weights(path)
   _check_sizes(own_values, other)
   reader = ParamReader(other, config)
-  _refuse_extra(other, reader.names)
+  _refuse_extra(other, reader.names | find_buffers(other, config))
   return reader, own_values
 
 
@@ -164,6 +167,9 @@ def _find_tokenizer(
   if found is None:
     return IdTokenizer(model.vocabulary)
   tokenizer = load_tokenizer(found)
+  if tokenizer.vocabulary.size < model.vocabulary.size:
+    # Tables are often longer than the tokenizer, for a round number of rows.
+    tokenizer.pad(model.vocabulary.size)
   for name in ("size", "begin_id", "end_id"):
     here = getattr(tokenizer.vocabulary, name)
     there = getattr(model.vocabulary, name)

@@ -9,6 +9,7 @@ from calm_jax.config import ModelConfig
 from calm_jax.families import build_model, family_of, param_shapes
 from calm_jax.interop.lazy_arrays import LazyArray
 from calm_jax.interop.names import aliases, entries
+from calm_jax.interop.safetensors_file import DTYPES
 from calm_jax.interop.weights import Weights
 from calm_jax.layers.published import Entry
 
@@ -112,6 +113,11 @@ class ParamReader:
         f" expected with shape {expected}{hint}."
       )
     for each in present:
+      if (dtype := self.weights.dtype(each)) not in DTYPES:
+        raise ValueError(
+          f"tensor {each} in {directory} has dtype {dtype}, which cannot be"
+          f" read; {', '.join(DTYPES)} can: give weights in one of these."
+        )
       found = self.weights.shape(each)
       if found != expected:
         raise ValueError(

@@ -18,6 +18,28 @@ DTYPES = {
   "F16": np.dtype(np.float16),
   "BF16": np.dtype(ml_dtypes.bfloat16),
 }
+# Of buffers, which are looked at and not converted.
+_INTEGERS = {"I32": np.dtype(np.int32), "I64": np.dtype(np.int64)}
+# Bits of a number in the format's other dtypes, whose tensors may be there.
+_OTHER_BITS = {
+  "BOOL": 8,
+  "U8": 8,
+  "I8": 8,
+  "F8_E5M2": 8,
+  "F8_E4M3": 8,
+  "F8_E8M0": 8,
+  "F8_E5M2FNUZ": 8,
+  "F8_E4M3FNUZ": 8,
+  "F6_E2M3": 6,
+  "F6_E3M2": 6,
+  "F4": 4,
+  "I16": 16,
+  "U16": 16,
+  "U32": 32,
+  "U64": 64,
+  "F64": 64,
+  "C64": 64,
+}
 _MAX_HEADER_SIZE = 100 * 2**20  # bytes, the format's own limit
 
 
@@ -58,7 +80,8 @@ class SafetensorsFile:
     Returns:
       An array of the stored dtype.
     """
-    dtype, shape = DTYPES[self.dtype(name)], self.shape(name)
+    dtype = (DTYPES | _INTEGERS)[self.dtype(name)]
+    shape = self.shape(name)
     offset = self._start + self._entries[name]["data_offsets"][0]
     if shape:
       first, last, _ = rows.indices(shape[0])
@@ -106,6 +129,15 @@ def write_safetensors(
       file.write(stored.view(np.uint8).data)
 
 
+_NOT_OF_THE_FORM = (
+  AttributeError,
+  KeyError,
+  RecursionError,
+  TypeError,
+  ValueError,
+)
+
+
 def _read_header(path: pathlib.Path) -> tuple[dict[str, Any], int]:
   total = path.stat().st_size
   with path.open("rb") as file:
@@ -121,11 +153,12 @@ def _read_header(path: pathlib.Path) -> tuple[dict[str, Any], int]:
     entries.pop("__metadata__", None)
     for name, entry in entries.items():
       _check_entry(path, name, entry)
+    _check_places(entries)
     sizes = [entry["data_offsets"][1] for entry in entries.values()]
-  except (UnicodeDecodeError, ValueError, TypeError, KeyError) as error:
+  except _NOT_OF_THE_FORM as error:
     raise ValueError(
       f"{path} is no safetensors file: its header cannot be read"
-      f" ({type(error).__name__}: {error}); download it again."
+      f" ({type(error).__name__}: {str(error)[:200]}); download it again."
     ) from None
   start = 8 + length
   if start + max(sizes, default=0) != total:
@@ -142,13 +175,26 @@ def _check_entry(
 ) -> None:
   dtype, shape = entry["dtype"], entry["shape"]
   begin, end = entry["data_offsets"]
-  if dtype not in DTYPES:
-    raise ValueError(
-      f"tensor {name} has dtype {dtype}, and {', '.join(DTYPES)} were expected"
-    )
+  if not isinstance(dtype, str):
+    raise ValueError(f"tensor {name} has dtype {dtype!r}")
   if not all(type(size) is int and size >= 0 for size in [*shape, begin, end]):
     raise ValueError(f"tensor {name} has shape {shape} at {begin} to {end}")
-  if end - begin != math.prod(shape) * DTYPES[dtype].itemsize:
-    raise ValueError(
-      f"tensor {name} of shape {shape} takes {end - begin} bytes"
-    )
+  if (known := (DTYPES | _INTEGERS).get(dtype)) is not None:
+    bits = 8 * known.itemsize
+  else:
+    bits = _OTHER_BITS.get(dtype)  # None: of a later version of the format
+  size = end - begin
+  if size < 0 or (bits is not None and 8 * size != math.prod(shape) * bits):
+    raise ValueError(f"tensor {name} of shape {shape} takes {size} bytes")
+
+
+def _check_places(entries: Mapping[str, Any]) -> None:
+  """Tensors follow one another without gaps, and none lies over another."""
+  places = sorted(tuple(entry["data_offsets"]) for entry in entries.values())
+  stop = 0
+  for begin, end in places:
+    if begin != stop:
+      raise ValueError(
+        f"a tensor begins at byte {begin}, and the one before it ends at {stop}"
+      )
+    stop = end

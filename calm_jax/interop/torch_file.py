@@ -23,18 +23,18 @@ class TorchFile:
         tensors by name.
     """
     self._path = path
-    self._dtypes = _dtypes(path)
+    dtypes = _dtypes(path)
     self._shapes: dict[str, tuple[int, ...]] = {}
     self._dtype_names: dict[str, str] = {}
     for name, tensor in self._load().items():
-      dtype = self._dtypes.get(getattr(tensor, "dtype", None))
+      dtype = getattr(tensor, "dtype", None)
       if not isinstance(name, str) or dtype is None:
         raise ValueError(
-          f"{path} holds {name!r}, a {getattr(tensor, 'dtype', type(tensor))};"
-          " tensors of float32, float16 or bfloat16 were expected."
+          f"{path} holds {str(name)[:60]!r}, a {type(tensor)}; tensors by name"
+          " were expected."
         )
       self._shapes[name] = tuple(tensor.shape)
-      self._dtype_names[name] = dtype
+      self._dtype_names[name] = dtypes.get(dtype, str(dtype))
 
   @property
   def names(self) -> list[str]:
@@ -44,7 +44,7 @@ class TorchFile:
     return self._shapes[name]
 
   def dtype(self, name: str) -> str:
-    """The safetensors name of the dtype, such as F32 or BF16."""
+    """The safetensors name of the dtype, such as F32; else torch's."""
     return self._dtype_names[name]
 
   def read(self, name: str, rows: slice = slice(None)) -> np.ndarray:
@@ -81,7 +81,13 @@ class TorchFile:
 
 def _dtypes(path: pathlib.Path) -> dict[Any, str]:
   torch = _torch(path)
-  return {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+  return {
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int32: "I32",
+    torch.int64: "I64",
+  }
 
 
 def _torch(path: pathlib.Path) -> Any:
