@@ -27,6 +27,15 @@ _LOST = re.compile(
   re.IGNORECASE,
 )
 
+# What JAX reads to find the processes of a SLURM step.
+_SLURM = (
+  "SLURM_JOB_ID",
+  "SLURM_STEP_NODELIST",
+  "SLURM_NTASKS",
+  "SLURM_PROCID",
+  "SLURM_LOCALID",
+)
+
 # So long process 0 stays for the others after an error that all may have.
 _GRACE_SECONDS = 3.0
 
@@ -127,10 +136,44 @@ def _initialize() -> None:
     "shutdown_timeout_seconds": _SHUTDOWN_SECONDS.value,
   }
   options = {name: it for name, it in options.items() if it is not None}
+  if address is None:
+    _check_slurm()
   try:
     jax.distributed.initialize(address, count, index, **options)
+  except ValueError as error:
+    # Raised before anything is joined, of what the environment lacks.
+    raise ValueError(_explain_missing(str(error), missing)) from error
   except RuntimeError as error:
     raise ValueError(f"cannot join the other processes: {error}") from error
+
+
+def _check_slurm() -> None:
+  """Refuses numbers and hosts that JAX would take from SLURM and cannot."""
+  if not all(name in os.environ for name in _SLURM):
+    return
+  for name in _SLURM:
+    value = os.environ[name]
+    is_host = name == "SLURM_STEP_NODELIST"
+    if not (value if is_host else value.isdecimal()):
+      raise ValueError(
+        f"{name} is {value!r}; {'a host' if is_host else 'a number'} was"
+        " expected, as srun sets it."
+      )
+
+
+def _explain_missing(message: str, missing: list[str]) -> str:
+  names = " and ".join(f"--{name}" for name in missing)
+  found = [name for name in _SLURM if name in os.environ]
+  if found and len(found) < len(_SLURM):
+    absent = [name for name in _SLURM if name not in os.environ]
+    return (
+      f"--distributed finds {found[0]} and not {' or '.join(absent)}, and so no"
+      f" address of process 0; start with srun, or give {names}."
+    )
+  return (
+    f"--distributed finds no cluster it knows ({message.rstrip('.')}); give"
+    f" {names}."
+  )
 
 
 def _value(flag: object, variable: str, kind: type) -> object:
