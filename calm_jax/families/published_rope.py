@@ -15,8 +15,8 @@ _NEUTRAL = {"factor": 1.0, "partial_rotary_factor": 1.0}
 def read_rope_theta(values: Mapping[str, Any]) -> float:
   """θ, from `rope_theta`, or `rope_parameters` or `rope_scaling` around it.
 
-  transformers up to 4.56 writes the first with `rope_scaling` beside it; from
-  5.0 on it is inside `rope_parameters`.
+  transformers 4 writes the first, with `rope_scaling` beside it; in version 5
+  it is inside `rope_parameters`.
 
   Args:
     values: of a `config.json`.

@@ -103,7 +103,7 @@ def _json_content():
   }
 
 
-def _json_file(**model):
+def json_file(**model):
   content = _json_content()
   content["model"].update(model)
   return json.dumps(content).encode()
@@ -116,7 +116,7 @@ def ranked():
 
 @pytest.fixture(scope="module")
 def from_json():
-  return tokenizer_llama3.Llama3Tokenizer(_json_file())
+  return tokenizer_llama3.Llama3Tokenizer(json_file())
 
 
 def test_both_files_give_the_same_ids_and_hash(ranked, from_json):
@@ -158,7 +158,7 @@ def test_long_runs_do_not_overflow(ranked, sign):
 
 @pytest.mark.parametrize("file", ["rank file", "JSON"])
 def test_save_and_load(tmp_path, ranked, file):
-  data = {"rank file": _rank_file(), "JSON": _json_file()}[file]
+  data = {"rank file": _rank_file(), "JSON": json_file()}[file]
   (tmp_path / "tokenizer.model").write_bytes(data)
   tokenizer = tokenizer_lib.load_tokenizer(tmp_path / "tokenizer.model")
   tokenizer.save(tmp_path / "saved")
@@ -172,14 +172,14 @@ _BAD_FILES = {
     b"".join(_rank_file().splitlines(keepends=True)[5:]),
     "whose ranks are not 0, 1, 2",
   ),
-  "another model": (_json_file(type="Unigram"), "its model is Unigram"),
-  "merges that count": (_json_file(ignore_merges=False), "ignore_merges"),
+  "another model": (json_file(type="Unigram"), "its model is Unigram"),
+  "merges that count": (json_file(ignore_merges=False), "ignore_merges"),
   "merges out of order": (
-    _json_file(merges=_json_content()["model"]["merges"][::-1]),
+    json_file(merges=_json_content()["model"]["merges"][::-1]),
     "not in the order of its merges",
   ),
   "a piece of no bytes": (
-    _json_file(
+    json_file(
       vocab={
         "漢" if piece_id == 9 else piece: piece_id
         for piece, piece_id in _json_content()["model"]["vocab"].items()
@@ -199,12 +199,12 @@ _BAD_FILES = {
     json.dumps({**_json_content(), "added_tokens": []}),
     "not among its added tokens",
   ),
-  "cut JSON": (_json_file()[:100], "is not readable JSON"),
+  "cut JSON": (json_file()[:100], "is not readable JSON"),
   "other JSON": (b"{}", "its model is None"),
   "a list": (b'[{"model": 3}]', "line 1: a base64 piece"),
   "a model that is a number": (b'{"model": 3}', "not of the form"),
   "an id beyond all others": (
-    _json_file(vocab={**_json_content()["model"]["vocab"], "!": 10**12}),
+    json_file(vocab={**_json_content()["model"]["vocab"], "!": 10**12}),
     "ids of its pieces are not 0, 1, 2",
   ),
 }
@@ -222,14 +222,14 @@ def test_bad_files(name):
 @pytest.mark.parametrize("package", ["tiktoken", "tokenizers"])
 def test_missing_package_is_one_line(monkeypatch, package):
   monkeypatch.setitem(sys.modules, package, None)
-  data = _rank_file() if package == "tiktoken" else _json_file()
+  data = _rank_file() if package == "tiktoken" else json_file()
   with pytest.raises(ValueError, match=f"needs the package {package}"):
     tokenizer_llama3.Llama3Tokenizer(data)
 
 
 def _saved(change):
   """What the library writes after a change to the tokenizer."""
-  tokenizer = tokenizers.Tokenizer.from_str(_json_file().decode())
+  tokenizer = tokenizers.Tokenizer.from_str(json_file().decode())
   change(tokenizer)
   return tokenizer.to_str()
 
@@ -387,7 +387,7 @@ def test_one_more_control_token_is_another_tokenizer(from_json):
 
 def test_fewer_merges_are_another_tokenizer(from_json):
   merges = _json_content()["model"]["merges"][:-1]
-  tokenizer = tokenizer_llama3.Llama3Tokenizer(_json_file(merges=merges))
+  tokenizer = tokenizer_llama3.Llama3Tokenizer(json_file(merges=merges))
   assert tokenizer.pieces == from_json.pieces
   assert tokenizer.encode("éa").tolist() != from_json.encode("éa").tolist()
   assert tokenizer.content_hash != from_json.content_hash

@@ -1,6 +1,6 @@
 """What config.json files hold, as libraries write them, and what becomes of it.
 
-`LLAMA` has what transformers' LlamaConfig.save_pretrained wrote, in the
+`LLAMA` has what transformers' LlamaConfig.save_pretrained writes, in the
 versions named; `_CALM` and `_AUTOENCODER` what the authors' classes write.
 """
 
