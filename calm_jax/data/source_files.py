@@ -162,7 +162,9 @@ def _read_parquet(path: epath.Path) -> Iterator[Part]:
               " a string was expected."
             )
           yield make_part(value, f"{path}, row {row}")
-  except pyarrow.ArrowException as error:
+  except (pyarrow.ArrowException, OSError) as error:
+    if getattr(error, "errno", None) is not None:
+      raise  # of the disk, and not of what is in the file
     raise ValueError(
       f"{path} is not a readable Parquet file: {' '.join(str(error).split())}"
     ) from None
