@@ -44,6 +44,7 @@ class Checkpointer:
     self._manager = ocp.CheckpointManager(
       run.steps,
       options=ocp.CheckpointManagerOptions(
+        step_name_format=steps_lib.StepNames(),
         preservation_policy=preservation_policy.AnyPreservationPolicy(policies),
         cleanup_tmp_directories=True,  # left by a process that was killed
         # In the background its failure is noticed only by a timeout.

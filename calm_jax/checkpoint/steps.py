@@ -7,15 +7,20 @@ all have read, all check together.
 
 import hashlib
 import json
+import re
+from collections.abc import Iterator
 from typing import Any
 
 import orbax.checkpoint as ocp
 from etils import epath
+from orbax.checkpoint import path as ocp_path
 
 from calm_jax.checkpoint import orbax_noise
 from calm_jax.checkpoint.checksum import checksums
 
 PARAMS, OPTIMIZER, POSITION = "params", "optimizer", "position"
+
+_NAME = re.compile("0|[1-9][0-9]*")
 
 
 class DamagedStepError(ValueError):
@@ -24,10 +29,39 @@ class DamagedStepError(ValueError):
 
 def list_steps(directory: epath.PathLike) -> list[int]:
   """The steps that were saved to the end, in order; [] if there is none."""
-  directory = epath.Path(directory)
-  if not directory.exists():
-    return []
-  return sorted(ocp.utils.checkpoint_steps(directory))
+  return sorted(step.step for step in StepNames().find_all(directory))
+
+
+class StepNames(ocp_path.step.NameFormat):
+  """Step N is the directory N, in decimal digits, and no other is a step.
+
+  Orbax takes old_900, 0900 and digits of any script for step 900 where it
+  lists, and does not find it there. Whoever puts a directory of another name
+  beside the steps keeps it: it is neither read nor counted nor removed.
+  """
+
+  def build_name(self, step: int) -> str:
+    return str(step)
+
+  def find_all(
+    self, base_path: epath.PathLike
+  ) -> Iterator[ocp_path.step.Metadata]:
+    directory = epath.Path(base_path)
+    for path in directory.iterdir() if directory.is_dir() else ():
+      if (
+        _NAME.fullmatch(path.name)
+        and path.is_dir()
+        and ocp_path.step.is_path_finalized(path)
+      ):
+        yield ocp_path.step.Metadata(step=int(path.name), path=path)
+
+  def find_step(
+    self, base_path: epath.PathLike, step: int
+  ) -> ocp_path.step.Metadata:
+    for found in self.find_all(base_path):
+      if found.step == step:
+        return found
+    raise ValueError(f"step {step} is not in {base_path}.")
 
 
 def read_arrays(

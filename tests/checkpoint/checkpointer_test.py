@@ -150,6 +150,42 @@ def test_the_newest_and_every_nth_stay(tmp_path):
   assert steps_lib.list_steps(tmp_path / "steps") == [4, 8, 9]
 
 
+_NO_STEPS = ("old_900", "best_6", "0900", "_7", "+8", "8.0", "-9", "9 ", "9\n")
+
+
+@pytest.mark.parametrize("name", [*_NO_STEPS, "1\u0660", "\u00b2", "a file"])
+def test_what_has_no_plain_number_as_its_name_is_no_step(name, tmp_path, capfd):
+  """Neither where steps are listed nor where one is read, saved or removed."""
+  _save(tmp_path, [3, 5])
+  steps = tmp_path / "steps"
+  if name == "a file":
+    other = steps / "900"
+    other.write_text("mine")
+  else:
+    other = steps / name
+    shutil.copytree(steps / "5", other)
+  run = RunDirectory(tmp_path)
+  assert steps_lib.list_steps(steps) == [3, 5]
+  assert run.find_step(None) == 5
+  with pytest.raises(FileNotFoundError, match="saved are 3, 5"):
+    run.find_step(900)
+  assert _restore(tmp_path)[1]["step"] == 5
+  _save(tmp_path, [6, 7], max_checkpoints=2)
+  assert steps_lib.list_steps(steps) == [6, 7]
+  assert other.exists()
+  assert "warning" not in capfd.readouterr().err.lower()
+
+
+def test_a_step_under_another_name_is_not_gone_on_from(tmp_path):
+  _save(tmp_path, [3, 6])
+  (tmp_path / "steps" / "6").rename(tmp_path / "steps" / "best_6")
+  state, position = _restore(tmp_path)
+  _assert_equal(state, _state(_shapes(), 3))
+  assert position["step"] == 3
+  (tmp_path / "steps" / "3").rename(tmp_path / "steps" / "best_3")
+  assert _restore(tmp_path) is None
+
+
 # Orbax leaves the reads behind the one that failed unawaited.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("how", _DAMAGES)
