@@ -110,7 +110,7 @@ def test_rows_of_a_live_run_reach_a_bucket_before_its_checkpoint(
   bucket, monkeypatch
 ):
   board = lambda *a, **k: mock.Mock()  # it sends by itself, over the network
-  monkeypatch.setattr("tensorboardX.SummaryWriter", board)
+  monkeypatch.setattr("calm_jax.training.metrics.EventFile", board)
   writer = MetricsWriter(bucket / "run", start_step=0, is_active=True)
   for step in (1, 2, 3):
     writer.write(step, {"loss": 0.5})

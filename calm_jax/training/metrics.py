@@ -3,15 +3,19 @@
 import math
 import sys
 from collections.abc import Mapping
+from typing import Any
 
-import tensorboardX
 from etils import epath
 
 from calm_jax import json_files, paths
+from calm_jax.training.event_file import EventFile
 
 
 class MetricsWriter:
-  """Appends rows to metrics.jsonl and to TensorBoard's files."""
+  """Appends rows to metrics.jsonl and to TensorBoard's files.
+
+  Both keep the same rows, however often a run is restarted.
+  """
 
   def __init__(
     self, directory: epath.PathLike, *, start_step: int, is_active: bool
@@ -28,28 +32,34 @@ class MetricsWriter:
       OSError: if a file cannot be read or written.
     """
     self._rows = None
+    self._start_step = start_step
     if is_active:
       directory = epath.Path(directory)
-      _drop_rows_after(directory / "metrics.jsonl", start_step)
+      kept = _drop_rows_after(directory / "metrics.jsonl", start_step)
+      # A run that was stopped evaluates its step when it goes on, and does so
+      # again if it is killed before it saves another one.
+      self._written = [{*row} for row in kept if row["step"] == start_step]
       self._rows = paths.GrowingFile(directory / "metrics.jsonl")
-      self._board = tensorboardX.SummaryWriter(
-        str(directory / "tensorboard"), purge_step=start_step
-      )
+      self._board = EventFile(directory / "tensorboard", start_step=start_step)
 
   def write(self, step: int, values: Mapping[str, float]) -> None:
     """Writes one row: numbers by name, after `step` steps."""
     if self._rows is None:
       return
-    row = {"step": step}
-    for name, value in values.items():
-      row[name] = value if math.isfinite(value) else None
-      if math.isfinite(value):  # TensorBoard would warn, and show nothing
-        self._board.add_scalar(name, value, step)
+    if step == self._start_step and {"step", *values} in self._written:
+      return
+    # TensorBoard would warn of others, and show nothing.
+    finite = {name: it for name, it in values.items() if math.isfinite(it)}
+    row = {"step": step} | {name: finite.get(name) for name in values}
+    self._board.write(step, finite)
     self._rows.append(json_files.line(row))
+    if step == self._start_step:
+      self.flush()  # no save of this process comes behind it
 
   def flush(self) -> None:
     """Puts the rows where they outlive this process."""
     if self._rows is not None:
+      self._board.flush()
       self._rows.flush()
 
   def close(self) -> None:
@@ -58,12 +68,15 @@ class MetricsWriter:
       self._rows.flush()
 
 
-def _drop_rows_after(path: epath.Path, step: int) -> None:
+def _drop_rows_after(path: epath.Path, step: int) -> list[dict[str, Any]]:
+  """Rewrites the file and returns the rows that stay."""
   if not path.exists():
-    return
+    return []
   # A torn log is no reason to refuse a sound checkpoint.
   rows = json_files.read_rows(path, warn_fn=_warn_of_loss)
-  json_files.write_rows(path, (row for row in rows if row["step"] <= step))
+  rows = [row for row in rows if row["step"] <= step]
+  json_files.write_rows(path, rows)
+  return rows
 
 
 def _warn_of_loss(text: str) -> None:

@@ -19,6 +19,7 @@ from calm_jax.runs.runner import evaluate_run
 from calm_jax.training.log import NonFiniteError
 from calm_jax.workflows.training import run_training
 from tests.data.prepared import prepare
+from tests.training import boards
 
 _TIMINGS = ("tokens_per_second", "goodput", "seconds")
 _NUM_STEPS = 6
@@ -99,6 +100,7 @@ def _assert_same_run(found, expected):
   assert first.step == second.step
   jax.tree.map(np.testing.assert_array_equal, first.params, second.params)
   assert _rows(found) == _rows(expected)
+  boards.assert_same_rows(found)
 
 
 @pytest.mark.parametrize("stage", ["autoencoder", "next_vector"])

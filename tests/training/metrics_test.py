@@ -6,6 +6,7 @@ import pytest
 
 from calm_jax.json_files import read_rows
 from calm_jax.training.metrics import MetricsWriter
+from tests.training import boards
 
 
 def _write(directory, start_step, rows):
@@ -23,6 +24,52 @@ def test_rows_of_an_interrupted_attempt_are_dropped(tmp_path):
     {"step": 2, "loss": 0.2},
     {"step": 3, "loss": 7.0},
   ]
+
+
+def test_tensorboard_keeps_the_same_rows_after_restarts(tmp_path):
+  """Within one second, and with the row of the step that is gone on from."""
+  score = lambda *steps: [(step, {"valid/loss": 1 / step}) for step in steps]
+  _write(tmp_path, 0, [(5, {"loss": 2.0}), *score(10), (15, {"loss": 1.0})])
+  _write(tmp_path, 10, [*score(20), (25, {"loss": 0.5})])
+  _write(tmp_path, 20, [(25, {"loss": math.nan}), *score(30)])
+  boards.assert_same_rows(tmp_path)
+  board = boards.read_board(tmp_path / "tensorboard")
+  assert [step for step, _ in board["valid/loss"]] == [10, 20, 30]
+  assert board["loss"] == [(5, 2.0)]
+
+
+def test_what_a_killed_process_flushed_is_in_both(tmp_path):
+  first = MetricsWriter(tmp_path, start_step=0, is_active=True)
+  first.write(1, {"loss": 0.5})
+  first.flush()  # and the step is saved
+  _write(tmp_path, 1, [(2, {"loss": 0.25})])
+  boards.assert_same_rows(tmp_path)
+  assert len(boards.read_board(tmp_path / "tensorboard")["loss"]) == 2
+  first.close()
+
+
+def test_a_step_that_is_scored_again_after_a_restart_has_one_row(tmp_path):
+  _write(tmp_path, 0, [(3, {"loss": 0.5})])
+  writers = []
+  for _ in range(2):  # the first one is killed before it saves
+    writers.append(MetricsWriter(tmp_path, start_step=3, is_active=True))
+    writers[-1].write(3, {"valid/loss": 0.75})
+  writers[-1].write(4, {"loss": 0.25})
+  for writer in writers:
+    writer.close()
+  assert read_rows(tmp_path / "metrics.jsonl") == [
+    {"step": 3, "loss": 0.5},
+    {"step": 3, "valid/loss": 0.75},
+    {"step": 4, "loss": 0.25},
+  ]
+  boards.assert_same_rows(tmp_path)
+
+
+def test_a_clock_that_is_behind_hides_nothing(tmp_path, monkeypatch):
+  _write(tmp_path, 0, [(1, {"loss": 0.5}), (2, {"loss": 0.25})])
+  monkeypatch.setattr("time.time", lambda: 1_000_000_000.0)
+  _write(tmp_path, 1, [(2, {"loss": 0.125})])
+  boards.assert_same_rows(tmp_path)
 
 
 def test_a_half_written_line_is_left_out(tmp_path):
