@@ -141,13 +141,24 @@ def _train_tokenizer(
     unit_scale=True,
     disable=not show_progress,
   ) as bar:
+    problems: list[ValueError | OSError] = []
 
     def counted() -> Iterator[str]:
-      for text in inputs.sample(_TRAINING_TEXT):
-        yield text
-        bar.update(len(text))
+      try:
+        for text in inputs.sample(_TRAINING_TEXT):
+          yield text
+          bar.update(len(text))
+      except (ValueError, OSError) as error:
+        problems.append(error)
+        raise
 
-    return tokenizer_sentencepiece.train(counted(), vocab_size)
+    try:
+      return tokenizer_sentencepiece.train(counted(), vocab_size)
+    except ValueError:
+      # SentencePiece tells every error of reading as one of its own.
+      for problem in problems:
+        raise problem from None
+      raise
 
 
 def _write_tokens(

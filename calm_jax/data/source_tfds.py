@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
 
 from calm_jax.data.source_files import Part, make_part
+from calm_jax.data.tfds_examples import DamagedFileError, Examples
 
 
 def read_parts(name: str) -> Iterator[Part]:
@@ -21,29 +23,34 @@ def read_parts(name: str) -> Iterator[Part]:
     One part per example: its `text`, or its only text feature.
 
   Raises:
-    ValueError: if TFDS does not give the data set or it has no text.
+    ValueError: if TFDS does not give the data set, it has no text, or a file
+      of it is damaged.
   """
   name, _, split = name.partition("@")
-  try:
-    source = _open(name, split or "train")
-    feature = _text_feature(name, source.dataset_info.features)
-    for number in range(len(source)):
-      text = source[number][feature]
-      yield make_part(text.decode(), f"tfds:{name}, example {number}")
-  except UnicodeDecodeError as error:
-    raise ValueError(
-      f"tfds:{name}, example {number}: the byte at {error.start} is not UTF-8."
-    ) from None
+  examples = _open(name, split or "train")
+  feature = _text_feature(name, examples.features)
+  for number in range(len(examples)):
+    place = f"tfds:{name}, example {number}"
+    try:
+      text = examples.read(number, feature).decode()
+    except DamagedFileError as error:
+      raise ValueError(f"{place}: {error}; prepare it again.") from None
+    except UnicodeDecodeError as error:
+      raise ValueError(
+        f"{place}: the byte 0x{error.object[error.start]:02X} at {error.start}"
+        " is not UTF-8."
+      ) from None
+    yield make_part(text, place)
 
 
-def _open(name: str, split: str):
+def _open(name: str, split: str) -> Examples:
   try:
     if epath.Path(name).is_dir():
       builder = tfds.builder_from_directory(name)
     else:
       builder = tfds.builder(name, file_format="array_record")
       builder.download_and_prepare()
-    return builder.as_data_source(split=split)
+    return Examples(builder, split)
   # TFDS raises its own errors for an unknown name, ImportError where a data
   # set needs TensorFlow or Beam, and what the download raises.
   except Exception as error:
@@ -55,11 +62,7 @@ def _open(name: str, split: str):
 
 
 def _text_feature(name: str, features: tfds.features.FeaturesDict) -> str:
-  texts = [
-    key
-    for key, feature in features.items()
-    if isinstance(feature, tfds.features.Text)
-  ]
+  texts = [key for key, feature in features.items() if _is_text(feature)]
   if "text" in texts:
     return "text"
   if len(texts) != 1:
@@ -68,3 +71,14 @@ def _text_feature(name: str, features: tfds.features.FeaturesDict) -> str:
       " be a text named 'text', or there must be one text only."
     )
   return texts[0]
+
+
+def _is_text(feature: tfds.features.FeatureConnector) -> bool:
+  """Whether it is one string, as a Text or as a scalar."""
+  if isinstance(feature, tfds.features.Text):
+    return True
+  return (
+    isinstance(feature, tfds.features.Tensor)  # a Scalar is one, too
+    and feature.shape == ()
+    and feature.np_dtype in (np.object_, np.str_, np.bytes_)
+  )

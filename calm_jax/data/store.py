@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import bisect
 import itertools
-from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -26,6 +25,7 @@ from calm_jax.config import VocabularyConfig
 from calm_jax.data import store_layout, tokenizer_base
 from calm_jax.data import tokenizer as tokenizer_lib
 from calm_jax.data.preparation import describe, prepare
+from calm_jax.data.tfds_examples import DamagedFileError, Examples
 
 __all__ = ["TokenStore", "describe", "prepare"]
 
@@ -168,18 +168,18 @@ class _Part:
 
   def _read_block(self, split: str, number: int) -> np.ndarray:
     try:
-      return self._sources[split][number]["tokens"]
-    except Exception as error:  # TFDS raises whatever its parsers raise
+      return self._sources[split].read(number, "tokens")
+    except DamagedFileError as error:
       raise self._damaged(str(error)) from None
 
-  def _open(self) -> dict[str, Any]:
+  def _open(self) -> dict[str, Examples]:
     directory = self.path / store_layout.TOKENS_DIRECTORY
     sources = {}
     try:
       builder = tfds.builder_from_directory(directory)
       for split in store_layout.SPLITS:
         if self.counts(split)[0]:  # a split without examples does not open
-          sources[split] = builder.as_data_source(split=split)
+          sources[split] = Examples(builder, split)
     except Exception as error:  # TFDS raises whatever its parsers raise
       raise self._damaged(str(error)) from None
     for split, source in sources.items():

@@ -12,8 +12,8 @@ import pytest
 import tensorflow_datasets as tfds
 import zstandard
 
-from calm_jax.data import source_files, sources
-from tests.data import texts
+from calm_jax.data import preparation, source_files, sources
+from tests.data import texts, tfds_sets
 
 _DOCUMENTS = [
   "First document.\n",
@@ -225,29 +225,8 @@ def test_python_docs_is_english_and_not_run():
   assert len(digests) > 0.97 * len(documents)
 
 
-def _prepare_tfds(path, features, examples):
-  """A small TFDS data set, written as users have them."""
-  path.mkdir()
-  identity = tfds.core.DatasetIdentity(
-    name="small",
-    version=tfds.core.Version("1.0.0"),
-    data_dir=str(path),
-    module_name="small",
-  )
-  writer = tfds.core.SequentialWriter(
-    tfds.core.DatasetInfo(
-      builder=identity, features=tfds.features.FeaturesDict(features)
-    ),
-    max_examples_per_shard=2,
-    file_format="array_record",
-  )
-  writer.initialize_splits(["train", "test"])
-  writer.add_examples({"train": examples, "test": examples[:1]})
-  writer.close_all()
-
-
 def test_tfds(tmp_path):
-  _prepare_tfds(
+  tfds_sets.write(
     tmp_path / "a",
     {"text": tfds.features.Text(), "title": tfds.features.Text()},
     [{"text": text, "title": "t"} for text in _DOCUMENTS],
@@ -261,15 +240,77 @@ def test_tfds(tmp_path):
 
 def test_tfds_takes_the_only_text(tmp_path):
   number = tfds.features.Scalar(np.int64)
-  _prepare_tfds(
+  tfds_sets.write(
     tmp_path / "a",
     {"review": tfds.features.Text(), "label": number},
     [{"review": "r", "label": 1}],
   )
   assert _read(f"tfds:{tmp_path}/a") == ["r"]
-  _prepare_tfds(tmp_path / "b", {"label": number}, [{"label": 1}])
+  tfds_sets.write(tmp_path / "b", {"label": number}, [{"label": 1}])
   with pytest.raises(ValueError, match="has the features label;"):
     _read(f"tfds:{tmp_path}/b")
+
+
+@pytest.mark.parametrize("dtype", [np.str_, np.object_, np.bytes_])
+def test_tfds_scalars_of_strings_are_text(tmp_path, dtype):
+  features = {
+    "text": tfds.features.Scalar(dtype),
+    "tags": tfds.features.Tensor(shape=(2,), dtype=dtype),
+    "label": tfds.features.Scalar(np.int64),
+  }
+  example = {"text": "é", "tags": ["a", "b"], "label": 1}
+  tfds_sets.write(tmp_path / "a", features, [example])
+  assert _read(f"tfds:{tmp_path}/a") == ["é"]
+  features["title"] = features.pop("text")
+  example["title"] = example.pop("text")
+  tfds_sets.write(tmp_path / "b", features, [example])
+  assert _read(f"tfds:{tmp_path}/b") == ["é"]
+
+
+def test_tfds_text_that_is_not_utf8_names_the_example(tmp_path):
+  features = {"text": tfds.features.Scalar(np.bytes_)}
+  examples = [{"text": b"a"}, {"text": b"caf\xe9"}]
+  tfds_sets.write(tmp_path / "a", features, examples)
+  with pytest.raises(ValueError, match="/a, example 1: the byte 0xE9 at 3 is"):
+    _read(f"tfds:{tmp_path}/a")
+
+
+_RECORD_DAMAGES = {
+  "cut": lambda data: data[:-100],
+  "halved": lambda data: data[: len(data) // 2],
+  "empty": lambda data: b"",
+  "turned": lambda data: data.replace(b"second", b"secone"),
+  "turned index": lambda data: data[:65_560] + b"\xff" + data[65_561:],
+}
+
+
+@pytest.mark.parametrize("how", _RECORD_DAMAGES)
+def test_a_damaged_tfds_file_is_named(tmp_path, how):
+  """As input, and as what a prepared directory holds."""
+  texts_there = [f"first {i}" * 20 for i in range(2)]
+  texts_there += [f"second {i}" * 20 for i in range(2)]
+  examples = [{"text": text} for text in texts_there]
+  path = tmp_path / "a"
+  tfds_sets.write(path, {"text": tfds.features.Text()}, examples)
+  files = sorted(path.glob("*train*array_record*"))
+  (damaged,) = [file for file in files if b"second" in file.read_bytes()]
+  whole = damaged.read_bytes()
+  damaged.write_bytes(_RECORD_DAMAGES[how](whole))
+  assert damaged.read_bytes() != whole
+  place = f"tfds:{path}, example 2: {damaged} is damaged or cut short"
+  assert _read(f"tfds:{path}@train[:2]") == texts_there[:2]
+  with pytest.raises(ValueError, match=re.escape(place)) as error:
+    _read(f"tfds:{path}")
+  assert "\n" not in str(error.value)
+  with pytest.raises(ValueError, match=re.escape(str(damaged))):
+    _read(f"tfds:{path}@train[1:4]")
+  with pytest.raises(ValueError, match=f"^{re.escape(place)}"):
+    preparation.prepare(
+      tmp_path / "out",
+      train_input=f"tfds:{path}",
+      vocab_size=300,
+      show_progress=False,
+    )
 
 
 def test_unknown_tfds_name():

@@ -396,9 +396,15 @@ def test_training_text_is_not_validation_text(tmp_path):
 # --- damaged stores -----------------------------------------------------------
 
 
-def _cut_records(path):
-  file = next((path / "tokens").glob("*train*"))
-  file.write_bytes(file.read_bytes()[:1000])
+def _spoil_records(spoil_fn):
+  def spoil(path):
+    file = next((path / "tokens").glob("*train*"))
+    file.write_bytes(spoil_fn(file.read_bytes()))
+
+  return spoil
+
+
+_RECORDS = r"damaged or incomplete \(.*-train.array_record.* is damaged or cut"
 
 
 def _set_info(path, **values):
@@ -407,7 +413,16 @@ def _set_info(path, **values):
 
 
 _DAMAGES = {
-  "records cut": (_cut_records, "damaged or incomplete"),
+  "records cut": (_spoil_records(lambda data: data[:-100]), _RECORDS),
+  "records halved": (
+    _spoil_records(lambda data: data[: len(data) // 2]),
+    _RECORDS,
+  ),
+  "records empty": (_spoil_records(lambda data: b""), _RECORDS),
+  "records turned": (
+    _spoil_records(lambda data: data.replace(b"s\0o\0", b"s\0a\0")),
+    _RECORDS,
+  ),
   "records gone": (
     lambda path: next((path / "tokens").glob("*train*")).unlink(),
     "damaged or incomplete",

@@ -176,6 +176,19 @@ _PREPARE = [
     words=["dir is a directory", "dir/*.jsonl"],
   ),
   _prepare("tfds", "--input=tfds:no_such_data", words=["no_such_data"]),
+  *(
+    _prepare(
+      f"tfds-cut-{name}",
+      "--input=tfds:set",
+      *flags,
+      before=damage.cut_tfds("set"),
+      words=["tfds:set, example 2: ", "array_record-00001 is damaged or cut"],
+    )
+    for name, flags in {
+      "bytes": [],
+      "pieces": ["--nobytes", "--vocab_size=300"],
+    }.items()
+  ),
   _prepare(
     "few-pieces",
     "--nobytes",

@@ -4,6 +4,10 @@ import gzip
 import json
 import shutil
 
+import tensorflow_datasets as tfds
+
+from tests.data import tfds_sets
+
 
 def write(name, content):
   """A file with this content in the case's directory."""
@@ -58,3 +62,16 @@ def remove(name):
 
 def move(name, target):
   return lambda directory: (directory / name).rename(directory / target)
+
+
+def cut_tfds(name):
+  """A data set of TFDS whose second file is cut short."""
+
+  def act(directory):
+    examples = [{"text": f"a text with the number {i}"} for i in range(4)]
+    features = {"text": tfds.features.Text()}
+    tfds_sets.write(directory / name, features, examples)
+    file = directory / name / "small-train.array_record-00001"
+    file.write_bytes(file.read_bytes()[:-100])
+
+  return act
