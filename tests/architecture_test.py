@@ -10,6 +10,7 @@ _ORDER = [
   "version",
   "config",
   "paths",
+  "text_files",
   "json_files",
   "config_file",
   "randomness",

@@ -17,9 +17,14 @@ def test_an_object_comes_back(tmp_path):
   ("content", "message"),
   [
     (b"", "a.json is damaged: Expecting value"),
-    (b'{"a": "\xff"}', "a.json is damaged: 'utf-8' codec"),
+    (b'{"a": "\xff"}', "a.json is damaged: byte 0xFF at 7 is not UTF-8"),
     (b'{"a": Infinity}', "it holds Infinity; a JSON object of finite"),
     (b'{"a": 1e999}', "it holds 1e999"),
+    (b'{"a": %s}' % (b"1" * 5000), "a number of more than 4300 digits; a JSON"),
+    (b"[" * 100_000, "it is nested too deeply; a JSON object"),
+    (b'{"a": 1,\n "b" 2}', "delimiter at line 2 column 6; a JSON object"),
+    ("\ufeff\ufeff{}".encode(), "it begins with a byte-order mark; a JSON"),
+    ('{"a": 1}'.encode("utf-16"), "byte 0xFF at 0 is not UTF-8"),
     (b"[1]", "object is expected, not list"),
   ],
 )
@@ -28,6 +33,19 @@ def test_what_is_no_object_is_said_in_one_line(tmp_path, content, message):
   with pytest.raises(ValueError, match=message) as error:
     json_files.read_json(tmp_path / "a.json")
   assert "\n" not in str(error.value)
+
+
+def test_one_mark_in_front_is_dropped(tmp_path):
+  (tmp_path / "a.json").write_bytes('\ufeff{"a": 1}'.encode())
+  assert json_files.read_json(tmp_path / "a.json") == {"a": 1}
+
+
+def test_the_name_of_a_file_that_is_no_utf8_is_written(tmp_path):
+  values = {"data": b"caf\xe9 \xc3\xa9.txt".decode(errors="surrogateescape")}
+  json_files.write_json(tmp_path / "a.json", values)
+  assert json_files.read_json(tmp_path / "a.json") == values
+  json_files.append_row(tmp_path / "a.jsonl", {"step": 1, **values})
+  assert json_files.read_rows(tmp_path / "a.jsonl") == [{"step": 1, **values}]
 
 
 def test_what_is_not_finite_is_not_written(tmp_path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 
-from calm_jax.data import sources, tokenizer_base
+from calm_jax.data import source_files, sources, tokenizer_base
 from calm_jax.data.sources import Part
 
 _SMALL = 100 << 20  # bytes; less text than that needs a larger share
@@ -51,7 +51,8 @@ class SplitInputs:
     self._share = _SMALL_SHARE if self.size < _SMALL else _SHARE
     self._stretch_size = min(max(self.size // 200, 1 << 10), 1 << 15)
     self._cuts_texts = len(self._all_train) < _FEW_TEXTS and all(
-      ".txt" in name[-8:] for name in self._all_train
+      sources.is_file(name) and source_files.kind_of(name).content == "txt"
+      for name in self._all_train
     )
     unit = "stretches of text" if self._cuts_texts else "documents"
     self.held_out = (

@@ -6,7 +6,6 @@ import codecs
 import contextlib
 import gzip
 import io
-import json
 import zlib
 from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple
@@ -14,17 +13,10 @@ from typing import BinaryIO, NamedTuple
 import zstandard
 from etils import epath
 
+from calm_jax import json_files
 from calm_jax.data import tokenizer_base
+from calm_jax.text_files import BYTE_ORDER_MARK, not_utf8
 
-SUFFIXES = (
-  ".txt",
-  ".txt.gz",
-  ".txt.zst",
-  ".jsonl",
-  ".jsonl.gz",
-  ".jsonl.zst",
-  ".parquet",
-)
 _MAX_WINDOW = 1 << 31  # bytes; what `zstd --long=31` needs
 # What libraries say of data that is whole, and that they cannot read.
 _UNSUPPORTED = {
@@ -52,13 +44,43 @@ class Part(NamedTuple):
   is_last: bool
 
 
+class Kind(NamedTuple):
+  """What the name of a file says about its content.
+
+  Attributes:
+    content: "txt", "jsonl" or "parquet".
+    compression: "", "gz" or "zst".
+  """
+
+  content: str
+  compression: str
+
+
+_KINDS = {
+  f".{content}{compression and '.'}{compression}": Kind(content, compression)
+  for content, compressions in {
+    "txt": ("", "gz", "zst"),
+    "jsonl": ("", "gz", "zst"),
+    "parquet": ("",),
+  }.items()
+  for compression in compressions
+}
+SUFFIXES = tuple(_KINDS)
+
+
+def kind_of(name: str) -> Kind:
+  """The kind of a file; raises ValueError if it is none that is known."""
+  for suffix, kind in _KINDS.items():
+    if name.endswith(suffix):
+      return kind
+  raise ValueError(
+    f"{name} is of a kind that cannot be read; known are {', '.join(SUFFIXES)}."
+  )
+
+
 def read_parts(path: epath.Path) -> Iterator[Part]:
   """Reads the documents of one file: a text file is one document."""
-  if path.name.endswith(".parquet"):
-    return _read_parquet(path)
-  if ".jsonl" in path.name:
-    return _read_json_lines(path)
-  return _read_text(path)
+  return _READERS[kind_of(str(path)).content](path)
 
 
 def make_part(text: str, place: str) -> Part:
@@ -76,6 +98,7 @@ def make_part(text: str, place: str) -> Part:
 def _read_text(path: epath.Path) -> Iterator[Part]:
   """One document; a long one is cut between words or lines."""
   decoder = codecs.getincrementaldecoder("utf-8")()
+  is_start = True  # no character was read yet
   rest = ""  # text that is not given out yet
   position = num_lines = 0  # bytes and newlines before the chunk
   chunk = b"first"
@@ -84,12 +107,14 @@ def _read_text(path: epath.Path) -> Iterator[Part]:
       chunk = _read_chunk(file, path, num_lines)
       pending = len(decoder.getstate()[0])
       try:
-        rest += decoder.decode(chunk, final=not chunk)
+        text = decoder.decode(chunk, final=not chunk)
       except UnicodeDecodeError as error:
         inside = error.start - pending  # negative: begun in an earlier chunk
         line = num_lines + chunk[: max(inside, 0)].count(b"\n") + 1
         byte = error.object[error.start]
-        raise _not_utf8(path, line, byte, position + inside) from None
+        raise not_utf8(path, line, byte, position + inside) from None
+      rest += text.removeprefix("\ufeff") if is_start else text
+      is_start = is_start and not text
       position += len(chunk)
       num_lines += chunk.count(b"\n")
       *whole, rest = list(tokenizer_base.slice_text(rest, _PART_SIZE)) or [""]
@@ -102,12 +127,15 @@ def _read_json_lines(path: epath.Path) -> Iterator[Part]:
   position = 0
   with _open(path) as file:
     for number in range(1, 1 << 62):
-      line = _read_line(file, path, number)
+      line = whole = _read_line(file, path, number)
       if not line:
         return
-      if not line.isspace():
-        yield _parse_json(line, path, number, position)
-      position += len(line)
+      if number == 1:
+        line = line.removeprefix(BYTE_ORDER_MARK)
+      if line and not line.isspace():
+        start = position + len(whole) - len(line)
+        yield _parse_json(line, path, number, start)
+      position += len(whole)
 
 
 def _parse_json(
@@ -115,14 +143,14 @@ def _parse_json(
 ) -> Part:
   place = f"{path}, line {number}"
   try:
-    record = json.loads(line.decode())
+    record = json_files.parse(line.decode(), is_finite=False)
   except UnicodeDecodeError as error:
     byte = line[error.start]
-    raise _not_utf8(path, number, byte, position + error.start) from None
-  except (json.JSONDecodeError, RecursionError) as error:
+    raise not_utf8(path, number, byte, position + error.start) from None
+  except ValueError as error:
     raise ValueError(
-      f"{place}: this is not JSON ({error}); a .jsonl file has one object a"
-      ' line, such as {"text": "…"}.'
+      f"{place}: this is not JSON that can be read ({error}); a .jsonl file has"
+      ' one object a line, such as {"text": "…"}.'
     ) from None
   if not isinstance(record, dict) or not isinstance(record.get("text"), str):
     found = (
@@ -144,44 +172,60 @@ def _read_parquet(path: epath.Path) -> Iterator[Part]:
   import pyarrow
   import pyarrow.parquet
 
-  try:
-    with path.open("rb") as file:
+  row = 0
+  with path.open("rb") as file:
+    try:
       table = pyarrow.parquet.ParquetFile(file)
-      if "text" not in table.schema_arrow.names:
-        raise ValueError(
-          f"{path} has the columns {', '.join(table.schema_arrow.names)}; a"
-          " column 'text' of strings was expected."
+      names = table.schema_arrow.names
+      batches = table.iter_batches(batch_size=256, columns=["text"])
+      if "text" not in names:
+        raise _WrongColumnError(
+          f"{path} has the columns {', '.join(names)}; a column 'text' of"
+          " strings was expected."
         )
-      row = 0
-      for batch in table.iter_batches(batch_size=256, columns=["text"]):
-        for value in batch.column(0).to_pylist():
+      for batch in batches:
+        for value in batch.column(0):
           row += 1
-          if not isinstance(value, str):
-            raise ValueError(
-              f"{path}, row {row}: 'text' is of type {type(value).__name__};"
+          text = value.as_py()
+          if not isinstance(text, str):
+            raise _WrongColumnError(
+              f"{path}, row {row}: 'text' is of type {type(text).__name__};"
               " a string was expected."
             )
-          yield make_part(value, f"{path}, row {row}")
-  except (pyarrow.ArrowException, OSError) as error:
-    if getattr(error, "errno", None) is not None:
-      raise  # of the disk, and not of what is in the file
-    raise ValueError(
-      f"{path} is not a readable Parquet file: {' '.join(str(error).split())}"
-    ) from None
+          yield make_part(text, f"{path}, row {row}")
+    except _WrongColumnError:
+      raise
+    except UnicodeDecodeError as error:
+      raise ValueError(
+        f"{path}, row {row}: byte 0x{error.object[error.start]:02X} at"
+        f" {error.start} of the text is not UTF-8; convert the file."
+      ) from None
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
+      if getattr(error, "errno", None) is not None:
+        raise  # of the disk, and not of what is in the file
+      raise ValueError(
+        f"{path} is not a readable Parquet file, row {row + 1} or soon after:"
+        f" {' '.join(str(error).split())[:200]}"
+      ) from None
+
+
+class _WrongColumnError(ValueError):
+  """A Parquet file that can be read and holds something else."""
+
+
+_READERS = {
+  "txt": _read_text,
+  "jsonl": _read_json_lines,
+  "parquet": _read_parquet,
+}
 
 
 @contextlib.contextmanager
 def _open(path: epath.Path) -> Iterator[BinaryIO]:
   """Opens a file and undoes its compression."""
-  with path.open("rb") as file:
-    if path.name.endswith(".gz"):
-      with gzip.open(file) as content:
-        yield content
-    elif path.name.endswith(".zst"):
-      with _ZstdReader(file) as content:
-        yield io.BufferedReader(content, 1 << 20)
-    else:
-      yield file
+  decompressed = _DECOMPRESSED[kind_of(str(path)).compression]
+  with path.open("rb") as file, decompressed(file) as content:
+    yield content
 
 
 class _ZstdReader(io.RawIOBase):
@@ -220,6 +264,11 @@ def _new_decompressor() -> zstandard.ZstdDecompressionObj:
   return options.decompressobj()
 
 
+_DECOMPRESSED = {
+  "": contextlib.nullcontext,
+  "gz": gzip.open,
+  "zst": lambda file: io.BufferedReader(_ZstdReader(file), 1 << 20),
+}
 _DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error, zstandard.ZstdError)
 
 
@@ -247,13 +296,4 @@ def _damaged(path: epath.Path, number: int, error: Exception) -> ValueError:
   return ValueError(
     f"{path}, line {number} or soon after: the compressed data is damaged or"
     f" cut short ({error}); copy the file again."
-  )
-
-
-def _not_utf8(
-  path: epath.Path, line: int, byte: int, offset: int
-) -> ValueError:
-  return ValueError(
-    f"{path}, line {line}: byte 0x{byte:02X} at offset {offset} of the file is"
-    " not UTF-8; convert the file, for example with iconv."
   )

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from etils import epath
 
 from calm_jax.data import source_files, source_python_docs, source_tfds
-from calm_jax.data.source_files import SUFFIXES, Part
+from calm_jax.data.source_files import Part, kind_of
 
 __all__ = ["PYTHON_DOCS", "Part", "list_inputs", "read_parts"]
 
@@ -33,10 +33,7 @@ def list_inputs(patterns: str) -> list[str]:
   """
   names: list[str] = []
   for pattern in filter(None, map(str.strip, patterns.split(","))):
-    if pattern == PYTHON_DOCS or pattern.startswith(TFDS_PREFIX):
-      names.append(pattern)
-    else:
-      names.extend(_find_files(pattern))
+    names.extend(_find_files(pattern) if is_file(pattern) else [pattern])
   if not names:
     raise ValueError(
       "no input was given; name files or globs, separated by commas, such as"
@@ -74,7 +71,8 @@ def estimate_size(names: Sequence[str]) -> tuple[int, bool]:
   """
   total, is_close = 0, True
   for name, size in file_sizes(names).items():
-    is_plain = name.endswith((".txt", ".jsonl"))
+    kind = kind_of(name)
+    is_plain = not kind.compression and kind.content != "parquet"
     total += size * (1 if is_plain else 3)
     is_close &= is_plain
   return total, is_close and total > 0
@@ -83,10 +81,13 @@ def estimate_size(names: Sequence[str]) -> tuple[int, bool]:
 def file_sizes(names: Sequence[str]) -> dict[str, int]:
   """Bytes on disk of those inputs that are files."""
   return {
-    name: epath.Path(name).stat().length
-    for name in names
-    if name.endswith(SUFFIXES)
+    name: epath.Path(name).stat().length for name in filter(is_file, names)
   }
+
+
+def is_file(name: str) -> bool:
+  """Whether an input is neither a TFDS data set nor Python's documentation."""
+  return name != PYTHON_DOCS and not name.startswith(TFDS_PREFIX)
 
 
 def _read(name: str) -> Iterable[Part]:
@@ -114,11 +115,7 @@ def _find_files(pattern: str) -> list[str]:
       f"no file matches {pattern!r}; check the path, and put a glob in quotes."
     )
   for file in found:
-    if not file.name.endswith(SUFFIXES):
-      raise ValueError(
-        f"{file} is of a kind that cannot be read; known are"
-        f" {', '.join(SUFFIXES)}."
-      )
+    kind_of(str(file))
   return [str(file) for file in found]
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from etils import epath
 
 from calm_jax.data.tokenizer import Tokenizer
+from calm_jax.text_files import read_lines
 
 
 class Prompts(NamedTuple):
@@ -18,19 +19,13 @@ class Prompts(NamedTuple):
 
 
 def read_prompts(path: epath.PathLike) -> list[str]:
-  """Reads a file with one prompt a line.
+  """Reads a file with one prompt a line; an empty line is an empty prompt.
 
   Raises:
     OSError: if it cannot be read.
     ValueError: if it is empty or not UTF-8.
   """
-  try:
-    prompts = epath.Path(path).expanduser().read_text("utf-8").splitlines()
-  except UnicodeDecodeError as error:
-    raise ValueError(
-      f"{path} is not UTF-8: byte 0x{error.object[error.start]:02X} at offset"
-      f" {error.start}; convert the file, for example with iconv."
-    ) from None
+  prompts = read_lines(epath.Path(path).expanduser())
   if not prompts:
     raise ValueError(f"{path} holds no prompt; write one a line.")
   return prompts

@@ -80,4 +80,8 @@ def _drop_rows_after(path: epath.Path, step: int) -> list[dict[str, Any]]:
 
 
 def _warn_of_loss(text: str) -> None:
-  print(f"warning: {text} The line is left out.", file=sys.stderr, flush=True)
+  print(
+    f"warning: {text} What is damaged is left out.",
+    file=sys.stderr,
+    flush=True,
+  )

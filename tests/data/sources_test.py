@@ -11,6 +11,7 @@ import pyarrow.parquet
 import pytest
 import tensorflow_datasets as tfds
 import zstandard
+from etils import epath
 
 from calm_jax.data import preparation, source_files, sources
 from tests.data import texts, tfds_sets
@@ -86,6 +87,68 @@ def test_last_line_may_lack_its_end_and_blank_lines_are_skipped(tmp_path):
   assert _read(path) == ["one", "two"]
 
 
+# What str.splitlines cuts at, beside the ends of lines.
+_INSIDE = "a\x0bb\x0cc\x1cd\x1de\x1ef\x85g\u2028h\u2029i\rj"
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_only_a_newline_ends_a_line_of_json(tmp_path, end):
+  documents = [_INSIDE.replace("\r", ""), "next"]
+  # JSON escapes what stands below the space; what is above may stand as it is.
+  lines = [json.dumps({"text": it}, ensure_ascii=False) for it in documents]
+  assert "\x85" in lines[0] and "\u2028" in lines[0]
+  (tmp_path / "a.jsonl").write_bytes((end.join(lines) + end).encode())
+  assert _read(tmp_path / "a.jsonl") == documents
+
+
+def test_a_text_file_keeps_every_character(tmp_path):
+  text = f"{_INSIDE}\r\n{_INSIDE}\n\n"
+  (tmp_path / "a.txt").write_bytes(text.encode())
+  assert _read(tmp_path / "a.txt") == [text]
+
+
+_MARK = "\ufeff".encode()
+
+
+@pytest.mark.parametrize("suffix", ["txt", "txt.gz", "txt.zst"])
+@pytest.mark.parametrize("size", [1, 2, 3, 1000])
+def test_one_mark_in_front_of_a_text_is_dropped(
+  tmp_path, monkeypatch, suffix, size
+):
+  monkeypatch.setattr(source_files, "_PART_SIZE", size)
+  path = tmp_path / f"a.{suffix}"
+  for text in ("", "é", "one \ufefftwo", "\ufeffone"):
+    path.write_bytes(_compress(_MARK + text.encode(), suffix))
+    assert _read(path) == [text]
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "jsonl.gz", "jsonl.zst"])
+@pytest.mark.parametrize("before", [b"", b"\n", b"\r\n"])
+def test_one_mark_in_front_of_json_lines_is_dropped(tmp_path, suffix, before):
+  path = tmp_path / f"a.{suffix}"
+  content = _MARK + before + _json_lines(_DOCUMENTS)
+  path.write_bytes(_compress(content, suffix))
+  assert _read(path) == _DOCUMENTS
+  path.write_bytes(_compress(_MARK, suffix))
+  assert _read(path) == []
+
+
+def test_the_last_suffix_says_what_a_file_holds(tmp_path):
+  (tmp_path / "x.jsonl.cleaned.txt").write_text('{"no": "JSON"')
+  assert _read(tmp_path / "x.jsonl.cleaned.txt") == ['{"no": "JSON"']
+  (tmp_path / "x.txt.gz.jsonl").write_text('{"text": "one"}')
+  assert _read(tmp_path / "x.txt.gz.jsonl") == ["one"]
+  with pytest.raises(ValueError, match=r"x\.txt\.md is of a kind that cannot"):
+    source_files.read_parts(epath.Path("x.txt.md"))
+  (tmp_path / "set.txt").mkdir()  # no file, whatever its name
+  assert sources.file_sizes([f"tfds:{tmp_path}/set.txt"]) == {}
+
+
+def test_numbers_that_nobody_asks_for_may_be_anything(tmp_path):
+  (tmp_path / "a.jsonl").write_text('{"text": "a", "x": [NaN, 1e999]}\n')
+  assert _read(tmp_path / "a.jsonl") == ["a"]
+
+
 def test_globs_are_sorted_and_listed_once(tmp_path):
   for name in ("b.txt", "a.txt", "c.jsonl", "d.md"):
     (tmp_path / name).write_text('{"text": "c"}' if name[0] == "c" else name[0])
@@ -129,6 +192,23 @@ _GOOD = b'{"text": "good"}\n'
 _BAD_CONTENT = {
   "json.jsonl": (_GOOD + b"{text}\n", "line 2: this is not JSON"),
   "nested.jsonl": (b"[" * 100_000, "line 1: this is not JSON"),
+  "digits.jsonl": (
+    _GOOD + b'{"text": "a", "id": %s}\n' % (b"7" * 5000),
+    r"line 2: .* \(it holds a number of more than 4300 digits\); a .jsonl",
+  ),
+  "mark.jsonl": (
+    _GOOD + "\ufeff".encode() + _GOOD,
+    r"line 2: .* \(it begins with a byte-order mark\); a .jsonl",
+  ),
+  "utf16.jsonl": (
+    _GOOD.decode().encode("utf-16"),
+    "line 1: byte 0x.. at offset 0 of the file is not UTF-8",
+  ),
+  "marked.jsonl": (
+    "\ufeff".encode() + b'{"text": "\xff"}\n',
+    "line 1: byte 0xFF at offset 13 of the file",
+  ),
+  "marked.txt": ("\ufeffé".encode() + b"\xff", "byte 0xFF at offset 5 of"),
   "list.jsonl": (_GOOD + b"[1]\n", "line 2: .* and a list found"),
   "field.jsonl": (
     _GOOD * 2 + b'{"content": "x", "id": 1}\n',
@@ -185,6 +265,33 @@ def test_parquet_columns(tmp_path):
   _write_parquet(tmp_path / "b.parquet", ["a", None])
   with pytest.raises(ValueError, match="row 2: 'text' is of type NoneType"):
     _read(tmp_path / "b.parquet")
+
+
+def test_damaged_parquet_names_the_file(tmp_path):
+  """Whatever the library raises for it; cut, or one byte turned."""
+  path = tmp_path / "a.parquet"
+  documents = [f"document {i} " * 9 for i in range(50)]
+  _write_parquet(path, documents)
+  whole, num_refused = path.read_bytes(), 0
+  for place in range(5, len(whole), len(whole) // 40):
+    turned = whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :]
+    for content in (whole[:place], turned):
+      path.write_bytes(content)
+      try:
+        _read(path)
+      except ValueError as error:
+        assert str(error).startswith(f"{path}") and "\n" not in str(error)
+        num_refused += 1
+  assert num_refused > 40
+
+
+def test_parquet_text_that_is_not_utf8_names_the_row(tmp_path):
+  binary = pyarrow.array([b"good", b"caf\xe9"])
+  column = pyarrow.Array.from_buffers(pyarrow.string(), 2, binary.buffers())
+  table = pyarrow.table({"text": column})
+  pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+  with pytest.raises(ValueError, match="row 2: byte 0xE9 at 3 of the text is"):
+    _read(tmp_path / "a.parquet")
 
 
 @pytest.mark.parametrize(

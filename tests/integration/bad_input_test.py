@@ -152,6 +152,12 @@ _PREPARE = [
     words=["a.jsonl, line 2", "not JSON"],
   ),
   _prepare(
+    "long-number",
+    "--input=a.jsonl",
+    before=damage.write("a.jsonl", f'{{"text": "a", "n": {"9" * 5000}}}\n'),
+    words=["a.jsonl, line 1", "more than 4300 digits"],
+  ),
+  _prepare(
     "gzip",
     "--input=a.jsonl.gz",
     before=damage.truncated_gzip("a.jsonl.gz"),
@@ -743,7 +749,7 @@ _GENERATE = [
     "prompts-latin",
     "--prompts_file=a.txt",
     before=damage.write("a.txt", b"caf\xe9\n"),
-    words=["a.txt is not UTF-8", "0xE9 at offset 3", "iconv"],
+    words=["a.txt, line 1", "0xE9 at offset 3", "not UTF-8", "iconv"],
   ),
   _generate(
     "prompts-both",

@@ -81,7 +81,21 @@ def test_a_half_written_line_is_left_out(tmp_path):
   assert read_rows(path)[1:] == [{"step": 2, "loss": 0.25}]
 
 
-@pytest.mark.parametrize("damaged", [b'{"st', b"12", b"\xff\xfe", b"{}"])
+_DAMAGED_LINES = (
+  b'{"st',
+  b"12",
+  b"\xff\xfe",
+  b"{}",
+  b"",
+  b"\0" * 9,
+  b"[" * 100_000,
+  b'{"step": %s}' % (b"1" * 5000),
+  b'{"step": true}',
+  b'{"step": 1, "loss": NaN}',
+)
+
+
+@pytest.mark.parametrize("damaged", _DAMAGED_LINES)
 def test_a_damaged_line_is_named_and_left_out(damaged, tmp_path, capsys):
   path = tmp_path / "metrics.jsonl"
   first, last = b'{"step": 1, "loss": 0.5}\n', b'{"step": 2, "loss": 0.1}\n'
@@ -106,3 +120,12 @@ def test_other_processes_write_nothing(tmp_path):
   writer.write(1, {"loss": 1.0})
   writer.close()
   assert not list(tmp_path.iterdir())
+
+
+def test_many_damaged_lines_are_one_warning(tmp_path, capsys):
+  path = tmp_path / "metrics.jsonl"
+  path.write_bytes(b'{"step": 1, "loss": 0.5}\n' + b"x\n" * 99)
+  _write(tmp_path, 1, [])
+  assert read_rows(path) == [{"step": 1, "loss": 0.5}]
+  (said,) = capsys.readouterr().err.splitlines()
+  assert "line 2 is damaged" in said and "So are 98 lines behind it" in said
