@@ -1,5 +1,6 @@
 """The one way every binary starts: a mistake ends in one line and exit 1."""
 
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -26,6 +27,7 @@ def run(main: Callable[[list[str]], None]) -> None:
   defect and keeps its own.
   """
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+  _take_all_characters()
   logging.set_verbosity(logging.WARNING)
   try:
     app.run(_guarded(main), flags_parser=_parse_flags)
@@ -40,6 +42,18 @@ def shared_flags() -> list[str]:
     f"--debug={_DEBUG.value}",
     *([] if cache is None else [f"--compilation_cache={cache}"]),
   ]
+
+
+def _take_all_characters() -> None:
+  """Lets stdout be anything: ASCII shows the rest as escapes, closed nothing.
+
+  Text of a model may hold every character, and none of them is a reason to
+  lose the others. stderr is so from the start.
+  """
+  if sys.stdout is None:
+    sys.stdout = open(os.devnull, "w")  # noqa: SIM115, until the process ends
+  if isinstance(sys.stdout, io.TextIOWrapper):
+    sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _parse_flags(arguments: list[str]) -> list[str]:

@@ -20,7 +20,7 @@ from absl import flags
 
 from calm_jax.checkpoint.run_directory import load_run
 from calm_jax.evaluation.prediction import PredictionSettings
-from calm_jax.evaluation.result_file import check_output, write_result
+from calm_jax.evaluation.result_file import check_output, writer
 from calm_jax.workflows import scoring
 from launch import distributed, entry, mesh
 
@@ -75,8 +75,7 @@ def main(arguments: list[str]) -> None:
 
 
 def _evaluate() -> None:
-  is_first = jax.process_index() == 0
-  if is_first:
+  if jax.process_index() == 0:
     check_output(_OUTPUT.value)
   settings = PredictionSettings(
     num_samples=_NUM_SAMPLES.value,
@@ -118,9 +117,9 @@ def _evaluate() -> None:
     return
   where = mesh.chosen(_CHECKPOINT.value)
   run = load_run(_CHECKPOINT.value, _STEP.value, where, is_rounded=True)
-  result = scoring.score(run, _DATA.value, settings, **others)
-  if _OUTPUT.value and is_first:
-    write_result(_OUTPUT.value, result)
+  scoring.score(
+    run, _DATA.value, settings, save_fn=writer(_OUTPUT.value), **others
+  )
 
 
 if __name__ == "__main__":

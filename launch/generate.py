@@ -8,7 +8,7 @@ candidate chunks and prefers those that come up often; --method=exact draws
 until chunks agree, which is exact and can take very many draws; hybrid takes
 the first candidates that agree, as exact does, and where none do chooses as
 batch does (it is batch at temperatures other than 1/2, 1/3, … 1/16). Text goes
-to stdout as it comes; with --output all of it also goes to a JSON file.
+to stdout as it comes; with --output all of it goes to a JSON file first.
 
 All devices share the continuations. On several hosts each starts the command
 with --distributed; the first one prints and writes.
@@ -18,7 +18,7 @@ import jax
 from absl import flags
 
 from calm_jax.checkpoint.run_directory import load_run
-from calm_jax.evaluation.result_file import check_output, write_result
+from calm_jax.evaluation.result_file import check_output, writer
 from calm_jax.sampling.prompt import read_prompts
 from calm_jax.sampling.settings import SamplingSettings
 from calm_jax.workflows.generation import run_generation
@@ -69,8 +69,7 @@ def main(arguments: list[str]) -> None:
 
 
 def _generate() -> None:
-  is_first = jax.process_index() == 0
-  if is_first:
+  if jax.process_index() == 0:
     check_output(_OUTPUT.value)
   settings = SamplingSettings(
     temperature=_TEMPERATURE.value,
@@ -87,7 +86,7 @@ def _generate() -> None:
     if _PROMPT.value:
       raise ValueError("give --prompt or --prompts_file, not both.")
     prompts = read_prompts(_PROMPTS_FILE.value)
-  result = run_generation(
+  run_generation(
     load_run(
       _CHECKPOINT.value,
       _STEP.value,
@@ -100,9 +99,8 @@ def _generate() -> None:
     num_samples=_NUM_SAMPLES.value,
     stop=_STOP.value,
     seed=_SEED.value,
+    save_fn=writer(_OUTPUT.value),
   )
-  if _OUTPUT.value and is_first:
-    write_result(_OUTPUT.value, result)
 
 
 if __name__ == "__main__":

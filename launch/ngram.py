@@ -68,7 +68,6 @@ def main(arguments: list[str]) -> None:
     )
     scores, warnings = summarise(columns)
     models[str(length)] = scores | {"warnings": warnings}
-    print(f"\ncontext of {length} tokens\n{format_table(scores)}", flush=True)
   if _OUTPUT.value:
     settings = {
       name: flags.FLAGS[name].value
@@ -86,6 +85,8 @@ def main(arguments: list[str]) -> None:
       "seed": _SEED.value,
     }
     write_result(_OUTPUT.value, result)
+  for length, scores in models.items():
+    print(f"\ncontext of {length} tokens\n{format_table(scores)}", flush=True)
 
 
 def _context_length(text: str) -> int:

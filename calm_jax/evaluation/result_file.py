@@ -1,7 +1,8 @@
 """Result files, and the refusal of impossible ones before the work."""
 
 import contextlib
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from etils import epath
@@ -28,6 +29,11 @@ def write_result(path: str, result: dict[str, Any]) -> None:
   target = epath.Path(path).expanduser()
   with _named(target):
     json_files.write_json(target, result)
+
+
+def writer(path: str | None) -> Callable[[dict[str, Any]], None] | None:
+  """`write_result` to this path; None if no file was asked for."""
+  return functools.partial(write_result, path) if path else None
 
 
 def read_result(path: epath.PathLike) -> dict[str, Any]:

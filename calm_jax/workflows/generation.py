@@ -2,7 +2,7 @@
 
 import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -19,15 +19,19 @@ def run_generation(
   settings: SamplingSettings,
   *,
   seed: int = 0,
+  save_fn: Callable[[dict[str, Any]], None] | None = None,
   **options: Any,
 ) -> dict[str, Any]:
-  """Continues prompts and prints them; a single text appears as it comes.
+  """Continues prompts and prints them.
 
   Args:
     run: as loaded.
     prompts: texts.
     settings: how to sample.
     seed: of all draws.
+    save_fn: takes the result before anything is printed, for a terminal that
+      is gone or a reader that has closed the pipe must not lose it. None: a
+      single text appears as it comes.
     **options: of `TextGenerator.continue_prompts`.
 
   Returns:
@@ -39,6 +43,7 @@ def run_generation(
   generator = TextGenerator(run, settings)
   is_silent = jax.process_index() > 0  # the first process prints
   is_alone = len(prompts) * options.get("num_samples", 1) == 1
+  streams = is_alone and save_fn is None
   unseen = list(prompts)  # shown with the first new text, not before an error
 
   def show(row: int, text: str) -> None:
@@ -48,29 +53,33 @@ def run_generation(
     unseen.clear()
 
   found = generator.continue_prompts(
-    prompts, seed=seed, text_fn=show if is_alone else None, **options
+    prompts, seed=seed, text_fn=show if streams else None, **options
   )
   pairs = [
     (prompt, one)
     for prompt, continuations in zip(prompts, found, strict=True)
     for one in continuations
   ]
-  if is_alone:
-    show(0, "\n")
-  elif not is_silent:
-    for number, (prompt, one) in enumerate(pairs):
-      i, s = divmod(number, len(found[0]))
-      print(f"--- prompt {i + 1}, continuation {s + 1} ({one.finish})")
-      print(prompt + one.text)
-  if not is_silent:
-    _report([one for _, one in pairs], settings)
-  return {
+  result = {
     "continuations": [
       {"prompt": prompt, **one._asdict()} for prompt, one in pairs
     ],
     "settings": dataclasses.asdict(settings),
     **provenance(run, data_hash=None, seed=seed),
   }
+  if is_silent:
+    return result
+  if save_fn is not None:
+    save_fn(result)
+  if is_alone:
+    show(0, "\n" if streams else f"{pairs[0][1].text}\n")
+  else:
+    for number, (prompt, one) in enumerate(pairs):
+      i, s = divmod(number, len(found[0]))
+      print(f"--- prompt {i + 1}, continuation {s + 1} ({one.finish})")
+      print(prompt + one.text)
+  _report([one for _, one in pairs], settings)
+  return result
 
 
 def _report(found: list[Continuation], settings: SamplingSettings) -> None:

@@ -1,7 +1,7 @@
 """One step of a run, a list of them or a live run, scored and shown."""
 
 import sys
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 import jax
@@ -17,22 +17,33 @@ from calm_jax.runs.runner import evaluate_run
 
 
 def score(
-  run: LoadedRun, data: str, settings: PredictionSettings, **others: Any
+  run: LoadedRun,
+  data: str,
+  settings: PredictionSettings,
+  *,
+  save_fn: Callable[[dict[str, Any]], None] | None = None,
+  **others: Any,
 ) -> dict[str, Any]:
   """Scores a run with a bar and prints a table; see `evaluate_run`.
 
-  Of several processes the first one prints.
+  Of several processes the first one saves and prints.
+
+  Args:
+    run: as loaded.
+    data: as `evaluate_run` takes it.
+    settings: what is measured.
+    save_fn: takes the result before anything is printed.
+    **others: arguments of `evaluate_run`.
+
+  Returns:
+    What a result file holds.
   """
-  is_silent = jax.process_index() > 0
-  with tqdm.tqdm(
-    desc="evaluating", unit="row", delay=1, disable=is_silent
-  ) as bar:
-    result = evaluate_run(run, data, settings, rows_fn=bar.update, **others)
-  if is_silent:
-    return result
-  print(format_table(result), flush=True)
-  for warning in result["warnings"]:
-    _warn(warning)
+  is_first = jax.process_index() == 0
+  result = _evaluate(run, data, settings, **others)
+  if is_first and save_fn is not None:
+    save_fn(result)
+  if is_first:
+    _show(result)
   return result
 
 
@@ -69,11 +80,10 @@ def score_steps(
       "--follow and --steps need --output, a file that gets one line a step."
     )
   numbers = None if steps is None else _whole_numbers(steps)
-  run, rows = RunDirectory(checkpoint), ResultRows(output)
+  run, rows = RunDirectory(checkpoint), _ShownRows(output)
 
   def evaluate(loaded: LoadedRun) -> dict[str, Any]:
-    print(f"step {loaded.step}")
-    return score(loaded, data, settings, **others)
+    return _evaluate(loaded, data, settings, **others)
 
   if is_live:
     follow_run(
@@ -87,6 +97,31 @@ def score_steps(
     )
   else:
     evaluate_steps(run, numbers, evaluate, rows, mesh)
+
+
+class _ShownRows(ResultRows):
+  """Prints each row once it is written."""
+
+  def append(self, result: dict[str, Any]) -> None:
+    super().append(result)
+    print(f"step {result['step']}")
+    _show(result)
+
+
+def _evaluate(
+  run: LoadedRun, data: str, settings: PredictionSettings, **others: Any
+) -> dict[str, Any]:
+  is_silent = jax.process_index() > 0
+  with tqdm.tqdm(
+    desc="evaluating", unit="row", delay=1, disable=is_silent
+  ) as bar:
+    return evaluate_run(run, data, settings, rows_fn=bar.update, **others)
+
+
+def _show(result: dict[str, Any]) -> None:
+  print(format_table(result), flush=True)
+  for warning in result["warnings"]:
+    _warn(warning)
 
 
 def _whole_numbers(texts: Collection[str]) -> list[int]:
