@@ -4,6 +4,7 @@ import contextlib
 import math
 import os
 import time
+import uuid
 from collections.abc import Iterator
 
 import fsspec
@@ -118,6 +119,32 @@ def written_whole(path: epath.PathLike) -> Iterator[epath.Path]:
     # The first error is the one to be told.
     with contextlib.suppress(OSError):
       beside.unlink(missing_ok=True)
+    raise
+
+
+@contextlib.contextmanager
+def directory_written_whole(path: epath.PathLike) -> Iterator[epath.Path]:
+  """`written_whole` for a directory.
+
+  Args:
+    path: new, or of an empty directory.
+
+  Yields:
+    A hidden directory beside the path, to be filled.
+  """
+  path = epath.Path(path)
+  beside = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.unfinished"
+  try:
+    beside.mkdir(parents=True)
+    yield beside
+    if path.exists():
+      if any(path.iterdir()):
+        raise FileExistsError(f"{path} is not empty.")
+      path.rmdir()
+    beside.rename(path)
+  except BaseException:
+    with contextlib.suppress(OSError):
+      beside.rmtree(missing_ok=True)
     raise
 
 

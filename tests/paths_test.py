@@ -132,6 +132,29 @@ def test_a_file_is_written_whole_or_not_at_all(place, bucket, tmp_path):
   assert [it.name for it in path.parent.iterdir()] == ["file"]
 
 
+def test_a_directory_is_written_whole_or_not_at_all(tmp_path):
+  path = tmp_path / "a" / "directory"
+  with (
+    pytest.raises(KeyboardInterrupt),
+    paths.directory_written_whole(path) as beside,
+  ):
+    (beside / "file").write_text("half")
+    raise KeyboardInterrupt
+  assert not any(path.parent.iterdir())
+  path.mkdir()
+  with paths.directory_written_whole(path) as beside:
+    (beside / "file").write_text("whole")
+    assert not any(path.iterdir())
+  assert (path / "file").read_text() == "whole"
+  with (
+    pytest.raises(OSError, match="not empty"),
+    paths.directory_written_whole(path) as beside,
+  ):
+    (beside / "file").write_text("other")
+  assert (path / "file").read_text() == "whole"
+  assert [it.name for it in path.parent.iterdir()] == ["directory"]
+
+
 def test_an_error_of_the_disk_is_the_one_that_is_told(tmp_path):
   with pytest.raises(FileNotFoundError, match=r"absent/\.file\.unf"):
     paths.write_whole(tmp_path / "absent" / "file", "text")

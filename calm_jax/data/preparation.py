@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import uuid
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,6 +10,7 @@ import tqdm
 from absl import logging
 from etils import epath
 
+from calm_jax import json_files, paths
 from calm_jax.data import (
   sources,
   store_layout,
@@ -106,9 +105,7 @@ def prepare(
       "block_size": store_writer.BLOCK_SIZE,
       "splits": splits,
     }
-    (directory / store_layout.INFO_FILE).write_text(
-      json.dumps(info, indent=2) + "\n"
-    )
+    json_files.write_json(directory / store_layout.INFO_FILE, info)
   return {**info, "is_new": True}
 
 
@@ -283,20 +280,13 @@ def _finished(
 
 @contextlib.contextmanager
 def _written_whole(target: epath.Path) -> Iterator[epath.Path]:
-  """A directory beside the target that takes its place when all went well."""
-  directory = target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}.tmp"
-  try:
-    directory.mkdir(parents=True)
-  except OSError as error:
-    raise OSError(
-      f"output {target} cannot be written ({error.strerror or error}); give"
-      " another --output."
-    ) from error
-  try:
+  """A directory that takes the target's place when all went well."""
+  with contextlib.ExitStack() as stack:
+    try:
+      directory = stack.enter_context(paths.directory_written_whole(target))
+    except OSError as error:
+      raise OSError(
+        f"output {target} cannot be written ({error.strerror or error}); give"
+        " another --output."
+      ) from error
     yield directory
-    if target.exists():
-      target.rmdir()
-    directory.rename(target)
-  finally:
-    if directory.exists():
-      directory.rmtree()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Callable
 from typing import Any
 
 from etils import epath
+
+from calm_jax import json_files
 
 FORMAT_VERSION = 1
 INFO_FILE = "info.json"
@@ -17,16 +19,52 @@ PART_NAME = "part-{index:05d}-of-{count:05d}"
 
 def read_info(path: epath.Path) -> dict[str, Any]:
   """Reads and checks the info file of a finished store directory."""
+  file = path / INFO_FILE
+  hint = "copy it again or prepare the data again."
   try:
-    info = json.loads((path / INFO_FILE).read_text())
-    version = info["format_version"]
-  except (ValueError, KeyError, TypeError):
-    raise ValueError(
-      f"{path / INFO_FILE} is damaged; copy it again or prepare the data again."
-    ) from None
-  if version != FORMAT_VERSION:
+    info = json_files.read_json(file)
+  except ValueError as error:
+    raise ValueError(f"{error} You can {hint}") from None
+  version = info.get("format_version")
+  if version != FORMAT_VERSION and type(version) is int:
     raise ValueError(
       f"{path} was prepared in format {version}; this version reads format"
       f" {FORMAT_VERSION}. Prepare the data again."
     )
+  if wrong := [
+    name for name, is_right in _FIELDS.items() if not is_right(info)
+  ]:
+    raise ValueError(
+      f"{file} is damaged: {wrong[0]} is missing or not what it should be;"
+      f" {hint}"
+    )
   return info
+
+
+def _is(kind: type, name: str) -> Callable[[dict[str, Any]], bool]:
+  return lambda info: isinstance(info.get(name), kind)
+
+
+def _has_counts(info: dict[str, Any]) -> bool:
+  splits = info.get("splits")
+  return isinstance(splits, dict) and all(
+    isinstance(splits.get(split), dict)
+    and all(
+      type(splits[split].get(name)) is int and splits[split][name] >= 0
+      for name in ("num_tokens", "num_documents", "num_bytes")
+    )
+    for split in SPLITS
+  )
+
+
+_FIELDS = {
+  "format_version": lambda info: info.get("format_version") == FORMAT_VERSION,
+  "recipe": _is(dict, "recipe"),
+  "tokenizer_hash": _is(str, "tokenizer_hash"),
+  "content_hash": _is(str, "content_hash"),
+  "held_out": _is(str, "held_out"),
+  "block_size": lambda info: (
+    type(info.get("block_size")) is int and info["block_size"] > 0
+  ),
+  "splits": _has_counts,
+}

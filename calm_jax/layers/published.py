@@ -20,6 +20,10 @@ class Entry:
   half: int | None = None  # linear: which half of the tensor's inputs
   num_layers: int | None = None  # stacked along our first axis, or None
 
+  def __post_init__(self):
+    if self.layout not in ("plain", "linear", "table"):
+      raise ValueError(f"{self.path} has the unknown layout {self.layout!r}.")
+
   @property
   def sources(self) -> list[str]:
     """The tensors' names, one a layer if stacked."""

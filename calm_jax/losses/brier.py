@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from calm_jax.kernels import per_shard
 from calm_jax.kernels.blocks import scan_positions
+from calm_jax.losses.implementations import is_reference
 
 LogitsFn = Callable[[Any, jax.Array], jax.Array]
 
@@ -50,8 +51,8 @@ def brier_scores(
     params: of the decoder; no gradient.
     samples: [..., N, Z] float32, x; N ≥ 2, independent of each other.
     labels: [..., K] int32, y.
-    implementation: reference: all positions at once. Anything else: a block at
-      a time, computed again in the backward pass if there are several.
+    implementation: reference: all positions at once. xla, pallas or auto: a
+      block at a time, computed again in the backward pass if there are several.
     partition: as `losses.energy.energy_loss`.
 
   Returns:
@@ -61,7 +62,7 @@ def brier_scores(
   chex.assert_axis_dimension_gteq(samples, -2, 2)
   chex.assert_shape(labels, (*shape, None))
   params = jax.lax.stop_gradient(params)
-  if implementation == "reference":
+  if is_reference(implementation):
     return _scores(logits_fn(params, samples), labels)
 
   def visit_all(samples, labels, params):

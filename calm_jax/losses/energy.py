@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from calm_jax.kernels import counter, energy_score
 from calm_jax.kernels.distance import PAPER, Distance, distances
+from calm_jax.losses.implementations import is_reference
 
 
 class EnergyTerms(NamedTuple):
@@ -72,7 +73,7 @@ def energy_loss(
   *shape, _, latent_size = samples.shape
   chex.assert_shape([mean, log_std], (*shape, latent_size))
   chex.assert_shape(keys, tuple(shape))
-  if implementation == "reference":
+  if is_reference(implementation):
     noise = counter.target_normals(
       keys,
       num_targets,

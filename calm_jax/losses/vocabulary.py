@@ -6,6 +6,7 @@ import jax.numpy as jnp
 
 from calm_jax.kernels import per_shard, vocabulary, vocabulary_sum
 from calm_jax.kernels.product import product
+from calm_jax.losses.implementations import is_reference
 
 
 def logits(hidden: jax.Array, embedding: jax.Array) -> jax.Array:
@@ -44,7 +45,7 @@ def cross_entropy(
   """
   _check(hidden, embedding, scored)
   chex.assert_shape(labels, hidden.shape[:-1])
-  if implementation != "reference":
+  if not is_reference(implementation):
     return vocabulary.cross_entropy(hidden, embedding, labels, scored)
   found = logits(hidden, embedding)
   label_logits = jnp.take_along_axis(found, labels[..., None], axis=-1)
@@ -87,7 +88,7 @@ def cross_entropy_sum(
   _check(hidden, embedding, scored)
   chex.assert_shape([labels, weights], hidden.shape[:-1])
   is_split = partition is None and per_shard.num_devices_unknown() > 1
-  if implementation != "reference" and not is_split:
+  if not is_reference(implementation) and not is_split:
     return vocabulary_sum.cross_entropy_sum(
       hidden, embedding, labels, scored, weights, partition
     )
@@ -118,7 +119,7 @@ def argmax(
     [...] int32.
   """
   _check(hidden, embedding, scored)
-  if implementation != "reference":
+  if not is_reference(implementation):
     return vocabulary.argmax(hidden, embedding, scored)
   found = logits(hidden, embedding)
   found = jnp.where(_align(scored, found), found, -jnp.inf)

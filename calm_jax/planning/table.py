@@ -1,11 +1,11 @@
 """A directory of plans as one Markdown table."""
 
-import json
 import pathlib
 from typing import Any
 
 from etils import epath
 
+from calm_jax import json_files, paths
 from calm_jax.planning.plan import LEFT_OUT
 
 _HEADER = f"""# Plans
@@ -37,10 +37,10 @@ def write_table(directory: epath.PathLike) -> pathlib.Path:
   directory = pathlib.Path(directory)
   path = directory / "README.md"
   rows = [
-    _row(file.stem, json.loads(file.read_text()))
+    _row(file.stem, json_files.read_json(file))
     for file in sorted(directory.glob("*.json"))
   ]
-  path.write_text(_HEADER + "".join(rows))
+  paths.write_whole(path, _HEADER + "".join(rows))
   return path
 
 

@@ -6,6 +6,7 @@ import math
 import os
 import pathlib
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import pyarrow
 import pyarrow.parquet
@@ -74,8 +75,22 @@ class Point:
     error = self.errors.get(quantity, 0.0)
     if quantity == "cross_entropy":
       return score, error
-    scale = 100 if quantity == "brier_lm" else 1
-    return -math.log(score / scale), error / score
+    return -math.log(score / _brier(quantity).best), error / score
+
+
+class _Brier(NamedTuple):
+  best: int  # the largest score
+  num_orders: int  # of Brier-n that it is made of
+
+
+def _brier(quantity: str) -> _Brier:
+  known = {"brier_lm": _Brier(100, 4), "brier_1": _Brier(1, 1)}
+  if quantity not in known:
+    raise ValueError(
+      f"the quantity {quantity!r} is not known; choose one of"
+      f" {', '.join(QUANTITIES)}."
+    )
+  return known[quantity]
 
 
 def families() -> dict[str, type[ModelConfig]]:
@@ -95,7 +110,7 @@ def score_of_loss(loss: float, quantity: str) -> float:
   """The score that a value of `Point.loss` stands for."""
   if quantity == "cross_entropy":
     return loss
-  return (100 if quantity == "brier_lm" else 1) * math.exp(-loss)
+  return _brier(quantity).best * math.exp(-loss)
 
 
 def censored_reason(point: Point, quantity: str) -> str | None:
@@ -106,7 +121,7 @@ def censored_reason(point: Point, quantity: str) -> str | None:
   """
   if quantity == "cross_entropy":
     return None if quantity in point.scores else f"has no {quantity}"
-  order = 4 if quantity == "brier_lm" else 1
+  order = _brier(quantity).num_orders
   for name in (f"brier_{n}" for n in range(1, order + 1)):
     score, error = point.scores.get(name), point.errors.get(name)
     if score is None or error is None:
@@ -143,7 +158,7 @@ def write_points(points: list[Point], stem: str | os.PathLike) -> None:
     pyarrow.parquet.write_table(table, beside)
   with (
     paths.written_whole(stem.with_suffix(".csv")) as beside,
-    open(beside, "w", newline="") as file,
+    open(beside, "w", newline="", encoding="utf-8") as file,
   ):
     writer = csv.DictWriter(file, _COLUMNS)
     writer.writeheader()
@@ -159,12 +174,12 @@ def read_points(path: str | os.PathLike) -> list[Point]:
     OSError: if it cannot be read.
   """
   path = pathlib.Path(path)
+  if path.suffix not in _READERS:
+    raise ValueError(
+      f"{path} is no table that can be read; known are {', '.join(_READERS)}."
+    )
   try:
-    if path.suffix == ".parquet":
-      rows = pyarrow.parquet.read_table(path).to_pylist()
-    else:
-      with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = _READERS[path.suffix](path)
   except (pyarrow.ArrowInvalid, UnicodeDecodeError, csv.Error) as error:
     raise ValueError(f"{path} is not a table of points: {error}") from None
   if not rows:
@@ -177,6 +192,18 @@ def read_points(path: str | os.PathLike) -> list[Point]:
       f"{path} is not a table of points: it lacks {', '.join(missing)}."
     )
   return check_unique([_from_row(row, path) for row in rows])
+
+
+def _read_csv(path: pathlib.Path) -> list[dict]:
+  # Programs for tables put a mark in front.
+  with path.open(newline="", encoding="utf-8-sig") as file:
+    return list(csv.DictReader(file))
+
+
+_READERS = {
+  ".csv": _read_csv,
+  ".parquet": lambda path: pyarrow.parquet.read_table(path).to_pylist(),
+}
 
 
 def check_unique(points: list[Point]) -> list[Point]:

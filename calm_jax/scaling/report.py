@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
+from calm_jax import paths
 from calm_jax.scaling import plots
 from calm_jax.scaling.page import Page, with_error
 from calm_jax.scaling.study import Run, Study, read_study
@@ -50,12 +51,12 @@ def write_report(
   output = pathlib.Path(output)
   folder = output.with_name(f"{output.stem}_figures")
   folder.mkdir(parents=True, exist_ok=True)
-  output.write_text(page.html())
-  paths = [output]
-  for name, svg in page.figures.items():
-    paths.append(folder / f"{name}.svg")
-    paths[-1].write_text(svg)
-  return paths
+  contents = {output: page.html()} | {
+    folder / f"{name}.svg": svg for name, svg in page.figures.items()
+  }
+  for path, content in contents.items():
+    paths.write_whole(path, content)
+  return list(contents)
 
 
 def with_beside(study: Study, other: Study) -> Study:

@@ -5,6 +5,8 @@ from typing import Any
 
 from etils import epath
 
+from calm_jax import paths
+
 _NUM_PANELS = 4
 _COLORS = ("#9ecae1", "#6baed6", "#3182bd", "#08519c", "#08306b")
 
@@ -50,7 +52,7 @@ def draw_curves(result: dict[str, Any], path: epath.PathLike) -> None:
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
   axes.legend(frameon=False, fontsize="small")
-  with epath.Path(path).open("wb") as file:
+  with paths.written_whole(path) as beside, beside.open("wb") as file:
     figure.savefig(file, format=epath.Path(path).suffix[1:], dpi=150)
 
 

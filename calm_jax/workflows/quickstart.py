@@ -1,7 +1,6 @@
 """All stages on text that every machine has, one after another."""
 
 import dataclasses
-import json
 import sys
 import textwrap
 import time
@@ -10,6 +9,7 @@ from typing import Any
 import tqdm
 from etils import epath
 
+from calm_jax import json_files
 from calm_jax.checkpoint.run_directory import LoadedRun, load_run
 from calm_jax.config import ExperimentConfig
 from calm_jax.data import preparation
@@ -80,7 +80,7 @@ def run_quickstart(
     "continuations": continuations,
     "seconds": clock.seconds,
   }
-  (workdir / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+  json_files.write_json(workdir / "results.json", results)
   print(_report(results, workdir))
   return results
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 import jax
 from etils import epath
 
+from calm_jax import paths
 from calm_jax.evaluation.result_file import write_result
 from calm_jax.sampling.rows import check_processes
 from calm_jax.training import processes
@@ -40,7 +41,9 @@ def run_point(sweep: Sweep, name: str) -> Status:
     message = " ".join(str(error).split()) or type(error).__name__
     _say(f"point {name} failed: {message}")
     with contextlib.suppress(OSError):  # a full disk
-      (sweep.directory(name) / "error.txt").write_text(traceback.format_exc())
+      paths.write_whole(
+        sweep.directory(name) / "error.txt", traceback.format_exc()
+      )
     if jax.process_count() > 1:
       raise
     return Status.FAILED

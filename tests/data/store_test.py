@@ -443,6 +443,22 @@ _DAMAGES = {
     lambda path: (path / "info.json").write_text("{"),
     "info.json is damaged",
   ),
+  "info torn": (
+    lambda path: (path / "info.json").write_text('{"format_version": 1}'),
+    "info.json is damaged: recipe is missing",
+  ),
+  "no block size": (
+    lambda path: _set_info(path, block_size=0),
+    "info.json is damaged: block_size is missing or not what it should be",
+  ),
+  "no counts": (
+    lambda path: _set_info(path, splits={"train": {}}),
+    "info.json is damaged: splits is missing or not what it should be",
+  ),
+  "no version": (
+    lambda path: _set_info(path, format_version="1"),
+    "info.json is damaged: format_version is missing or not",
+  ),
   "info gone": (
     lambda path: (path / "info.json").unlink(),
     "holds no prepared data",

@@ -9,6 +9,7 @@ from jax.sharding import AxisType, PartitionSpec
 from calm_jax.kernels import vocabulary as kernel
 from calm_jax.kernels import vocabulary_sum as sum_kernel
 from calm_jax.losses import vocabulary
+from calm_jax.losses.implementations import is_reference
 from tests.devices import on_devices
 
 _IMPLEMENTATIONS = ["reference", "xla"]
@@ -296,6 +297,18 @@ def test_no_logits_of_all_words_and_positions(block_size):
   reference = temporaries(vocabulary.cross_entropy, implementation="reference")
   assert temporaries(vocabulary.cross_entropy) <= reference / 4
   assert temporaries(vocabulary.cross_entropy_sum, weights) <= reference / 4
+
+
+def test_an_unknown_implementation_is_taken_for_no_other():
+  with pytest.raises(ValueError, match="'palas'; choose one of reference, xla"):
+    is_reference("palas")
+  with pytest.raises(ValueError, match="implementation is 'palas'"):
+    vocabulary.argmax(
+      jnp.ones((1, 4)),
+      jnp.ones((8, 4)),
+      jnp.ones(8, bool),
+      implementation="palas",
+    )
 
 
 def test_widths_that_differ_are_refused():

@@ -34,6 +34,17 @@ def test_losses_of_scores():
     assert points_lib.score_of_loss(loss, quantity) == pytest.approx(score)
 
 
+def test_an_unknown_quantity_is_taken_for_no_other():
+  point = _point(scores={"brier_2": 0.5})
+  for ask in (
+    lambda: point.loss("brier_2"),
+    lambda: points_lib.score_of_loss(1.0, "brier_2"),
+    lambda: points_lib.censored_reason(point, "brier_2"),
+  ):
+    with pytest.raises(ValueError, match="'brier_2' is not known; choose one"):
+      ask()
+
+
 def test_error_of_a_loss_is_the_relative_error_of_the_score():
   loss, error = _point().loss("brier_lm")
   up = -math.log((17.0 + 0.004) / 100)
@@ -93,6 +104,15 @@ def test_damaged_tables_are_refused(tmp_path, lines, message):
   with pytest.raises(ValueError, match=message) as error:
     points_lib.read_points(path)
   assert "\n" not in str(error.value)
+
+
+def test_a_table_of_another_kind_is_refused_and_a_mark_is_dropped(tmp_path):
+  points_lib.write_points([_point(name="é")], tmp_path / "a")
+  table = tmp_path / "a.csv"
+  table.write_bytes("\ufeff".encode() + table.read_bytes())
+  assert [point.name for point in points_lib.read_points(table)] == ["é"]
+  with pytest.raises(ValueError, match=r"a.tsv is no table .* known are .csv"):
+    points_lib.read_points(table.rename(tmp_path / "a.tsv"))
 
 
 def test_a_file_that_is_no_parquet_is_refused(tmp_path):

@@ -1,0 +1,17 @@
+"""The names of the ways to compute the same loss."""
+
+IMPLEMENTATIONS = ("reference", "xla", "pallas", "auto")
+
+
+def is_reference(implementation: str) -> bool:
+  """Whether the definition was asked for, and not a fast version of it.
+
+  Raises:
+    ValueError: if there is no such implementation.
+  """
+  if implementation not in IMPLEMENTATIONS:
+    raise ValueError(
+      f"implementation is {implementation!r}; choose one of"
+      f" {', '.join(IMPLEMENTATIONS)}."
+    )
+  return implementation == "reference"
