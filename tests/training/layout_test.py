@@ -183,7 +183,6 @@ def test_the_step_is_the_one_that_was_chosen():
   assert 0.5 * state < kept
 
 
-# Without those of an older step, which kept more.
 @pytest.mark.slow
 @pytest.mark.parametrize("size", ["m", "l", "xl"])
 def test_what_is_allowed_is_what_the_compiler_took(size):
@@ -198,4 +197,4 @@ def test_what_is_allowed_is_what_the_compiler_took(size):
       num_microbatches=plan["num_microbatches"],
     )
     share = plan["bytes_per_chip"] / memory.expected(planned)
-    assert 0.55 < share < 1.0, path.name
+    assert 0.55 < share < 0.95, path.name
