@@ -52,6 +52,7 @@ def _rows(batch_size: int) -> Change:
 
 _CHANGES = {
   "paper-with": {
+    "rate-5e-4": _optimizer(learning_rate=5e-4),
     "rate-2e-3": _optimizer(learning_rate=2e-3),
     "rate-4e-3": _optimizer(learning_rate=4e-3),
     "muon-1e-3": _optimizer(name="muon"),
