@@ -232,8 +232,8 @@ _BAD_CONTENT = {
   "cut.jsonl.gz": (_gzip_cut(0), "line [0-9]+ or soon after: .* cut short"),
   "cut.txt.gz": (_gzip_cut(0), "line 1 or soon after: .* cut short"),
   "cut.jsonl.zst": (_zstd_cut(0), "line [0-9]+ or soon after: .* cut short"),
-  "no.txt.gz": (b"plain text", "line 1 or soon after: .* damaged"),
-  "no.jsonl.zst": (b"plain text", "line 1 or soon after: .* damaged"),
+  "no.txt.gz": (b"plain text", "line 1 or soon after: .* is no gzip data"),
+  "no.jsonl.zst": (b"plain text", "line 1 or soon after: .* is no zstd data"),
   "no.parquet": (b"plain text, no table", "is not a readable Parquet file"),
 }
 
