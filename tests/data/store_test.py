@@ -491,7 +491,7 @@ def test_missing_store(tmp_path):
 
 def test_an_inexact_tokenizer_is_reported(tmp_path, monkeypatch):
   class Lossy(tokenizer_lib.ByteTokenizer):
-    def decode(self, ids):
+    def decode(self, ids, is_start=True):
       return super().decode(ids).lower()
 
   said = []
