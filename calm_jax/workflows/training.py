@@ -113,7 +113,8 @@ def run_training(
   )
   mesh = sharding.make_mesh(layout.config.mesh)
   program = Program(layout.config, mesh)
-  _say(str(layout))
+  if mesh.size > 1 or layout.memory_bytes:  # else there was nothing to choose
+    _say(str(layout))
   for note in program.notes:
     _say(f"note: {note}")
   hashes = {
