@@ -45,9 +45,10 @@ def look_up(table: jax.Array, ids: jax.Array) -> jax.Array:
   look = functools.partial(jnp.take, table, axis=0)
   if not {"data", "fsdp", "sequence"} <= set(mesh.auto_axes):
     return look(ids)
-  sizes = [mesh.shape[name] for name in ("data", "sequence", "fsdp")]
-  split = (*ids.shape[:2], table.shape[1])
-  if any(size % n for size, n in zip(split, sizes, strict=True)):
+  num_rows, num_chunks = ids.shape[:2]
+  data, sequence, fsdp = (mesh.shape[n] for n in ("data", "sequence", "fsdp"))
+  # Rows that do not divide could not be split again, and stay as they are.
+  if num_rows % (data * fsdp) or num_chunks % sequence or table.shape[1] % fsdp:
     return look(ids)
   constrain = jax.lax.with_sharding_constraint
   rows = PartitionSpec("data", "sequence")
