@@ -83,12 +83,18 @@ def line(row: Mapping[str, Any]) -> str:
   return _format(row)
 
 
-def parse(text: str, *, is_finite: bool = True) -> Any:
+def parse(
+  text: str,
+  *,
+  is_finite: bool = True,
+  object_fn: Callable[[list[tuple[str, Any]]], Any] = dict,
+) -> Any:
   """Reads one value of JSON.
 
   Args:
     text: a value and white space.
     is_finite: refuses numbers that are none, or too large to be one.
+    object_fn: takes the names and values of an object, as they stand.
 
   Returns:
     What `json.loads` gives.
@@ -99,7 +105,7 @@ def parse(text: str, *, is_finite: bool = True) -> Any:
   """
 
   def refuse(constant: str) -> float:
-    raise _RefusedError(f"it holds {constant}")
+    raise ValueError(f"it holds {constant}")
 
   def finite(digits: str) -> float:
     value = float(digits)
@@ -107,7 +113,7 @@ def parse(text: str, *, is_finite: bool = True) -> Any:
 
   hooks = {"parse_constant": refuse, "parse_float": finite} if is_finite else {}
   try:
-    return json.loads(text, **hooks)
+    return json.loads(text, object_pairs_hook=object_fn, **hooks)
   except json.JSONDecodeError as error:
     if text.startswith("\ufeff"):
       raise ValueError("it begins with a byte-order mark") from None
@@ -116,15 +122,12 @@ def parse(text: str, *, is_finite: bool = True) -> Any:
     raise ValueError(f"{what} at {where}column {error.colno}") from None
   except RecursionError:
     raise ValueError("it is nested too deeply") from None
-  except _RefusedError:
-    raise
-  except ValueError:  # Python's own limit, against slow conversions
+  except ValueError as error:
+    if "integer string conversion" not in str(error):
+      raise
+    # Python's own limit, against slow conversions.
     most = sys.get_int_max_str_digits()
     raise ValueError(f"it holds a number of more than {most} digits") from None
-
-
-class _RefusedError(ValueError):
-  """A number that is not finite."""
 
 
 def _format(values: Mapping[str, Any], indent: int | None = None) -> str:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
-
 from etils import epath
 
+from calm_jax import json_files
 from calm_jax.data import (
   tokenizer_base,
   tokenizer_llama3,
@@ -68,7 +67,7 @@ def _load_directory(path: epath.Path) -> Tokenizer:
       " the tokenizer/ directory of prepared data or of a run."
     )
   try:
-    info = json.loads(info_file.read_text())
+    info = json_files.read_json(info_file)
     version, content_hash = info["format_version"], info["content_hash"]
     kind, padded_size = info["kind"], info.get("padded_size")
   except (AttributeError, ValueError, KeyError, TypeError):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 
 from etils import epath
 
+from calm_jax import json_files
 from calm_jax.config import VocabularyConfig
 from calm_jax.data import tokenizer_base
 
@@ -40,7 +40,7 @@ class IdTokenizer(tokenizer_base.Tokenizer):
   def read(cls, path: epath.Path) -> IdTokenizer:
     """Reads what `save` wrote; raises ValueError if it is damaged."""
     try:
-      return cls(VocabularyConfig(**json.loads(path.read_text())))
+      return cls(VocabularyConfig(**json_files.read_json(path)))
     except (ValueError, TypeError):
       raise ValueError(
         f"{path} is damaged; copy the tokenizer/ directory again."
@@ -65,4 +65,4 @@ class IdTokenizer(tokenizer_base.Tokenizer):
     )
 
   def _write_files(self, directory: epath.Path) -> None:
-    (directory / FILE_NAME).write_text(json.dumps(self._ids) + "\n")
+    json_files.write_json(directory / FILE_NAME, self._ids)

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from etils import epath
 
+from calm_jax import json_files
 from calm_jax.config import VocabularyConfig
 from calm_jax.data import llama3_json, tokenizer_base
 
@@ -138,8 +139,8 @@ def _read_ranks(data: bytes, name: str) -> _Contents:
 
 def _read_json(data: bytes, name: str) -> _Contents:
   try:
-    content = json.loads(data)
-  except (ValueError, RecursionError) as error:
+    content = json_files.parse(data.decode("utf-8-sig"), is_finite=False)
+  except ValueError as error:
     raise ValueError(
       f"{name} is not readable JSON ({str(error)[:200]}); download it again."
     ) from None

@@ -1,10 +1,11 @@
 """What a converted run remembers of the checkpoint it came from."""
 
 import dataclasses
-import json
 from typing import Any
 
 from etils import epath
+
+from calm_jax import json_files
 
 _FILE = "origin.json"
 FORMAT_VERSION = 1
@@ -22,7 +23,7 @@ class Origin:
 def write_origin(run: epath.Path, origin: Origin) -> None:
   """Writes it into a run directory."""
   content = {"format_version": FORMAT_VERSION, **dataclasses.asdict(origin)}
-  (run / _FILE).write_text(json.dumps(content, indent=2) + "\n")
+  json_files.write_json(run / _FILE, content)
 
 
 def read_origin(run: epath.Path) -> Origin | None:
@@ -35,7 +36,7 @@ def read_origin(run: epath.Path) -> Origin | None:
   if not path.exists():
     return None
   try:
-    content = json.loads(path.read_text())
+    content = json_files.read_json(path)
     version = content.pop("format_version")
     if version == FORMAT_VERSION:
       return Origin(**content)

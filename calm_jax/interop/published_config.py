@@ -1,10 +1,10 @@
 """`config.json` of a published checkpoint to our configs, and back."""
 
-import json
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from calm_jax import json_files
 from calm_jax.config import (
   AutoencoderConfig,
   ExperimentConfig,
@@ -51,8 +51,10 @@ def read_values(directory: pathlib.Path) -> dict[str, Any]:
       " checkpoint."
     )
   try:
-    values = json.loads(path.read_bytes(), object_pairs_hook=_without_doubles)
-  except (ValueError, RecursionError) as error:
+    values = json_files.parse(
+      path.read_text("utf-8-sig"), is_finite=False, object_fn=_without_doubles
+    )
+  except ValueError as error:
     raise ValueError(
       f"{path} is not a JSON file: {str(error)[:200]}."
     ) from None

@@ -13,6 +13,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from calm_jax import json_files
+
 DTYPES = {
   "F32": np.dtype(np.float32),
   "F16": np.dtype(np.float16),
@@ -149,7 +151,7 @@ def _read_header(path: pathlib.Path) -> tuple[dict[str, Any], int]:
       )
     header = file.read(length)
   try:
-    entries = json.loads(header)
+    entries = json_files.parse(header.decode(), is_finite=False)
     entries.pop("__metadata__", None)
     for name, entry in entries.items():
       _check_entry(path, name, entry)

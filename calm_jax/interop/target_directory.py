@@ -3,9 +3,9 @@
 import contextlib
 import errno
 import pathlib
-import shutil
-import tempfile
 from collections.abc import Iterator
+
+from calm_jax import paths
 
 _FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)  # a disk, a limit, a quota
 
@@ -35,25 +35,16 @@ def written_beside(target: pathlib.Path) -> Iterator[pathlib.Path]:
   """
   check_free(target)
   target = target.absolute()
+  beside = None
   try:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    sibling = pathlib.Path(
-      tempfile.mkdtemp(prefix=f".{target.name}.unfinished-", dir=target.parent)
-    )
+    with paths.directory_written_whole(target) as beside:
+      yield pathlib.Path(beside)
   except OSError as error:
-    raise _cannot_write(target, error) from error
-  try:
-    yield sibling
-    sibling.chmod(0o777 & ~_umask())
-    if target.exists():
-      target.rmdir()
-    sibling.rename(target)
-  except BaseException as error:
-    shutil.rmtree(sibling, ignore_errors=True)
-    if isinstance(error, OSError) and error.errno in _FULL:
+    if beside is None or error.errno in _FULL:
       raise _cannot_write(target, error) from error
-    if isinstance(error, OSError) and str(sibling) in str(error):
-      raise OSError(str(error).replace(str(sibling), str(target))) from error
+    if str(beside) in str(error):
+      text = str(error).replace(str(beside), str(target))
+      raise OSError(text) from error
     raise
 
 
@@ -62,11 +53,3 @@ def _cannot_write(target: pathlib.Path, error: OSError) -> OSError:
     f"the target {target} cannot be written ({error.strerror}); give another"
     " --target."
   )
-
-
-def _umask() -> int:
-  """What a plain mkdir would have left out."""
-  with tempfile.TemporaryDirectory() as directory:
-    probe = pathlib.Path(directory) / "probe"
-    probe.mkdir()
-    return 0o777 & ~probe.stat().st_mode

@@ -1,11 +1,11 @@
 """All tensors of a Hugging Face directory, however it splits them."""
 
-import json
 import pathlib
 from typing import Any
 
 import numpy as np
 
+from calm_jax import json_files
 from calm_jax.interop.safetensors_file import SafetensorsFile
 from calm_jax.interop.torch_file import TorchFile
 
@@ -82,7 +82,7 @@ class Weights:
 
 def _open_shards(index: pathlib.Path, open_file: Any) -> dict[str, Any]:
   try:
-    shard_of = json.loads(index.read_text())["weight_map"]
+    shard_of = json_files.read_json(index)["weight_map"]
     shards = sorted(set(shard_of.values()))
   except (ValueError, KeyError, TypeError, AttributeError):
     raise ValueError(
