@@ -44,7 +44,7 @@ def run_suite(
   seed: int = 0,
   seconds: float = 10.0,
   row_fn: Callable[[Row], None] = lambda row: None,
-  result_fn: Callable[[dict[str, Any]], None] = lambda result: None,
+  result_fn: Callable[[dict[str, Any]], None] | None = None,
   suites: Mapping[str, Suite] = SUITES,
   facts: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
@@ -100,9 +100,11 @@ def run_suite(
   for row in suites[name](size, seed, roofline, seconds):
     row_fn(row)
     result["rows"].append(row._asdict())
-    result_fn(result)
+    if result_fn:
+      result_fn(result)
   result["is_complete"] = True
-  result_fn(result)
+  if result_fn:
+    result_fn(result)
   return result
 
 

@@ -28,7 +28,7 @@ from absl import flags
 
 from benchmarks import parts, suites
 from benchmarks.against import Against
-from calm_jax.evaluation.result_file import check_output, write_result
+from calm_jax.evaluation.result_file import check_output, writer
 from calm_jax.runs import provenance
 from launch import entry
 
@@ -84,15 +84,10 @@ def main(arguments: list[str]) -> None:
     seed=_SEED.value,
     seconds=10.0 if _SECONDS.value is None else _SECONDS.value,
     row_fn=lambda row: print(suites.format_row(row), flush=True),
-    result_fn=_write,
+    result_fn=writer(_OUTPUT.value),
   )
   for name, reason in result.get("left_out", {}).items():
     print(f"left out: {name} ({reason})")
-
-
-def _write(result: dict) -> None:
-  if _OUTPUT.value:
-    write_result(_OUTPUT.value, result)
 
 
 def _command(name: str, output: str | None) -> list[str]:

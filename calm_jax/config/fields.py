@@ -9,7 +9,7 @@ import math
 from typing import Any
 
 DTYPES = ("float32", "bfloat16")
-IMPLEMENTATIONS = ("auto", "reference", "xla", "pallas")
+IMPLEMENTATIONS = ("reference", "xla", "pallas", "auto")
 REMAT = ("none", "dots", "full")
 
 # Mutable, because flags set fields one by one; hashed by value, because a

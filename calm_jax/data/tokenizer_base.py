@@ -5,13 +5,13 @@ from __future__ import annotations
 import abc
 import functools
 import hashlib
-import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from etils import epath
 
+from calm_jax import json_files
 from calm_jax.config import VocabularyConfig
 
 INFO_FILE = "tokenizer_info.json"
@@ -185,7 +185,7 @@ class Tokenizer(abc.ABC):
     }
     if self.padded_size is not None:
       info["padded_size"] = self.padded_size
-    (directory / INFO_FILE).write_text(json.dumps(info, indent=2) + "\n")
+    json_files.write_json(directory / INFO_FILE, info)
 
 
 def slice_text(text: str, size: int = 1 << 16) -> Iterator[str]:

@@ -36,9 +36,11 @@ class SentencePieceTokenizer(tokenizer_base.Tokenizer):
       self._settings = read_settings(model)
       self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
       # For what does not begin a text.
-      self._inner = sentencepiece.SentencePieceProcessor(
-        model_proto=model + WITHOUT_PREFIX
-      )
+      self._inner = self._processor
+      if self._settings.adds_prefix:
+        self._inner = sentencepiece.SentencePieceProcessor(
+          model_proto=model + WITHOUT_PREFIX
+        )
       size = self._processor.vocab_size()
     except (RuntimeError, ValueError):
       size = 0

@@ -134,7 +134,6 @@ def write_safetensors(
 _NOT_OF_THE_FORM = (
   AttributeError,
   KeyError,
-  RecursionError,
   TypeError,
   ValueError,
 )

@@ -18,13 +18,18 @@ def constrain_rows(x: jax.Array) -> jax.Array:
   array, nothing is asked of it; nor inside a `shard_map`, where x is a device's
   own part.
   """
-  mesh = jax.sharding.get_abstract_mesh()
-  if not {"data", "fsdp", "sequence"} <= set(mesh.auto_axes):
-    return x
-  num_row_parts = mesh.shape["data"] * mesh.shape["fsdp"]
-  if x.shape[0] % num_row_parts or x.shape[1] % mesh.shape["sequence"]:
+  if not _can_split(x):
     return x
   return jax.lax.with_sharding_constraint(x, PartitionSpec(*_SPEC))
+
+
+def _can_split(x: jax.Array) -> bool:
+  """Whether there are such axes, and rows and chunks of x divide by them."""
+  mesh = jax.sharding.get_abstract_mesh()
+  if not {"data", "fsdp", "sequence"} <= set(mesh.auto_axes):
+    return False
+  num_row_parts = mesh.shape["data"] * mesh.shape["fsdp"]
+  return not (x.shape[0] % num_row_parts or x.shape[1] % mesh.shape["sequence"])
 
 
 def look_up(table: jax.Array, ids: jax.Array) -> jax.Array:
@@ -43,12 +48,8 @@ def look_up(table: jax.Array, ids: jax.Array) -> jax.Array:
   """
   mesh = jax.sharding.get_abstract_mesh()
   look = functools.partial(jnp.take, table, axis=0)
-  if not {"data", "fsdp", "sequence"} <= set(mesh.auto_axes):
-    return look(ids)
-  num_rows, num_chunks = ids.shape[:2]
-  data, sequence, fsdp = (mesh.shape[n] for n in ("data", "sequence", "fsdp"))
   # Rows that do not divide could not be split again, and stay as they are.
-  if num_rows % (data * fsdp) or num_chunks % sequence or table.shape[1] % fsdp:
+  if not _can_split(ids) or table.shape[1] % mesh.shape["fsdp"]:
     return look(ids)
   constrain = jax.lax.with_sharding_constraint
   rows = PartitionSpec("data", "sequence")

@@ -1,6 +1,6 @@
 """The names of the ways to compute the same loss."""
 
-IMPLEMENTATIONS = ("reference", "xla", "pallas", "auto")
+from calm_jax.config import IMPLEMENTATIONS
 
 
 def is_reference(implementation: str) -> bool:

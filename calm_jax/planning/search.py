@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from calm_jax.config import ExperimentConfig, MeshConfig
 from calm_jax.planning.plan import Plan
 from calm_jax.training.progress import ProgressBar
+from calm_jax.training.sharding import divisors
 
 # More and more is computed again: about as bad as so many doublings of the
 # microbatches.
@@ -88,7 +89,7 @@ def _next_likely(
 def _meshes(config: ExperimentConfig, num_chips: int) -> Iterator[MeshConfig]:
   """Without `tensor` first, and `fsdp` from 16 on, then wider, then less."""
   num_heads = getattr(config.model, "num_heads", 1)
-  sizes = [n for n in range(1, num_chips + 1) if num_chips % n == 0]
+  sizes = divisors(num_chips)
   for tensor, sequence in itertools.product(sizes, (1, 2, 4)):
     num_parts, rest = divmod(num_chips, tensor * sequence)
     if rest or tensor > _MAX_TENSOR or num_heads % tensor:

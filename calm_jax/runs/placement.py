@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from calm_jax.config import CHOSEN, ExperimentConfig, MeshConfig
 from calm_jax.families import costs
+from calm_jax.training.sharding import divisors
 
 _SHARE = 0.8  # of a device's memory; rows and temporaries take the rest
 
@@ -52,7 +53,7 @@ def mesh_for(
   tensor = max(given.tensor, 1)
   rest = num_devices // tensor
   fsdp = 1
-  for fsdp in (n for n in range(1, rest + 1) if rest % n == 0):
+  for fsdp in divisors(rest):
     needed = sum(loading_bytes(config, fsdp * tensor) for config in configs)
     if needed <= _SHARE * memory_bytes:
       break

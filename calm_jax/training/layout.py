@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from calm_jax.config import CHOSEN, ExperimentConfig, MeshConfig
 from calm_jax.training.memory import StepMemory
+from calm_jax.training.sharding import divisors
 
 # Split in more parts than this, the parameters' last axis gets so narrow that
 # the compiler gathers by sums of padded arrays, at twice the traffic.
@@ -115,8 +116,8 @@ def _meshes(
 ) -> Iterator[MeshConfig]:
   """Those of all devices that the config allows and fits."""
   num_heads = getattr(config.model, "num_heads", 1)
-  divisors = _divisors(num_devices)
-  for fsdp, tensor, sequence in itertools.product(divisors, repeat=3):
+  sizes = divisors(num_devices)
+  for fsdp, tensor, sequence in itertools.product(sizes, repeat=3):
     data, rest = divmod(num_devices, fsdp * tensor * sequence)
     if rest or data % num_slices:
       continue
@@ -140,8 +141,4 @@ def _nums_microbatches(
   if rest:
     return []
   given = config.num_microbatches
-  return [it for it in _divisors(num_rows) if given in (CHOSEN, it)]
-
-
-def _divisors(number: int) -> list[int]:
-  return [it for it in range(1, number + 1) if number % it == 0]
+  return [it for it in divisors(num_rows) if given in (CHOSEN, it)]

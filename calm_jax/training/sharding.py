@@ -95,11 +95,15 @@ def check_model_fits(model: ModelConfig, mesh: Mesh) -> None:
   """Raises ValueError if the model cannot be split over the mesh."""
   num_heads, tensor = getattr(model, "num_heads", 0), mesh.shape["tensor"]
   if num_heads % tensor:
-    choices = [n for n in range(1, num_heads + 1) if num_heads % n == 0]
     raise ValueError(
       f"model.num_heads {num_heads} is not a multiple of mesh.tensor {tensor};"
-      f" choose mesh.tensor from {', '.join(map(str, choices))}."
+      f" choose mesh.tensor from {', '.join(map(str, divisors(num_heads)))}."
     )
+
+
+def divisors(number: int) -> list[int]:
+  """All of them, the least first."""
+  return [it for it in range(1, number + 1) if number % it == 0]
 
 
 class Placement(NamedTuple):
@@ -309,10 +313,9 @@ def _arrange(sizes: tuple[int, ...], devices: list[jax.Device]) -> np.ndarray:
 
 def _nearest_meshes(sizes: tuple[int, ...], num_devices: int) -> str:
   """The two meshes that change the fewest sizes, and these the least."""
-  divisors = [n for n in range(1, num_devices + 1) if num_devices % n == 0]
   candidates = (
     (num_devices // math.prod(rest), *rest)
-    for rest in itertools.product(divisors, repeat=len(sizes) - 1)
+    for rest in itertools.product(divisors(num_devices), repeat=len(sizes) - 1)
     if num_devices % math.prod(rest) == 0
   )
 
