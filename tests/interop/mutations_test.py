@@ -22,7 +22,7 @@ from calm_jax.interop.conversion import convert
 from calm_jax.interop.export import export
 from calm_jax.interop.weights import Weights
 from tests.data import texts
-from tests.data.tokenizer_llama3_test import json_file
+from tests.data.llama3_files import json_file
 from tests.interop import checkpoints
 from tests.interop.config_fields_test import LLAMA
 
@@ -173,7 +173,10 @@ def _sentencepiece():
   return tokenizer_sentencepiece.train([texts.ENGLISH], 330)._model
 
 
-_TOKENIZERS = {"tokenizer.json": json_file, "x.model": _sentencepiece}
+_TOKENIZERS = {
+  "tokenizer.json": json_file,
+  "x.model": _sentencepiece,
+}
 _TEXTS = [texts.ENGLISH, "the the", "  a\n\nb é", "<|begin_of_text|>", "aaaa"]
 
 
