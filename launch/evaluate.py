@@ -98,11 +98,6 @@ def _evaluate() -> None:
       raise ValueError(
         "--step is one step; with --follow or --steps leave it out."
       )
-    if jax.process_count() > 1:
-      raise ValueError(
-        f"{jax.process_count()} processes score one step together; leave"
-        " --follow and --steps to a single process."
-      )
     scoring.score_steps(
       _CHECKPOINT.value,
       _OUTPUT.value,

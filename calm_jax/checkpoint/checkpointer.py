@@ -135,13 +135,12 @@ class Checkpointer:
     self, step: int, shapes: TrainState
   ) -> tuple[TrainState, dict[str, Any]]:
     """Raises DamagedStepError on all processes, or on none."""
-    restored, problem = None, f"step {step} cannot be read by another process."
     try:
-      restored = self._read(step, shapes)
-    except steps_lib.DamagedStepError as error:
-      problem = str(error)
-    if not processes.all_say(restored is not None):
-      raise steps_lib.DamagedStepError(problem)
+      restored = processes.together(lambda: self._read(step, shapes))
+    except processes.OtherProcessError as error:
+      raise steps_lib.DamagedStepError(
+        f"step {step} cannot be read by another process."
+      ) from error
     state, position = restored
     for item, arrays in (
       (steps_lib.PARAMS, state.params),

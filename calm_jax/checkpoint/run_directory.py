@@ -312,9 +312,15 @@ def load_run(
     # Lists of a shared file system differ for seconds.
     step = processes.first_finds(functools.partial(run.find_step, step))
   shapes = _placed_shapes(build_model(config.model), mesh)
+
+  def read():
+    return (
+      steps_lib.read_position(run.steps, step),
+      steps_lib.read_arrays(run.steps, step, steps_lib.PARAMS, shapes),
+    )
+
   try:
-    position = steps_lib.read_position(run.steps, step)
-    params = steps_lib.read_arrays(run.steps, step, steps_lib.PARAMS, shapes)
+    position, params = read() if mesh is None else processes.together(read)
     steps_lib.check_arrays(run.steps, step, steps_lib.PARAMS, params, position)
   except steps_lib.DamagedStepError as error:
     saved = steps_lib.list_steps(run.steps)

@@ -1,5 +1,6 @@
 """Scores the steps of a run as they are saved, each once."""
 
+import math
 import time
 from collections.abc import Callable, Collection
 from typing import Any
@@ -9,6 +10,7 @@ from jax.sharding import Mesh
 from calm_jax.checkpoint.run_directory import LoadedRun, RunDirectory, load_run
 from calm_jax.checkpoint.steps import DamagedStepError, list_steps
 from calm_jax.evaluation.result_rows import ResultRows
+from calm_jax.training import processes
 
 _POLL_SECONDS = 1.0
 
@@ -19,31 +21,38 @@ def evaluate_steps(
   run: RunDirectory,
   steps: Collection[int],
   evaluate_fn: EvaluateFn,
-  rows: ResultRows,
+  rows: ResultRows | None,
   mesh: Mesh | None = None,
 ) -> None:
   """Scores saved steps, in order, but for those that have a row.
+
+  All processes of the mesh call it together.
 
   Args:
     run: the run.
     steps: all of them saved.
     evaluate_fn: makes a row of a step.
-    rows: where it goes.
+    rows: where it goes; None on all processes but the first.
     mesh: to load the steps onto; None: one device.
 
   Raises:
     ValueError, OSError: if a step is missing or cannot be read.
   """
-  for step in sorted({*steps} - rows.steps):
-    run.find_step(step)
-  for step in sorted({*steps} - rows.steps):
-    rows.append(evaluate_fn(load_run(run.path, step, mesh, is_rounded=True)))
+
+  def missing() -> list[int]:
+    found = sorted({*steps} - rows.steps)
+    for step in found:
+      run.find_step(step)
+    return found
+
+  for step in processes.first_lists(missing):
+    _append(rows, evaluate_fn(load_run(run.path, step, mesh, is_rounded=True)))
 
 
 def follow_run(
   run: RunDirectory,
   evaluate_fn: EvaluateFn,
-  rows: ResultRows,
+  rows: ResultRows | None,
   *,
   steps: Collection[int] | None = None,
   mesh: Mesh | None = None,
@@ -55,12 +64,14 @@ def follow_run(
 
   The trainer may be late, may die and be started again, and may remove steps
   before they are read. A step that cannot be read is named once and tried again
-  as long as it is there.
+  as long as it is there. Of several processes, which call this together, the
+  first one looks at the run and says what is next.
 
   Args:
     run: the run; it need not exist yet.
     evaluate_fn: makes a row of a step.
-    rows: where it goes; steps that have a row are done.
+    rows: where it goes, None on all processes but the first; steps that have a
+      row are done.
     steps: score only these, and end with the last of them.
     mesh: to load the steps onto; None: one device.
     wait_seconds: give up after so long without a step to score; None: never.
@@ -71,40 +82,85 @@ def follow_run(
     ValueError: if no new step came for `wait_seconds`.
     OSError: if a row cannot be written.
   """
-  wanted = None if steps is None else {*steps}
+  watch = _Watch(
+    run,
+    rows,
+    None if steps is None else {*steps},
+    wait_seconds=math.inf if wait_seconds is None else wait_seconds,
+    sleep_fn=sleep_fn,
+  )
   unreadable: dict[int, int] = {}  # looks in a row, by step
-  last_news = time.monotonic()
-  while not _is_done(run, rows, wanted):
-    has_news = False
-    for step in list_steps(run.steps) if run.exists() else []:
-      if step in rows.steps or (wanted is not None and step not in wanted):
-        continue
+  while ready := processes.first_lists(watch.ready_steps):
+    for step in ready:
       try:
         loaded = load_run(run.path, step, mesh, is_rounded=True)
       except FileNotFoundError:
         continue  # removed to make room for newer ones
-      except DamagedStepError as error:
+      except (DamagedStepError, processes.OtherProcessError) as error:
         unreadable[step] = unreadable.get(step, 0) + 1
         # At the first look it may be about to be removed.
-        if unreadable[step] == 2:
+        if unreadable[step] == 2 and rows is not None:
           warn_fn(f"{error} It is left out unless it can be read later.")
         continue
-      rows.append(evaluate_fn(loaded))
-      has_news, last_news = True, time.monotonic()
-    if has_news:
-      continue
-    if wait_seconds is not None and time.monotonic() > last_news + wait_seconds:
+      _append(rows, evaluate_fn(loaded))
+
+
+class _Watch:
+  """Looks at a live run."""
+
+  def __init__(
+    self,
+    run: RunDirectory,
+    rows: ResultRows | None,
+    wanted: set[int] | None,
+    *,
+    wait_seconds: float,
+    sleep_fn: Callable[[float], None],
+  ):
+    self._run = run
+    self._rows = rows
+    self._wanted = wanted
+    self._wait_seconds = wait_seconds
+    self._sleep_fn = sleep_fn
+    self._num_rows = -1  # at the last look
+    self._last_news = time.monotonic()
+
+  def ready_steps(self) -> list[int]:
+    """Saved steps without a row; waits for them; none once all are scored."""
+    if len(self._rows.steps) == self._num_rows:  # what was ready was not read
+      self._wait()
+    else:
+      self._num_rows, self._last_news = len(self._rows.steps), time.monotonic()
+    while not self._is_done():
+      found = list_steps(self._run.steps) if self._run.exists() else []
+      ready = [
+        step
+        for step in found
+        if step not in self._rows.steps
+        and (self._wanted is None or step in self._wanted)
+      ]
+      if ready:
+        return ready
+      self._wait()
+    return []
+
+  def _is_done(self) -> bool:
+    if self._wanted is not None:
+      return self._wanted <= self._rows.steps
+    if not self._run.exists():
+      return False
+    return self._run.read_config().num_steps in self._rows.steps
+
+  def _wait(self) -> None:
+    if time.monotonic() > self._last_news + self._wait_seconds:
+      scored = ", ".join(map(str, sorted(self._rows.steps))) or "none"
       raise ValueError(
-        f"{run.path} has had no new step for {wait_seconds:g} s; scored so far:"
-        f" {', '.join(map(str, sorted(rows.steps))) or 'none'}. The same"
-        " command goes on from there."
+        f"{self._run.path} has had no new step for {self._wait_seconds:g} s;"
+        f" scored so far: {scored}. The same command goes on from there."
       )
-    sleep_fn(_POLL_SECONDS)
+    self._sleep_fn(_POLL_SECONDS)
 
 
-def _is_done(
-  run: RunDirectory, rows: ResultRows, wanted: set[int] | None
-) -> bool:
-  if wanted is not None:
-    return wanted <= rows.steps
-  return run.exists() and run.read_config().num_steps in rows.steps
+def _append(rows: ResultRows | None, row: dict[str, Any]) -> None:
+  """Writes a row on the first process; fails on all if that does."""
+  processes.together(lambda: None if rows is None else rows.append(row))

@@ -3,14 +3,18 @@
 import functools
 import itertools
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
-# A lost process is noticed by its missing heartbeats, long before.
-_LIMIT_MS = 3600 * 1000
+# A lost process is noticed by its missing heartbeats, long before; a trainer
+# that is waited for may take its time.
+_LIMIT_MS = 7 * 24 * 3600 * 1000
+
+_T = TypeVar("_T")
 
 _meetings = itertools.count()  # a barrier is used once
 
@@ -26,6 +30,37 @@ def meet(name: str) -> None:
   barrier(key=f"{name} {next(_meetings)}", timeout_ms=_LIMIT_MS)
 
 
+class OtherProcessError(ValueError):
+  """What all processes do together failed on another one."""
+
+
+def together(work_fn: Callable[[], _T]) -> _T:
+  """Does the same on all processes, and fails on all if it fails on one.
+
+  Args:
+    work_fn: takes part in nothing that waits for the other processes.
+
+  Returns:
+    What it returns here.
+
+  Raises:
+    Exception: what it raised here.
+    OtherProcessError: if it raised on another process alone.
+  """
+  if jax.process_count() == 1:
+    return work_fn()
+  result = problem = None
+  try:
+    result = work_fn()
+  except Exception as error:
+    problem = error
+  if all_say(problem is None):
+    return result
+  if problem is not None:
+    raise problem
+  raise OtherProcessError("another process failed; its message says why.")
+
+
 def first_says(is_true: bool) -> bool:
   """What process 0 found, on all processes."""
   if jax.process_count() == 1:
@@ -38,20 +73,21 @@ def first_finds(find_fn: Callable[[], int]) -> int:
   """A number that process 0 finds, on all processes.
 
   Raises:
-    Exception: what `find_fn` raises there; the others end as after a loss.
+    Exception: what `find_fn` raises there.
+    OtherProcessError: then, on the others.
   """
+  found = together(lambda: find_fn() if jax.process_index() == 0 else 0)
   if jax.process_count() == 1:
-    return find_fn()
-  found = find_fn() if jax.process_index() == 0 else 0
+    return found
   meet("first_finds")
   return int(multihost_utils.broadcast_one_to_all(np.array(found)))
 
 
 def first_lists(find_fn: Callable[[], Sequence[int]]) -> list[int]:
   """Numbers that process 0 finds, on all processes; see `first_finds`."""
+  found = together(lambda: find_fn() if jax.process_index() == 0 else [])
   if jax.process_count() == 1:
-    return list(find_fn())
-  found = find_fn() if jax.process_index() == 0 else []
+    return list(found)
   count = first_finds(lambda: len(found))
   return [
     first_finds(functools.partial(found.__getitem__, i)) for i in range(count)

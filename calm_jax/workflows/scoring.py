@@ -14,6 +14,7 @@ from calm_jax.evaluation.result_rows import ResultRows
 from calm_jax.evaluation.table import format_table
 from calm_jax.runs.follow import evaluate_steps, follow_run
 from calm_jax.runs.runner import evaluate_run
+from calm_jax.training import processes
 
 
 def score(
@@ -61,6 +62,8 @@ def score_steps(
 ) -> None:
   """Scores several steps of a run into one file, a line each.
 
+  Of several processes the first one writes and prints.
+
   Args:
     checkpoint: the run directory.
     output: the file; steps that it has are not scored again.
@@ -80,7 +83,8 @@ def score_steps(
       "--follow and --steps need --output, a file that gets one line a step."
     )
   numbers = None if steps is None else _whole_numbers(steps)
-  run, rows = RunDirectory(checkpoint), _ShownRows(output)
+  run, is_first = RunDirectory(checkpoint), jax.process_index() == 0
+  rows = processes.together(lambda: _ShownRows(output) if is_first else None)
 
   def evaluate(loaded: LoadedRun) -> dict[str, Any]:
     return _evaluate(loaded, data, settings, **others)
@@ -126,7 +130,7 @@ def _show(result: dict[str, Any]) -> None:
 
 def _whole_numbers(texts: Collection[str]) -> list[int]:
   try:
-    return [int(text) for text in texts]
+    return [int(text) for text in texts or [""]]
   except ValueError:
     raise ValueError(
       f"--steps is {','.join(texts)!r}; give whole numbers, as in 100,200."

@@ -595,6 +595,12 @@ _EVALUATE = [
     words=["--steps is '3,x'", "whole numbers"],
   ),
   _evaluate(
+    "steps-none",
+    "--steps=",
+    "--output=rows.jsonl",
+    words=["--steps is ''", "whole numbers"],
+  ),
+  _evaluate(
     "wait", "--wait_seconds=3", words=["--wait_seconds", "--follow alone"]
   ),
   _evaluate(

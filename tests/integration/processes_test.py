@@ -225,6 +225,45 @@ def test_two_processes_write_as_one(start, material, binaries):
   assert results[0] == results[1]
 
 
+def test_two_processes_follow_a_run(start, material, binaries):
+  flags = [
+    *("--checkpoint=followed", "--data=data", "--num_rows=4"),
+    *("--batch_size=1", "--num_samples=2"),
+  ]
+  follow = ["--follow", "--wait_seconds=300", "--output=followed_2.jsonl"]
+  following = _start_all(binaries, material, 2, "evaluate", *flags, *follow)
+  _finish(start(1, "calm", "followed"))
+  _wait_well(following)
+  found = {row["step"]: row for row in read_rows(material / "followed_2.jsonl")}
+  assert max(found) == _NUM_STEPS
+  steps = [*{*found} & {*list_steps(material / "followed" / "steps")}]
+  flags += [f"--steps={','.join(map(str, steps))}", "--output=followed.jsonl"]
+  _wait_well(_start_all(binaries, material, 1, "evaluate", *flags))
+  expected = read_rows(material / "followed.jsonl")
+  assert len(expected) == len(steps) >= 1
+  for row in expected:
+    _assert_same_scores(found[row["step"]], row)
+
+
+def test_two_processes_explore_as_one(start, material, binaries):
+  pytest.importorskip("matplotlib")
+  _finish(start(1, "calm", "explored"))
+  results = []
+  for count in (1, 2):
+    flags = [
+      *("--checkpoint=explored", "--data=data", "--num_rows=4"),
+      *("--batch_size=4", "--num_samples=4", "--temperatures=1,0.5"),
+      *("--candidate_counts=8", "--noise_scales=0.5"),
+      f"--output=explored_{count}.json",
+    ]
+    _wait_well(_start_all(binaries, material, count, "explore", *flags))
+    results.append(read_json(material / f"explored_{count}.json")["points"])
+  one, two = results
+  assert len(one) == len(two) >= 3
+  for expected, found in zip(one, two, strict=True):
+    _assert_same_scores(found, expected)
+
+
 _SWEEP = """
 from calm_jax import config
 
