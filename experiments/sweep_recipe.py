@@ -4,13 +4,17 @@
     python -m launch.sweep --sweep=experiments/sweep_recipe.py:tiny \
       --data=DATA --workdir=RUNS --all
 
-tiny: bytes as tokens, K = 4, three seeds; two CPU cores, some hours.
+tiny: the quickstart's model: bytes as tokens, K = 4, three seeds; two CPU
+  cores, some hours.
+ladder: K = 4, D = 128 and 900 steps of `sweep_k.py:tiny`: what may narrow the
+  gap to the token model.
 
-`paper` and `fast` are the quickstart's model by one recipe and the other;
-`paper-with-X` has one change more, `fast-without-X` one less, `fast-with-X` one
-more. Rates are named where they change with the optimizer, which halves or
-doubles what is best. All read the same rows in the same order with the same
-autoencoder: seeds are of parameters and noise.
+`paper` and `fast` are the model by one recipe and the other; `paper-with-X` has
+one change more, `fast-without-X` one less, `fast-with-X` one more. Rates are
+named where they change with the optimizer, which halves or doubles what is
+best. All of a size read the same rows in the same order with the same
+autoencoder, unless the latent is what changes: seeds are of parameters and
+noise.
 """
 
 import dataclasses
@@ -18,7 +22,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from calm_jax import config
-from experiments import quickstart
+from experiments import quickstart, sweep_k
 
 Change = Callable[[config.ExperimentConfig], config.ExperimentConfig]
 
@@ -78,27 +82,54 @@ _CHANGES = {
 }
 
 
+_Points = dict[str, config.ExperimentConfig]
+
+
 def get_sweep(
   argument: str | None = None,
 ) -> Iterator[tuple[str, config.ExperimentConfig]]:
-  """Points for `size,num_seeds=N`: the autoencoder, then every recipe."""
-  options = config.parse_argument(argument, size=("tiny",), num_seeds=3)
-  yield "autoencoder", quickstart.get_config("autoencoder")
+  """Points for `size,num_seeds=N`: autoencoders, then every recipe."""
+  options = config.parse_argument(argument, size=tuple(_SIZES), num_seeds=3)
+  autoencoders, points = _SIZES[options["size"]]()
+  yield from autoencoders.items()
   for seed in range(options["num_seeds"]):
-    for name, point in _points():
-      yield (
-        f"{name}-seed{seed}",
-        dataclasses.replace(point, autoencoder_run="autoencoder", seed=seed),
-      )
+    for name, point in points.items():
+      yield f"{name}-seed{seed}", dataclasses.replace(point, seed=seed)
 
 
-def _points() -> Iterator[tuple[str, config.ExperimentConfig]]:
+def _tiny() -> tuple[_Points, _Points]:
   whole = {
-    "paper": quickstart.get_config("calm_paper"),
-    "fast": quickstart.get_config("calm"),
+    name: dataclasses.replace(point, autoencoder_run="autoencoder")
+    for name, point in (
+      ("paper", quickstart.get_config("calm_paper")),
+      ("fast", quickstart.get_config("calm")),
+    )
   }
-  yield from whole.items()
+  points = dict(whole)
   for title, changes in _CHANGES.items():
     start = whole[title.split("-")[0]]
     for name, change in changes.items():
-      yield f"{title}-{name}", change(start)
+      points[f"{title}-{name}"] = change(start)
+  return {"autoencoder": quickstart.get_config("autoencoder")}, points
+
+
+def _ladder() -> tuple[_Points, _Points]:
+  known = dict(sweep_k.get_sweep("tiny"))
+  first = known["autoencoder-k4"]
+  fast = known["calm-k4-d128-900steps-seed0"]
+  autoencoders = {"autoencoder-k4": first}
+  points = {
+    "fast": fast,
+    "fast-with-samples-8": _head(num_samples=8)(fast),
+    "fast-with-blocks-3": _head(num_mlp_layers=3)(fast),
+  }
+  for latent_size in (64, 32):
+    name = f"autoencoder-z{latent_size}"
+    autoencoders[name] = _model(latent_size=latent_size)(first)
+    points[f"fast-with-latent-{latent_size}"] = dataclasses.replace(
+      fast, autoencoder_run=name
+    )
+  return autoencoders, points
+
+
+_SIZES = {"tiny": _tiny, "ladder": _ladder}

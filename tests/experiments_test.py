@@ -106,12 +106,13 @@ def test_the_sweep_of_heads_fits_its_autoencoder(size):
     assert found.model.chunk_size == 4
 
 
-def test_the_sweep_of_recipes_reads_one_text():
-  points = dict(sweep_recipe.get_sweep("tiny,num_seeds=2"))
-  assert points.pop("autoencoder").model.kind == "autoencoder"
-  assert {"paper-seed0", "fast-seed1", "fast-without-brier-seed0"} <= set(
-    points
-  )
+@pytest.mark.parametrize("size", ["tiny", "ladder"])
+def test_the_sweep_of_recipes_reads_one_text(size):
+  all_points = dict(sweep_recipe.get_sweep(f"{size},num_seeds=2"))
+  runs = {it for it in all_points if it.startswith("autoencoder")}
+  points = {it: all_points[it] for it in all_points if it not in runs}
+  assert {point.autoencoder_run for point in points.values()} == runs
+  assert "fast-seed1" in points
   assert len({_tokens(point) for point in points.values()}) == 1
   settings = [dataclasses.replace(it, seed=0) for it in points.values()]
   assert len({repr(it) for it in settings}) == len(points) / 2
