@@ -6,8 +6,6 @@ import numpy as np
 
 from calm_jax.data.tokenizer import Tokenizer
 
-_TRIES = 50  # places looked at for each that is kept
-
 
 def cloze_items(
   tokens: np.ndarray,
@@ -62,8 +60,8 @@ def cloze_items(
     )
   size = context_size + continuation_size
   items: list[dict[str, Any]] = []
-  for _ in range(_TRIES * num_items):
-    first, *others = generator.choice(places, num_choices).tolist()
+  for first in generator.permutation(places).tolist():
+    others = generator.choice(places, num_choices - 1).tolist()
     if min(abs(other - first) for other in others) < size:
       continue
     context = _text(tokens[first - context_size : first], tokenizer)

@@ -68,7 +68,8 @@ def compare(
   chex.assert_rank([latents, tokens], [4, 3])
   num_rows, num_chunks, num_samples, latent_size = latents.shape
   drawn = sampler.decode(latents)  # [B, J, S, K]
-  is_open = jnp.arange(tokens.shape[-1]) >= num_real[..., None]  # [B, J, K]
+  place = jnp.arange(tokens.shape[-1])[None, None]
+  is_open = place >= num_real[..., None]  # [B, J, K]
   if partial == "end":
     is_open = jnp.zeros_like(is_open)
   is_open = is_open[:, :, None]
@@ -96,7 +97,7 @@ def compare(
     last = jnp.argmax(is_open[:, :, 0, -1], axis=1)  # [B]
     rows = jnp.arange(num_rows)
     own = jnp.where(is_open, drawn, texts)[rows, last]  # [B, S, K]
-    place = (jnp.arange(num_chunks) == last[:, None])[..., None, None]
+    place = (jnp.arange(num_chunks)[None] == last[:, None])[..., None, None]
     place &= is_open[..., -1:]
     near = jax.tree.map(
       lambda x, own: jnp.where(place, own[:, None], x),
