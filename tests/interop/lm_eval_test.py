@@ -10,6 +10,7 @@ from calm_jax.runs.choosing import ChoiceSettings, choose_run
 from tests.sampling.tiny_runs import calm_run, token_run
 
 _RUNS = {"calm": calm_run, "token": lambda: token_run(num_chunks=160)}
+_SLOW = pytest.mark.slow
 _ITEMS = [
   {
     "context": f"{'pebbles and shells ' * (i % 3)}number {i}",
@@ -28,7 +29,10 @@ doc_to_text: context
 doc_to_choice: choices
 doc_to_target: answer
 target_delimiter: ""
-metric_list: [{{metric: acc}}, {{metric: acc_norm}}, {{metric: acc_mutual_info}}]
+metric_list:
+  - {{metric: acc}}
+  - {{metric: acc_norm}}
+  - {{metric: acc_mutual_info}}
 """
 _TEXT = """
 task: local_text
@@ -102,7 +106,7 @@ def harness(tmp_path, monkeypatch):
   return call
 
 
-@pytest.mark.parametrize("name", _RUNS)
+@pytest.mark.parametrize("name", ["calm", pytest.param("token", marks=_SLOW)])
 def test_multiple_choice_is_that_of_launch_choose(name, harness):
   run = _RUNS[name]()
   expected = choose_run(
@@ -126,6 +130,7 @@ def test_multiple_choice_is_that_of_launch_choose(name, harness):
     assert texts == pytest.approx(scores, rel=1e-5)
 
 
+@_SLOW
 def test_generated_text_ends_where_it_is_told_to(harness):
   found = harness(calm_run(), "text", "num_samples=8")
   assert "exact_match,none" in found["results"]["local_text"]
