@@ -10,6 +10,11 @@ the first candidates that agree, as exact does, and where none do chooses as
 batch does (it is batch at temperatures other than 1/2, 1/3, … 1/16). Text goes
 to stdout as it comes; with --output all of it goes to a JSON file first.
 
+--score_with=TOKEN_RUN --score_data=TEXT gives the perplexity of what was
+written under a token run, with the entropy and the variety of the same text,
+and all of it for real text beside: a low perplexity at a low entropy is
+repetition.
+
 All devices share the continuations. On several hosts each starts the command
 with --distributed; the first one prints and writes.
 """
@@ -22,6 +27,7 @@ from calm_jax.evaluation.result_file import check_output, writer
 from calm_jax.sampling.prompt import read_prompts
 from calm_jax.sampling.settings import SamplingSettings
 from calm_jax.workflows.generation import run_generation
+from calm_jax.workflows.judging import judge
 from launch import distributed, entry, mesh
 
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Run directory.")
@@ -59,6 +65,12 @@ _NOISE_SCALE = flags.DEFINE_float(
 )
 _TOP_K = flags.DEFINE_integer("top_k", 0, "Token models; 0: all tokens.")
 _TOP_P = flags.DEFINE_float("top_p", 1.0, "Token models; 1: all tokens.")
+_SCORE_WITH = flags.DEFINE_string(
+  "score_with", None, "Token run that scores the continuations."
+)
+_SCORE_DATA = flags.DEFINE_string(
+  "score_data", None, "With --score_with: real text, to be scored beside them."
+)
 flags.mark_flag_as_required("checkpoint")
 
 
@@ -71,6 +83,11 @@ def main(arguments: list[str]) -> None:
 def _generate() -> None:
   if jax.process_index() == 0:
     check_output(_OUTPUT.value)
+  if bool(_SCORE_WITH.value) != bool(_SCORE_DATA.value):
+    raise ValueError(
+      "give --score_with=TOKEN_RUN and --score_data=TEXT together: a perplexity"
+      " says little without that of real text."
+    )
   settings = SamplingSettings(
     temperature=_TEMPERATURE.value,
     method=_METHOD.value,
@@ -86,13 +103,16 @@ def _generate() -> None:
     if _PROMPT.value:
       raise ValueError("give --prompt or --prompts_file, not both.")
     prompts = read_prompts(_PROMPTS_FILE.value)
+  names = [_CHECKPOINT.value, _SCORE_WITH.value]
+  where = mesh.chosen(*filter(None, names))
+  judge_fn = None
+  if _SCORE_WITH.value:
+    scoring_run = load_run(_SCORE_WITH.value, mesh=where, is_rounded=True)
+    judge_fn = lambda texts: judge(
+      texts, scoring_run, _SCORE_DATA.value, seed=_SEED.value
+    )
   run_generation(
-    load_run(
-      _CHECKPOINT.value,
-      _STEP.value,
-      mesh.chosen(_CHECKPOINT.value),
-      is_rounded=True,
-    ),
+    load_run(_CHECKPOINT.value, _STEP.value, where, is_rounded=True),
     prompts,
     settings,
     num_tokens=_NUM_TOKENS.value,
@@ -100,6 +120,7 @@ def _generate() -> None:
     stop=_STOP.value,
     seed=_SEED.value,
     save_fn=writer(_OUTPUT.value),
+    judge_fn=judge_fn,
   )
 
 

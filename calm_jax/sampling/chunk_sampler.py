@@ -139,6 +139,15 @@ class ChunkSampler:
     )
     return close(tokens, self.closing_id)
 
+  def decoder_nats(self, latents: jax.Array, tokens: jax.Array) -> jax.Array:
+    """−log p(token | latent): [..., Z] and [..., K] ids → [..., K] float32."""
+    return map_blocks(
+      lambda block: self._autoencoder(*block, method="cross_entropy"),
+      self._block_size(1),
+      (latents, tokens),
+      num_axes=latents.ndim - 1,
+    )
+
   def draw(
     self, hidden: jax.Array, keys: jax.Array, sample_ids: jax.Array
   ) -> jax.Array:

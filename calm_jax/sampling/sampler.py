@@ -26,6 +26,10 @@ class Sampler(Protocol):
   # None where there are no likelihoods. Maps hidden states [..., D] and labels
   # [...] to p(label) and Σ p², both [...] float32.
   probabilities: Callable[..., tuple[jax.Array, jax.Array]] | None
+  # Texts are scored (`evaluation.candidates`) by more: where there are
+  # likelihoods, `log_probabilities` as in `TokenSampler`; where there are none,
+  # `draw_latents`, `decode`, `decoder_nats`, `encode` and `alpha` as in
+  # `ChunkSampler`.
 
   def hidden(self, tokens: jax.Array, segment_ids: jax.Array) -> jax.Array:
     """Reads rows: [B, L, K] ids, [B, L] → [B, L, D]."""

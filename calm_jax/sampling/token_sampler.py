@@ -121,6 +121,29 @@ class TokenSampler:
 
     return self._map(call, (hidden, labels), labels.ndim)
 
+  def log_probabilities(
+    self, hidden: jax.Array, labels: jax.Array
+  ) -> tuple[jax.Array, jax.Array]:
+    """log p(label), also where p is no float32, and whether none is larger.
+
+    Args:
+      hidden: [..., D].
+      labels: [...] ids.
+
+    Returns:
+      [...] float32 and [...] bool, of the model's own distribution: without
+      temperature, top_k and top_p.
+    """
+
+    def call(block):
+      hidden, labels = block
+      logits = self._model(hidden, method="logits")
+      right = jnp.take_along_axis(logits, labels[:, None], axis=-1)[:, 0]
+      is_top = right >= jnp.max(logits, axis=-1)
+      return right - jax.nn.logsumexp(logits, axis=-1), is_top
+
+    return self._map(call, (hidden, labels), labels.ndim)
+
   def _distribution(self, hidden: jax.Array) -> jax.Array:
     """What is sampled from: [P, D] → [P, V] float32."""
     logits = self._model(hidden, method="logits") / self._temperature

@@ -11,6 +11,7 @@ from calm_jax.checkpoint.run_directory import LoadedRun
 from calm_jax.runs.continuation import Continuation, TextGenerator
 from calm_jax.runs.provenance import provenance
 from calm_jax.sampling.settings import SamplingSettings
+from calm_jax.workflows.judging import format_judgement
 
 
 def run_generation(
@@ -20,6 +21,7 @@ def run_generation(
   *,
   seed: int = 0,
   save_fn: Callable[[dict[str, Any]], None] | None = None,
+  judge_fn: Callable[[list[tuple[str, str]]], dict[str, Any]] | None = None,
   **options: Any,
 ) -> dict[str, Any]:
   """Continues prompts and prints them.
@@ -32,6 +34,8 @@ def run_generation(
     save_fn: takes the result before anything is printed, for a terminal that
       is gone or a reader that has closed the pipe must not lose it. None: a
       single text appears as it comes.
+    judge_fn: scores prompts with their continuations, see `judging.judge`; all
+      processes call it. What it gives is added as `judgement`.
     **options: of `TextGenerator.continue_prompts`.
 
   Returns:
@@ -67,6 +71,9 @@ def run_generation(
     "settings": dataclasses.asdict(settings),
     **provenance(run, data_hash=None, seed=seed),
   }
+  if judge_fn is not None:
+    texts = [(prompt, one.text) for prompt, one in pairs]
+    result["judgement"] = judge_fn(texts)
   if is_silent:
     return result
   if save_fn is not None:
@@ -79,6 +86,8 @@ def run_generation(
       print(f"--- prompt {i + 1}, continuation {s + 1} ({one.finish})")
       print(prompt + one.text)
   _report([one for _, one in pairs], settings)
+  if judge_fn is not None:
+    print(format_judgement(result["judgement"]))
   return result
 
 

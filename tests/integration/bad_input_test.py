@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import json
 import re
 import subprocess
 import sys
@@ -88,6 +89,18 @@ def _generate(name, *arguments, words, needs=("calm",), **others):
     needs=needs,
     words=words,
     **others,
+  )
+
+
+def _choose(name, *arguments, words, task=None, needs=("calm",)):
+  """With a file of one question, or of the lines given."""
+  task = task or '{"context": "a", "choices": [" b", " c"], "answer": 0}'
+  return Case(
+    name=f"choose-{name}",
+    command=["choose", "--checkpoint=calm", *arguments],
+    needs=needs,
+    before=damage.write("task.jsonl", task + "\n"),
+    words=words,
   )
 
 
@@ -948,6 +961,47 @@ _EXPLORE = [
   ),
 ]
 
+_TASK_FLAG = "--task=task.jsonl"
+_CHOOSE = [
+  _choose("nothing", words=["--task=FILE", "--make_task=FILE"]),
+  _choose("missing", "--task=none.jsonl", words=["none.jsonl"]),
+  _choose("form", _TASK_FLAG, task='{"a": 1}', words=["line 1", "known form"]),
+  _choose("no-json", _TASK_FLAG, task="oh", words=["line 1", "no JSON object"]),
+  _choose(
+    "no-answer",
+    _TASK_FLAG,
+    task='{"context": "a", "choices": [" b", " c"]}',
+    words=["line 1", "no 'answer'", "answers are published"],
+  ),
+  _choose(
+    "one-choice",
+    _TASK_FLAG,
+    task='{"context": "a", "choices": [" b"], "answer": 0}',
+    words=["line 1", "two texts or more"],
+  ),
+  _choose(
+    "long-candidate",
+    _TASK_FLAG,
+    task=json.dumps({"context": "a", "choices": ["b" * 40, "c"], "answer": 0}),
+    words=["question 1", "40 tokens", "leaves room for 28"],
+  ),
+  _choose("samples", _TASK_FLAG, "--num_samples=1", words=["at least 2"]),
+  _choose("estimate", _TASK_FLAG, "--estimate=exact", words=["kernel"]),
+  _choose("partial", _TASK_FLAG, "--partial=no", words=["marginal, end"]),
+  _choose("examples", _TASK_FLAG, "--num_examples=1", words=["0 to 0"]),
+  _choose("items", _TASK_FLAG, "--num_items=2", words=["give 1 to 1"]),
+  _choose("no-data", "--make_task=out.jsonl", words=["--data"]),
+  _choose(
+    "little-text",
+    "--make_task=out.jsonl",
+    "--data=data",
+    "--num_context_chunks=99999",
+    words=["the text has 0 places"],
+    needs=("calm", "data"),
+  ),
+  _generate("score", "--score_with=calm", words=["--score_data=TEXT"]),
+]
+
 _TYPOS = [
   Case(
     name=f"{name}-any-typo",
@@ -966,6 +1020,7 @@ CASES = [
   *_BENCHMARK,
   *_NGRAM,
   *_EXPLORE,
+  *_CHOOSE,
   *_TYPOS,
 ]
 

@@ -1,0 +1,162 @@
+"""Questions on the terminal and in a file."""
+
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import tqdm
+
+from calm_jax.checkpoint.run_directory import LoadedRun, RunDirectory
+from calm_jax.data.choice_items import Task, read_task, with_examples
+from calm_jax.data.cloze import cloze_items
+from calm_jax.data.tokenizer import load_tokenizer
+from calm_jax.evaluation.held_out_text import open_text
+from calm_jax.json_files import line
+from calm_jax.paths import write_whole
+from calm_jax.runs.choosing import ChoiceSettings, choose_run
+
+
+def choose(
+  run: LoadedRun,
+  task: Task,
+  settings: ChoiceSettings,
+  *,
+  save_fn: Callable[[dict[str, Any]], None] | None = None,
+  **others: Any,
+) -> dict[str, Any]:
+  """Answers questions with a bar and prints a table; see `choose_run`.
+
+  Of several processes the first one saves and prints.
+
+  Args:
+    run: as loaded.
+    task: the questions.
+    settings: how they are scored.
+    save_fn: takes the result before anything is printed.
+    **others: arguments of `choose_run`.
+
+  Returns:
+    What a result file holds.
+  """
+  is_silent = jax.process_index() > 0
+  with tqdm.tqdm(
+    desc="choosing", unit="text", delay=1, disable=is_silent
+  ) as bar:
+    result = choose_run(run, task, settings, rows_fn=bar.update, **others)
+  if not is_silent:
+    if save_fn is not None:
+      save_fn(result)
+    print(format_choices(result), flush=True)
+    for warning in result["warnings"]:
+      print(f"warning: {warning}", file=sys.stderr, flush=True)
+  return result
+
+
+def open_task(
+  path: str, *, num_examples: int, num_items: int | None, seed: int
+) -> Task:
+  """Reads questions, puts examples before them and takes some of them.
+
+  Args:
+    path: see `read_task`.
+    num_examples: k, of the same file, before each question.
+    num_items: so many, spread evenly over the file; None: all.
+    seed: of the examples.
+
+  Returns:
+    The questions.
+
+  Raises:
+    OSError, ValueError: if the file cannot be read, or a number does not fit.
+  """
+  task = read_task(path)
+  items = with_examples(task.items, num_examples, seed)
+  if num_items is not None:
+    if not 1 <= num_items <= len(items):
+      raise ValueError(
+        f"--num_items={num_items}, and {path} has {len(items)} questions; give"
+        f" 1 to {len(items)}."
+      )
+    items = [items[i * len(items) // num_items] for i in range(num_items)]
+  return Task(task.form, items)
+
+
+def make_task(
+  path: str,
+  data: str,
+  run: RunDirectory,
+  *,
+  num_chunks: int,
+  num_context_chunks: int,
+  split: str = "valid",
+  **others: Any,
+) -> None:
+  """Writes a file of cloze questions that `read_task` reads.
+
+  Args:
+    path: of the file.
+    data: a prepared directory or text files, see `open_text`.
+    run: whose tokenizer and chunks the questions are cut by.
+    num_chunks: of each continuation.
+    num_context_chunks: of each context.
+    split: of a prepared directory.
+    **others: arguments of `cloze_items`.
+
+  Raises:
+    OSError, ValueError: if the data cannot be read, has too little text, or the
+      file cannot be written.
+  """
+  tokenizer = load_tokenizer(run.path)
+  size = run.read_config().model.chunk_size
+  text = open_text(data, tokenizer)
+  items = cloze_items(
+    text.read(split, 0, text.num_tokens(split)),
+    tokenizer,
+    context_size=num_context_chunks * size,
+    continuation_size=num_chunks * size,
+    **others,
+  )
+  write_whole(path, "".join(map(line, items)))
+
+
+def format_choices(result: Mapping[str, Any]) -> str:
+  """A line an estimate, that which was asked for first.
+
+  Args:
+    result: of `choose_run`.
+
+  Returns:
+    Lines of text.
+  """
+  names = {
+    "accuracy": "accuracy",
+    "accuracy_normalised": "by length",
+    "accuracy_mutual": "mutual",
+    "confidence": "confidence",
+    "choice_brier": "Brier of choices",
+    "log_score": "log score",
+  }
+  shown = {k: v for k, v in names.items() if k in result}
+  title = f"{result['num_items']} questions ({result['form']})"
+  lines = [f"{title:<28}" + "".join(f"{it:>20}" for it in shown.values())]
+  first = result["estimate"]
+  rest = [name for name in result["estimates"] if name != first]
+  for name in (first, *rest):
+    cells = "".join(
+      f"{_cell(result['estimates'][name], it):>20}" for it in shown
+    )
+    lines.append(f"{name:<28}{cells}")
+  if result["chance"] < 1:
+    lines.append(f"{'chance':<28}{result['chance']:>20.4f}")
+  if "accuracy_minus_against" in result:
+    cell = _cell(result, "accuracy_minus_against")
+    lines.append(f"{'minus the other run':<28}{cell:>20}")
+  return "\n".join(lines)
+
+
+def _cell(values: Mapping[str, Any], name: str) -> str:
+  if name not in values:
+    return ""
+  value, stderr = values[name], values[f"{name}_stderr"]
+  return f"{value:.4f}" + ("" if stderr is None else f" ± {stderr:.4f}")
