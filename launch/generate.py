@@ -10,6 +10,10 @@ the first candidates that agree, as exact does, and where none do chooses as
 batch does (it is batch at temperatures other than 1/2, 1/3, … 1/16). Text goes
 to stdout as it comes; with --output all of it goes to a JSON file first.
 
+A token model may be given a next-vector model of the same tokenizer that drafts
+for it: --drafter=RUN --num_drafts=4. The text is what it writes alone with the
+same seed; --compare_plain says what was gained. See docs/drafting.md.
+
 All devices share the continuations. On several hosts each starts the command
 with --distributed; the first one prints and writes.
 """
@@ -22,7 +26,7 @@ from calm_jax.evaluation.result_file import check_output, writer
 from calm_jax.sampling.prompt import read_prompts
 from calm_jax.sampling.settings import SamplingSettings
 from calm_jax.workflows.generation import run_generation
-from launch import distributed, entry, mesh
+from launch import distributed, drafting, entry, mesh
 
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Run directory.")
 _STEP = flags.DEFINE_integer("step", None, "Saved step; the newest if absent.")
@@ -86,15 +90,12 @@ def _generate() -> None:
     if _PROMPT.value:
       raise ValueError("give --prompt or --prompts_file, not both.")
     prompts = read_prompts(_PROMPTS_FILE.value)
+  place = mesh.chosen(_CHECKPOINT.value, *drafting.runs())
   run_generation(
-    load_run(
-      _CHECKPOINT.value,
-      _STEP.value,
-      mesh.chosen(_CHECKPOINT.value),
-      is_rounded=True,
-    ),
+    load_run(_CHECKPOINT.value, _STEP.value, place, is_rounded=True),
     prompts,
     settings,
+    drafting=drafting.chosen(place),
     num_tokens=_NUM_TOKENS.value,
     num_samples=_NUM_SAMPLES.value,
     stop=_STOP.value,
