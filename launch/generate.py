@@ -15,6 +15,10 @@ written under a token run, with the entropy and the variety of the same text,
 and all of it for real text beside: a low perplexity at a low entropy is
 repetition.
 
+A token model may be given a next-vector model of the same tokenizer that drafts
+for it: --drafter=RUN --num_drafts=4. The text is what it writes alone with the
+same seed; --compare_plain says what was gained. See docs/drafting.md.
+
 All devices share the continuations. On several hosts each starts the command
 with --distributed; the first one prints and writes.
 """
@@ -28,7 +32,7 @@ from calm_jax.sampling.prompt import read_prompts
 from calm_jax.sampling.settings import SamplingSettings
 from calm_jax.workflows.generation import run_generation
 from calm_jax.workflows.judging import judge
-from launch import distributed, entry, mesh
+from launch import distributed, drafting, entry, mesh
 
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Run directory.")
 _STEP = flags.DEFINE_integer("step", None, "Saved step; the newest if absent.")
@@ -103,18 +107,19 @@ def _generate() -> None:
     if _PROMPT.value:
       raise ValueError("give --prompt or --prompts_file, not both.")
     prompts = read_prompts(_PROMPTS_FILE.value)
-  names = [_CHECKPOINT.value, _SCORE_WITH.value]
-  where = mesh.chosen(*filter(None, names))
+  names = [_CHECKPOINT.value, _SCORE_WITH.value, *drafting.runs()]
+  place = mesh.chosen(*filter(None, names))
   judge_fn = None
   if _SCORE_WITH.value:
-    scoring_run = load_run(_SCORE_WITH.value, mesh=where, is_rounded=True)
+    scoring_run = load_run(_SCORE_WITH.value, mesh=place, is_rounded=True)
     judge_fn = lambda texts: judge(
       texts, scoring_run, _SCORE_DATA.value, seed=_SEED.value
     )
   run_generation(
-    load_run(_CHECKPOINT.value, _STEP.value, where, is_rounded=True),
+    load_run(_CHECKPOINT.value, _STEP.value, place, is_rounded=True),
     prompts,
     settings,
+    drafting=drafting.chosen(place),
     num_tokens=_NUM_TOKENS.value,
     num_samples=_NUM_SAMPLES.value,
     stop=_STOP.value,

@@ -5,7 +5,8 @@
       --valid_input=valid.jsonl --output=prepared/mine --vocab_size=8000
 
 Inputs, separated by commas: files or globs of .txt (one document a file),
-.jsonl (field `text`), .parquet (column `text`), the first two also as .gz and
+.jsonl (field `text`, or `prompt` and `completion`, of which only completions
+are learnt), .parquet (column `text`), the first two also as .gz and
 .zst; tfds:NAME or tfds:NAME@SPLIT; python_docs, the documentation that comes
 with Python. On n machines, run the same command with --shard=0/n … n-1/n and
 one shared --output.

@@ -15,7 +15,7 @@ class Batch(NamedTuple):
   Attributes:
     tokens: [B, L, K] int32 ids.
     token_mask: [B, L, K] bool, True for real text: the pieces of documents and
-      the end id after each; False for begin ids, fill and padding.
+      the end id after each; False for begin ids, prompts, fill and padding.
     segment_ids: [B, L] int32, the number within the row of the document that
       holds the chunk's last token.
     row_ids: [B] uint32, the row's place in the global batch (training) or in
@@ -48,11 +48,13 @@ class Row(NamedTuple):
       end of the stream.
     num_fill: end ids in front that are not text.
     row_id: see `Batch.row_ids`.
+    is_prompt: [n] bool, tokens that are no targets; None: none.
   """
 
   tokens: np.ndarray
   num_fill: int
   row_id: int
+  is_prompt: np.ndarray | None = None
 
 
 def make_batch(
@@ -83,6 +85,8 @@ def make_batch(
   for i, row in enumerate(rows):
     tokens[i, : len(row.tokens)] = row.tokens
     mask[i, row.num_fill : len(row.tokens)] = True
+    if row.is_prompt is not None:
+      mask[i, : len(row.tokens)] &= ~row.is_prompt
     row_ids[i] = row.row_id
   is_begin = tokens == vocabulary.begin_id
   mask &= ~is_begin

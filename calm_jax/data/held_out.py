@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Iterator, Sequence
 
 from calm_jax.data import source_files, sources, tokenizer_base
@@ -65,6 +66,11 @@ class SplitInputs:
     for is_first, part in _with_starts(self.valid or []):
       yield "valid", is_first, part
 
+  def has_prompts(self) -> bool:
+    """Whether the first training document has a prompt."""
+    first = itertools.islice(self.read(), 1)
+    return any(part.is_prompt for _, _, part in first)
+
   def sample(self, max_bytes: int) -> Iterator[str]:
     """An even sample of the training text of *all* parts of a preparation.
 
@@ -95,9 +101,17 @@ class SplitInputs:
   def _hold_out_documents(
     self, names: Sequence[str]
   ) -> Iterator[tuple[str, bool, Part]]:
-    split = "train"
+    split, prompt = "train", None
     for is_first, part in _with_starts(names):
-      if is_first:  # of a document in several parts, the first one decides
+      if part.is_prompt:  # many documents may share it
+        prompt = part
+        continue
+      if prompt is not None:
+        is_held_out = self._is_held_out(prompt.text + part.text)
+        split = "valid" if is_held_out else "train"
+        yield split, True, prompt
+        prompt = None
+      elif is_first:  # of a document in several parts, the first one decides
         split = "valid" if self._is_held_out(part.text) else "train"
       yield split, is_first, part
 

@@ -227,11 +227,12 @@ def _read_row(
 ) -> Row:
   start = number * row_length
   stop = min(start + row_length, store.num_tokens(split))
-  tokens = store.read(split, start, stop)
+  tokens, is_prompt = store.read_marked(split, start, stop)
   if num_fill:
     fill = np.full(num_fill, store.vocabulary.end_id, np.int32)
     tokens = np.concatenate([fill, tokens])[:row_length]
-  return Row(tokens, num_fill, row_id)
+    is_prompt = np.pad(is_prompt, (num_fill, 0))[:row_length]
+  return Row(tokens, num_fill, row_id, is_prompt)
 
 
 def _check_positive(**numbers: int | None) -> None:

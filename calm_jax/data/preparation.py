@@ -86,14 +86,18 @@ def prepare(
     if tokenizer is None:
       tokenizer = _train_tokenizer(inputs, vocab_size, show_progress)
     tokenizer.save(directory / store_layout.TOKENIZER_DIRECTORY)
+    has_prompts = inputs.has_prompts()
     splits = _write_tokens(
       directory / store_layout.TOKENS_DIRECTORY,
       tokenizer,
       inputs,
+      has_prompts,
       show_progress,
     )
     info = {
-      "format_version": store_layout.FORMAT_VERSION,
+      "format_version": store_layout.PROMPTS_VERSION
+      if has_prompts
+      else store_layout.FORMAT_VERSION,
       "calm_jax_version": __version__,
       "recipe": recipe,
       "tokenizer_hash": tokenizer.content_hash,
@@ -162,10 +166,14 @@ def _write_tokens(
   directory: epath.Path,
   tokenizer: Tokenizer,
   inputs: SplitInputs,
+  has_prompts: bool,
   show_progress: bool,
 ) -> dict[str, dict[str, Any]]:
   writer = store_writer.StreamWriter(
-    directory, tokenizer.vocabulary, store_layout.SPLITS
+    directory,
+    tokenizer.vocabulary,
+    store_layout.SPLITS,
+    has_prompts=has_prompts,
   )
   num_checked = num_inexact = 0
   num_bytes = dict.fromkeys(store_layout.SPLITS, 0)
@@ -186,7 +194,18 @@ def _write_tokens(
         if num_checked < _NUM_CHECKED:
           num_checked += 1
           num_inexact += tokenizer.decode(tokens, is_first) != part.text
-        writer.add(split, tokens, is_first=is_first, is_last=part.is_last)
+        if part.is_prompt and not has_prompts:
+          raise ValueError(
+            "prompts with completions follow documents without; prepare the two"
+            " apart and mix them in data.sources, or give the prompts first."
+          )
+        writer.add(
+          split,
+          tokens,
+          is_first=is_first,
+          is_last=part.is_last,
+          is_prompt=part.is_prompt,
+        )
         num_bytes[split] += part.num_bytes
         bar.update(part.num_bytes)
   splits = writer.close()

@@ -8,7 +8,7 @@ import gzip
 import io
 import zlib
 from collections.abc import Iterator
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import zstandard
 from etils import epath
@@ -37,11 +37,13 @@ class Part(NamedTuple):
     text: without lone surrogates.
     num_bytes: of the text in UTF-8.
     is_last: whether the document ends here.
+    is_prompt: given, and not what a model is to learn to write.
   """
 
   text: str
   num_bytes: int
   is_last: bool
+  is_prompt: bool = False
 
 
 class Kind(NamedTuple):
@@ -134,13 +136,14 @@ def _read_json_lines(path: epath.Path) -> Iterator[Part]:
         line = line.removeprefix(BYTE_ORDER_MARK)
       if line and not line.isspace():
         start = position + len(whole) - len(line)
-        yield _parse_json(line, path, number, start)
+        yield from _parse_json(line, path, number, start)
       position += len(whole)
 
 
 def _parse_json(
   line: bytes, path: epath.Path, number: int, position: int
-) -> Part:
+) -> list[Part]:
+  """One document: a text, or a prompt and its completion."""
   place = f"{path}, line {number}"
   try:
     record = json_files.parse(line.decode(), is_finite=False)
@@ -152,6 +155,8 @@ def _parse_json(
       f"{place}: this is not JSON that can be read ({error}); a .jsonl file has"
       ' one object a line, such as {"text": "…"}.'
     ) from None
+  if isinstance(record, dict) and {"prompt", "completion"} & set(record):
+    return _parse_pair(record, place)
   if not isinstance(record, dict) or not isinstance(record.get("text"), str):
     found = (
       f"fields {', '.join(map(repr, record)) or 'none'}"
@@ -164,7 +169,30 @@ def _parse_json(
       f"{place}: an object with a string 'text' was expected, and {found[:200]}"
       " found; rename the field or convert the file."
     )
-  return make_part(record["text"], place)
+  return [make_part(record["text"], place)]
+
+
+def _parse_pair(record: dict[str, Any], place: str) -> list[Part]:
+  if "text" in record:
+    raise ValueError(
+      f"{place}: 'text' stands beside a prompt or completion; a line holds a"
+      " text, or a prompt and its completion."
+    )
+  for name in ("prompt", "completion"):
+    if not isinstance(record.get(name), str):
+      found = type(record[name]).__name__ if name in record else "nothing"
+      raise ValueError(
+        f"{place}: strings 'prompt' and 'completion' were expected together,"
+        f" and {name!r} is {found}; write both, the prompt may be empty."
+      )
+  if not record["completion"]:
+    raise ValueError(
+      f"{place}: the completion is empty, so there is nothing to learn; leave"
+      " the line out."
+    )
+  prompt = make_part(record["prompt"], f"{place}, prompt")
+  completion = make_part(record["completion"], f"{place}, completion")
+  return [prompt._replace(is_last=False, is_prompt=True), completion]
 
 
 def _read_parquet(path: epath.Path) -> Iterator[Part]:

@@ -113,6 +113,12 @@ class TokenStore:
     Raises:
       ValueError: if the stream has no such positions.
     """
+    return self.read_marked(split, start, stop)[0]
+
+  def read_marked(
+    self, split: str, start: int, stop: int
+  ) -> tuple[np.ndarray, np.ndarray]:
+    """Reads tokens, and which of them are of prompts: [n] int32, [n] bool."""
     if not 0 <= start <= stop <= self.num_tokens(split):
       raise ValueError(
         f"tokens {start} to {stop} of {split!r} were asked of {self.path},"
@@ -131,7 +137,8 @@ class TokenStore:
         tokens[position - start : part_stop - start],
       )
       position = part_stop
-    return tokens
+    is_prompt = tokens < 0
+    return np.where(is_prompt, store_layout.mark(tokens), tokens), is_prompt
 
   def _check_split(self, split: str) -> str:
     if split not in store_layout.SPLITS:

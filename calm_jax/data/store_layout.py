@@ -1,15 +1,23 @@
-"""Names and info file of a prepared directory."""
+"""Names, info file and marks of a prepared directory.
+
+Of a document with a prompt, the prompt's ids are stored as −1 − id: one stream
+holds both what is read and what is to be learnt. Such directories are of format
+2; without prompts the format is 1, as it always was.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from etils import epath
 
 from calm_jax import json_files
 
 FORMAT_VERSION = 1
+PROMPTS_VERSION = 2  # some ids are marked
+_VERSIONS = (FORMAT_VERSION, PROMPTS_VERSION)
 INFO_FILE = "info.json"
 TOKENIZER_DIRECTORY = "tokenizer"
 TOKENS_DIRECTORY = "tokens"
@@ -26,10 +34,10 @@ def read_info(path: epath.Path) -> dict[str, Any]:
   except ValueError as error:
     raise ValueError(f"{error} You can {hint}") from None
   version = info.get("format_version")
-  if version != FORMAT_VERSION and type(version) is int:
+  if version not in _VERSIONS and type(version) is int:
     raise ValueError(
-      f"{path} was prepared in format {version}; this version reads format"
-      f" {FORMAT_VERSION}. Prepare the data again."
+      f"{path} was prepared in format {version}; this version reads formats"
+      f" {' and '.join(map(str, _VERSIONS))}. Prepare the data again."
     )
   if wrong := [
     name for name, is_right in _FIELDS.items() if not is_right(info)
@@ -39,6 +47,11 @@ def read_info(path: epath.Path) -> dict[str, Any]:
       f" {hint}"
     )
   return info
+
+
+def mark(ids: np.ndarray) -> np.ndarray:
+  """Ids of prompts as they are stored, or the reverse: its own inverse."""
+  return -1 - ids
 
 
 def _is(kind: type, name: str) -> Callable[[dict[str, Any]], bool]:
@@ -58,7 +71,7 @@ def _has_counts(info: dict[str, Any]) -> bool:
 
 
 _FIELDS = {
-  "format_version": lambda info: info.get("format_version") == FORMAT_VERSION,
+  "format_version": lambda info: info.get("format_version") in _VERSIONS,
   "recipe": _is(dict, "recipe"),
   "tokenizer_hash": _is(str, "tokenizer_hash"),
   "content_hash": _is(str, "content_hash"),

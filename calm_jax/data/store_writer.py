@@ -12,6 +12,7 @@ import tensorflow_datasets as tfds
 from etils import epath
 
 from calm_jax.config import VocabularyConfig
+from calm_jax.data import store_layout
 
 # A row of 2048 tokens touches one or two blocks; a block takes about 60 µs to
 # read and parse, whatever its size up to some ten thousand tokens.
@@ -32,12 +33,21 @@ class StreamWriter:
     directory: epath.Path,
     vocabulary: VocabularyConfig,
     splits: tuple[str, ...],
+    *,
+    has_prompts: bool = False,
   ):
-    """Starts a data set in an empty directory."""
+    """Starts a data set in an empty directory.
+
+    Args:
+      directory: of the data set.
+      vocabulary: of the ids.
+      splits: their names.
+      has_prompts: ids of prompts are stored as −1 − id, see `store_layout`.
+    """
     directory.mkdir(parents=True, exist_ok=True)
-    self._dtype = np.dtype(
-      np.uint16 if vocabulary.size <= 1 << 16 else np.int32
-    )
+    is_small = vocabulary.size <= 1 << (15 if has_prompts else 16)
+    small = np.int16 if has_prompts else np.uint16
+    self._dtype = np.dtype(small if is_small else np.int32)
     features = tfds.features.FeaturesDict(
       {
         "tokens": tfds.features.Tensor(
@@ -62,7 +72,13 @@ class StreamWriter:
     }
 
   def add(
-    self, split: str, tokens: np.ndarray, *, is_first: bool, is_last: bool
+    self,
+    split: str,
+    tokens: np.ndarray,
+    *,
+    is_first: bool,
+    is_last: bool,
+    is_prompt: bool = False,
   ) -> None:
     """Appends a document, or a part of one, to the stream.
 
@@ -71,15 +87,18 @@ class StreamWriter:
       tokens: [n] int32, without begin and end ids.
       is_first: a begin id comes before it.
       is_last: an end id comes after it.
+      is_prompt: it is no target.
     """
+    if is_prompt:
+      tokens = store_layout.mark(tokens)
     self._splits[split].add(tokens, is_first, is_last)
 
   def close(self) -> dict[str, dict[str, Any]]:
     """Finishes the data set.
 
     Returns:
-      For each split its number of tokens and documents and the sha256 of the
-      ids as little-endian int32.
+      For each split its number of tokens and documents and the sha256 of what
+      is stored as little-endian int32.
     """
     result = {name: split.close() for name, split in self._splits.items()}
     with _write_errors():

@@ -10,7 +10,7 @@ from calm_jax.config import VocabularyConfig
 from calm_jax.data import sources
 from calm_jax.data.source_files import Part
 from calm_jax.data.store import TokenStore
-from calm_jax.data.store_layout import INFO_FILE
+from calm_jax.data.store_layout import INFO_FILE, mark
 from calm_jax.data.tokenizer import Tokenizer
 from calm_jax.data.tokenizer_base import hash_parts
 
@@ -33,14 +33,14 @@ class HeldOutText:
     """
     self.path = name
     self.vocabulary: VocabularyConfig = tokenizer.vocabulary
-    self._tokens = np.concatenate(
-      [np.empty(0, np.int32), *_stream(parts, tokenizer)]
-    )
+    marked = np.concatenate([np.empty(0, np.int32), *_stream(parts, tokenizer)])
+    self._is_prompt = marked < 0
+    self._tokens = np.where(self._is_prompt, mark(marked), marked)
     controls = (self.vocabulary.begin_id, self.vocabulary.end_id)
     if np.isin(self._tokens, controls).all():
       raise ValueError(f"{name} has no text; give documents with text.")
     self.content_hash = hash_parts(
-      tokenizer.content_hash.encode(), self._tokens.tobytes()
+      tokenizer.content_hash.encode(), marked.tobytes()
     )
 
   def num_rows(self, split: str, row_length: int) -> int:
@@ -55,6 +55,12 @@ class HeldOutText:
   def read(self, split: str, start: int, stop: int) -> np.ndarray:
     del split
     return self._tokens[start:stop]
+
+  def read_marked(
+    self, split: str, start: int, stop: int
+  ) -> tuple[np.ndarray, np.ndarray]:
+    del split
+    return self._tokens[start:stop], self._is_prompt[start:stop]
 
 
 def read_files(inputs: str, tokenizer: Tokenizer) -> HeldOutText:
@@ -112,7 +118,7 @@ def _stream(
     for part, tokens in zip(group, encoded, strict=True):
       if is_first:
         yield begin
-      yield tokens
+      yield mark(tokens) if part.is_prompt else tokens
       if part.is_last:
         yield end
       is_first = part.is_last

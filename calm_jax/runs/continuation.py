@@ -1,15 +1,19 @@
 """Prompts to text with a loaded run."""
 
+import functools
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from calm_jax.checkpoint.run_directory import LoadedRun
 from calm_jax.families import family_of
-from calm_jax.sampling.generate import advance, row_keys, start
+from calm_jax.sampling.generate import Generation, advance, row_keys, start
 from calm_jax.sampling.prompt import (
+  Prompts,
   check_context,
   encode_prompt,
   prompt_id,
@@ -112,12 +116,7 @@ class TextGenerator:
       )
     tokenizer, size = self._run.tokenizer, self._chunk_size
     chunks = [encode_prompt(text, tokenizer, size) for text in prompts]
-    check_context(
-      max(map(len, chunks), default=0),
-      -(-num_tokens // size),
-      self._run.config.num_chunks,
-      size,
-    )
+    self._check_context(max(map(len, chunks), default=0), num_tokens)
     rows = [(i, s) for i in range(len(prompts)) for s in range(num_samples)]
     streams = [TextStream(tokenizer, stop) for _ in rows]
     found: list[Continuation] = []
@@ -151,64 +150,159 @@ class TextGenerator:
     text_fn: Callable[[int, str], None] | None,
   ) -> list[Continuation]:
     end_id = self._run.tokenizer.vocabulary.end_id
-    stacked = stack_prompts(prompts, end_id)
-    num_pad = -stacked.tokens.shape[1] % _PROMPT_STEP
-    padded = np.pad(
-      stacked.tokens, ((0, 0), (0, num_pad), (0, 0)), constant_values=end_id
-    )
-    num_chunks = -(-num_tokens // self._chunk_size)
-    mesh = self._run.mesh
-    prompt_ids = np.array([prompt_id(one) for one in prompts], np.uint32)
-    placed, *numbers = place(
-      (stacked._replace(tokens=padded), prompt_ids, sample_ids), mesh
-    )
-    room = -(-num_chunks // _NEW_STEP) * _NEW_STEP
-    rows = start(self._sampler_fn, self._params, placed, room, mesh)
-    keys = row_keys(seed, *numbers)
+    rows = self._begin(prompts, sample_ids, num_tokens, seed)
     # What only fills the devices has ended before it begins.
-    is_done = np.arange(len(numbers[0])) >= len(prompts)
+    is_done = np.arange(rows.num_rows) >= len(prompts)
     if text_fn is not None:
       num_at_once = 1
     else:
-      num_at_once = _CHUNKS_BETWEEN_LOOKS if has_stop else num_chunks
+      num_at_once = _CHUNKS_BETWEEN_LOOKS if has_stop else num_tokens
     results: list[Continuation | None] = [None] * len(prompts)
     ids: list[list[int]] = [[] for _ in prompts]
-    num_seen = 0
     while any(result is None for result in results):
-      rows = advance(
-        self._sampler_fn,
-        self._params,
-        rows._replace(is_done=place(is_done, mesh)),
-        keys,
-        jnp.int32(min(num_at_once, num_chunks - num_seen)),
-        self._temperature,
-        mesh,
-      )
-      num_new = int(np.max(rows.num_new))
-      new = np.asarray(rows.tokens)[:, num_seen:num_new]
-      num_seen = num_new
+      new = rows.advance(num_at_once, is_done)
       is_done = np.array(rows.is_done)
-      counts = np.stack([rows.num_draws, rows.num_spent, rows.num_fallbacks])
       for r, result in enumerate(results):
         if result is not None:
           continue
-        finish, taken = _take(
-          new[r].reshape(-1), num_tokens - len(ids[r]), end_id
-        )
+        finish, taken = _take(new[r], num_tokens - len(ids[r]), end_id)
         ids[r] += taken
         text = streams[r].add(taken, is_last=finish is not None)
         if text and text_fn is not None:
           text_fn(r, text)
-        if finish == "end" and self._stops_when_spent and counts[1, r]:
-          finish = "spent"
         if streams[r].is_stopped:
           finish = "stop"
         if finish is not None:
           is_done[r] = True
-          results[r] = Continuation(
-            streams[r].text, ids[r], finish, *counts[:, r].tolist()
-          )
+          results[r] = rows.result(r, streams[r].text, ids[r], finish)
     return results
+
+  def _check_context(self, num_prompt_chunks: int, num_tokens: int) -> None:
+    size = self._chunk_size
+    check_context(
+      num_prompt_chunks,
+      -(-num_tokens // size),
+      self._run.config.num_chunks,
+      size,
+    )
+
+  def _begin(
+    self,
+    prompts: list[np.ndarray],
+    sample_ids: np.ndarray,
+    num_tokens: int,
+    seed: int,
+  ) -> "RowsUnderWay":
+    """Reads prompts, [P_r, K] each."""
+    mesh = self._run.mesh
+    placed, *numbers = place_prompts(
+      prompts, sample_ids, self._run.tokenizer.vocabulary.end_id, mesh
+    )
+    num_chunks = -(-num_tokens // self._chunk_size)
+    rows = start(
+      self._sampler_fn, self._params, placed, with_spare(num_chunks), mesh
+    )
+    call = functools.partial(
+      advance,
+      self._sampler_fn,
+      self._params,
+      keys=row_keys(seed, *numbers),
+      temperature=self._temperature,
+      mesh=mesh,
+    )
+    return _PlainRows(rows, call, num_chunks, self._stops_when_spent, mesh)
+
+
+class RowsUnderWay(Protocol):
+  """Rows on the devices, and what of them is known here."""
+
+  num_rows: int  # with those that only fill the devices
+  is_done: Any  # [R] bool
+
+  def advance(self, num_steps: int, is_done: np.ndarray) -> list[np.ndarray]:
+    """Goes on by some steps at most; gives the new ids of each row."""
+
+  def result(
+    self, row: int, text: str, tokens: list[int], finish: str
+  ) -> Continuation:
+    """What is told of a row that has just ended."""
+
+
+class _PlainRows:
+  """Rows that all advance by whole chunks."""
+
+  def __init__(
+    self,
+    rows: Generation,
+    advance_fn: Callable[..., Generation],
+    num_chunks: int,
+    stops_when_spent: bool,
+    mesh: Mesh | None,
+  ):
+    self.num_rows = len(rows.num_chunks)
+    self._rows = rows
+    self._advance_fn = advance_fn
+    self._num_left = num_chunks
+    self._num_seen = 0
+    self._stops_when_spent = stops_when_spent
+    self._mesh = mesh
+
+  @property
+  def is_done(self) -> Any:
+    return self._rows.is_done
+
+  def advance(self, num_steps: int, is_done: np.ndarray) -> list[np.ndarray]:
+    rows = self._advance_fn(
+      self._rows._replace(is_done=place(is_done, self._mesh)),
+      num_chunks=jnp.int32(min(num_steps, self._num_left - self._num_seen)),
+    )
+    num_new = int(np.max(rows.num_new))
+    new = np.asarray(rows.tokens)[:, self._num_seen : num_new]
+    self._num_seen = num_new
+    self._rows = rows
+    self._counts = np.stack(
+      [rows.num_draws, rows.num_spent, rows.num_fallbacks]
+    )
+    return list(new.reshape(self.num_rows, -1))
+
+  def result(
+    self, row: int, text: str, tokens: list[int], finish: str
+  ) -> Continuation:
+    counts = self._counts[:, row].tolist()
+    if finish == "end" and self._stops_when_spent and counts[1]:
+      finish = "spent"
+    return Continuation(text, tokens, finish, *counts)
+
+
+def place_prompts(
+  prompts: list[np.ndarray],
+  sample_ids: np.ndarray,
+  end_id: int,
+  mesh: Mesh | None,
+) -> tuple[Prompts, np.ndarray | jax.Array, np.ndarray | jax.Array]:
+  """Puts prompts and what their draws are named by on the devices.
+
+  Args:
+    prompts: [P_r, K] int32 each.
+    sample_ids: [R] uint32, numbers of the continuations.
+    end_id: fills up shorter prompts.
+    mesh: of the rows.
+
+  Returns:
+    Stacked prompts, their ids [R'] and the sample ids [R'].
+  """
+  stacked = stack_prompts(prompts, end_id)
+  num_pad = -stacked.tokens.shape[1] % _PROMPT_STEP
+  padded = np.pad(
+    stacked.tokens, ((0, 0), (0, num_pad), (0, 0)), constant_values=end_id
+  )
+  prompt_ids = np.array([prompt_id(one) for one in prompts], np.uint32)
+  return place((stacked._replace(tokens=padded), prompt_ids, sample_ids), mesh)
+
+
+def with_spare(num_chunks: int) -> int:
+  """Room for new chunks, such that few sizes are compiled."""
+  return -(-num_chunks // _NEW_STEP) * _NEW_STEP
 
 
 def _take(

@@ -44,6 +44,27 @@ def with_room(cache: Cache, num_slots: int) -> Cache:
   )
 
 
+def write_slots(cache: Cache, new: Cache, slots: jax.Array) -> Cache:
+  """Puts entries of each row into slots of its own.
+
+  Args:
+    cache: S slots a row; given up.
+    new: W entries a row.
+    slots: [B] int32, where the first of them goes; all W must fit.
+
+  Returns:
+    The cache.
+  """
+  write = jax.vmap(
+    lambda row, new, slot: jax.lax.dynamic_update_slice_in_dim(
+      row, new, slot, axis=-1
+    ),
+    in_axes=(1, 1, 0),
+    out_axes=1,
+  )
+  return jax.tree.map(lambda x, y: write(x, y, slots), cache, new)
+
+
 def next_slot(
   cache: Cache, num_read: jax.Array, num_room: int, num_new: jax.Array
 ) -> tuple[jax.Array, jax.Array]:

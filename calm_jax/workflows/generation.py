@@ -9,8 +9,10 @@ import jax
 
 from calm_jax.checkpoint.run_directory import LoadedRun
 from calm_jax.runs.continuation import Continuation, TextGenerator
+from calm_jax.runs.drafted import DraftedGenerator
 from calm_jax.runs.provenance import provenance
 from calm_jax.sampling.settings import SamplingSettings
+from calm_jax.workflows.drafting import Drafting, describe, sentence, timed
 from calm_jax.workflows.judging import format_judgement
 
 
@@ -20,6 +22,7 @@ def run_generation(
   settings: SamplingSettings,
   *,
   seed: int = 0,
+  drafting: Drafting | None = None,
   save_fn: Callable[[dict[str, Any]], None] | None = None,
   judge_fn: Callable[[list[tuple[str, str]]], dict[str, Any]] | None = None,
   **options: Any,
@@ -31,6 +34,7 @@ def run_generation(
     prompts: texts.
     settings: how to sample.
     seed: of all draws.
+    drafting: a next-vector model that drafts for this token model. None: none.
     save_fn: takes the result before anything is printed, for a terminal that
       is gone or a reader that has closed the pipe must not lose it. None: a
       single text appears as it comes.
@@ -39,15 +43,20 @@ def run_generation(
     **options: of `TextGenerator.continue_prompts`.
 
   Returns:
-    What a result file holds: `continuations`, `settings`, provenance.
+    What a result file holds: `continuations`, `settings`, provenance, and
+    with drafts `drafts`.
 
   Raises:
     ValueError: if run, settings and prompts do not fit.
   """
-  generator = TextGenerator(run, settings)
+  if drafting is None:
+    generator = TextGenerator(run, settings)
+  else:
+    generator = DraftedGenerator(run, drafting.run, settings, drafting.settings)
+  is_timed = drafting is not None and drafting.is_timed
   is_silent = jax.process_index() > 0  # the first process prints
   is_alone = len(prompts) * options.get("num_samples", 1) == 1
-  streams = is_alone and save_fn is None
+  streams = is_alone and save_fn is None and not is_timed
   unseen = list(prompts)  # shown with the first new text, not before an error
 
   def show(row: int, text: str) -> None:
@@ -56,9 +65,15 @@ def run_generation(
       print("".join(unseen) + text, end="", flush=True)
     unseen.clear()
 
-  found = generator.continue_prompts(
-    prompts, seed=seed, text_fn=show if streams else None, **options
-  )
+  times: dict[str, Any] = {}
+  if is_timed:
+    found, times = timed(
+      run, generator, prompts, settings, seed=seed, **options
+    )
+  else:
+    found = generator.continue_prompts(
+      prompts, seed=seed, text_fn=show if streams else None, **options
+    )
   pairs = [
     (prompt, one)
     for prompt, continuations in zip(prompts, found, strict=True)
@@ -74,6 +89,9 @@ def run_generation(
   if judge_fn is not None:
     texts = [(prompt, one.text) for prompt, one in pairs]
     result["judgement"] = judge_fn(texts)
+  if drafting is not None:
+    drafts = describe(drafting, [one for _, one in pairs]) | times
+    result["drafts"] = drafts
   if is_silent:
     return result
   if save_fn is not None:
@@ -85,7 +103,10 @@ def run_generation(
       i, s = divmod(number, len(found[0]))
       print(f"--- prompt {i + 1}, continuation {s + 1} ({one.finish})")
       print(prompt + one.text)
-  _report([one for _, one in pairs], settings)
+  if drafting is None:
+    _report([one for _, one in pairs], settings)
+  else:
+    print(sentence(drafts), file=sys.stderr)
   if judge_fn is not None:
     print(format_judgement(result["judgement"]))
   return result

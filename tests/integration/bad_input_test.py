@@ -804,6 +804,23 @@ _GENERATE = [
     file_size=100,
     words=["--output=x.json", "File too large", "elsewhere"],
   ),
+  _generate(
+    "drafted-calm",
+    "--drafter=calm",
+    words=["calm holds a next_vector model", "verified by a token model"],
+  ),
+  _generate(
+    "no-drafts",
+    "--drafter=calm",
+    "--num_drafts=0",
+    words=["num_drafts is 0", "at least 1"],
+  ),
+  _generate(
+    "drafts-alone", "--num_drafts=8", words=["--num_drafts", "--drafter=RUN"]
+  ),
+  _generate(
+    "drafter-missing", "--drafter=none", words=["no directory", "none"]
+  ),
   _generate("typo", "--temprature=1", words=["temprature", "temperature?"]),
   _generate("type", "--num_tokens=many", words=["num_tokens", "many"]),
   Case(
