@@ -114,6 +114,7 @@ def sample_agreement(
   *,
   is_done: jax.Array | None = None,
   block_size: int = 8,
+  min_slots: int = 1,
   max_slots: int = 64,
 ) -> AgreementResult:
   """Takes the first try whose candidates agree, else the batch method.
@@ -130,14 +131,16 @@ def sample_agreement(
     log_weights: [N_b+1], from `batch.log_weights` at T = 1/n.
     is_done: [R] bool, rows for which nothing is drawn; None: none.
     block_size: candidates of a row drawn at once.
-    max_slots: blocks drawn at once; together they bound the memory.
+    min_slots: blocks drawn at once though there are fewer rows, which then get
+      several each: more draws than needed, in fewer rounds.
+    max_slots: blocks drawn at once at most; together they bound the memory.
 
   Returns:
     The chunks and how they came about.
   """
   _, num_rows, num_tries = tries.ids.shape
   num_candidates = len(log_weights) - 1
-  num_slots = min(num_rows, max_slots)
+  num_slots = min(max(num_rows, min_slots), max_slots)
   last = _over_candidates(
     tries, lambda largest, ids: jnp.maximum(largest, ids), tries.ids[0]
   )

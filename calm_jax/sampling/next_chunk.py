@@ -15,6 +15,9 @@ from calm_jax.sampling.temperature import Exponent, split_temperature
 
 METHODS = ("batch", "exact", "hybrid")
 _MAX_BLOCK = 256  # candidates of a row that exist as latents at once
+# Blocks of 8 candidates drawn at once where a draw too many costs less than a
+# round more: all that one row may need.
+_MIN_SLOTS = 32
 _FALLBACK_IDS = 2**30  # candidates after a spent budget are fresh draws
 
 
@@ -203,12 +206,19 @@ def _agree(
     draw = lambda hidden, key, ids: sampler.draw(hidden[None], key[None], ids)
     return jax.vmap(draw)(hidden[rows], keys[rows], sample_ids)[:, 0]
 
-  found = agreement.sample_agreement(
-    draw_fn,
-    tries,
-    choice_keys,
-    temperature.log_weights,
-    is_done=is_done,
+  def agree(min_slots: int) -> agreement.AgreementResult:
+    return agreement.sample_agreement(
+      draw_fn,
+      tries,
+      choice_keys,
+      temperature.log_weights,
+      is_done=is_done,
+      min_slots=min_slots,
+    )
+
+  found = jax.lax.platform_dependent(
+    cpu=functools.partial(agree, 1),
+    default=functools.partial(agree, _MIN_SLOTS),
   )
   never = jnp.zeros(len(keys), bool)
   return NextChunk(found.tokens, found.num_draws, never, found.is_fallback)

@@ -28,6 +28,7 @@ def _keys(num_rows, stream):
     "whole",
     "num_candidates",
     "block_size",
+    "min_slots",
     "max_slots",
     "order",
   ),
@@ -40,6 +41,7 @@ def _run(
   whole,
   num_candidates,
   block_size=32,
+  min_slots=1,
   max_slots=10**6,
   order="consecutive",
 ):
@@ -58,6 +60,7 @@ def _run(
     choice_keys,
     batch.log_weights(1 / whole, num_candidates),
     block_size=block_size,
+    min_slots=min_slots,
     max_slots=max_slots,
   )
 
@@ -158,8 +161,10 @@ def test_neither_blocks_nor_other_rows_matter(order):
   kwargs = {"name": "zipf", "whole": 3, "num_candidates": 20, "order": order}
   whole = _found(20, **kwargs)
   blocks = _found(20, block_size=6, max_slots=3, **kwargs)
+  many = _found(20, block_size=2, min_slots=70, **kwargs)  # 3 or 4 a row
   alone = _found(5, **kwargs)
   jax.tree.map(np.testing.assert_array_equal, blocks, whole)
+  jax.tree.map(np.testing.assert_array_equal, many, whole)
   jax.tree.map(
     lambda a, b: np.testing.assert_array_equal(a[:5], b), whole, alone
   )
