@@ -38,18 +38,7 @@ from ml_collections import config_flags
 from calm_jax.config import MeshConfig
 from calm_jax.config_file import check_types
 from calm_jax.evaluation.result_file import check_output, write_result
-from calm_jax.planning import programs
-from calm_jax.planning.assumptions import complete, parse_mesh
-from calm_jax.planning.description import describe, describe_all
-from calm_jax.planning.plan import make_plan
-from calm_jax.planning.programs import PROGRAMS
-from calm_jax.planning.search import search
-from calm_jax.planning.topology import available_bytes, find_topology
-from calm_jax.runs.placement import mesh_for
-from calm_jax.scaling.flops import training_flops
-from calm_jax.training.layout import choose_layout
-from calm_jax.training.memory import StepMemory
-from calm_jax.training.sharding import count_slices
+from calm_jax.planning import PROGRAMS
 from launch import entry, flag_errors
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -76,6 +65,18 @@ flags.mark_flags_as_required(["config", "topology"])
 
 def main(arguments: list[str]) -> None:
   del arguments
+  from calm_jax.planning import programs
+  from calm_jax.planning.assumptions import complete, parse_mesh
+  from calm_jax.planning.description import describe, describe_all
+  from calm_jax.planning.plan import make_plan
+  from calm_jax.planning.search import search
+  from calm_jax.planning.topology import available_bytes, find_topology
+  from calm_jax.runs.placement import mesh_for
+  from calm_jax.scaling.flops import training_flops
+  from calm_jax.training.layout import choose_layout
+  from calm_jax.training.memory import StepMemory
+  from calm_jax.training.sharding import count_slices
+
   flag_errors.check_config(_CONFIG.value, sys.argv)
   check_output(_OUTPUT.value)
   if _SEARCH.value and _MESH.value:

@@ -11,12 +11,6 @@ that run each as a job of its own.
 
 from absl import flags
 
-from calm_jax.scaling.collect import collect
-from calm_jax.workflows import sweep_run
-from calm_jax.workflows.sweep import Sweep
-from calm_jax.workflows.sweep_file import read_sweep_file
-from calm_jax.workflows.sweep_jobs import slurm_commands, xpk_commands
-from calm_jax.workflows.sweep_point import Scoring
 from launch import distributed, entry
 
 _SWEEP = flags.DEFINE_string(
@@ -46,6 +40,13 @@ flags.mark_flags_as_required(["sweep", "workdir"])
 
 def main(arguments: list[str]) -> None:
   del arguments
+  from calm_jax.scaling.collect import collect
+  from calm_jax.workflows import sweep_run
+  from calm_jax.workflows.sweep import Sweep
+  from calm_jax.workflows.sweep_file import read_sweep_file
+  from calm_jax.workflows.sweep_jobs import slurm_commands, xpk_commands
+  from calm_jax.workflows.sweep_point import Scoring
+
   is_one = _INDEX.value is not None
   switches = (_ALL, _COLLECT, _SLURM, _XPK)
   if is_one + sum(switch.value for switch in switches) != 1:

@@ -27,7 +27,6 @@ from calm_jax.training import sharding
 from calm_jax.training.memory import bytes_of_shards, frozen_shapes
 
 _WHOLE = PartitionSpec()
-PROGRAMS = ("evaluate", "generate")
 _NUM_SAMPLES = 16  # S, draws a position, the default of launch.evaluate
 
 
