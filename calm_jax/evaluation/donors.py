@@ -40,8 +40,9 @@ class Donors:
       first one has not: `is_same` says so.
     """
     size = len(token_mask)
-    lenders, groups = np.ones(size, np.int32), np.zeros(size, np.int64)
-    is_same = np.zeros(size, bool)
+    lenders: np.ndarray = np.ones(size, np.int32)
+    groups: np.ndarray = np.zeros(size, np.int64)
+    is_same: np.ndarray = np.zeros(size, bool)
     other, last = 0, 1
     for i, mask in enumerate(token_mask.reshape(size, -1)):
       if not mask.any():

@@ -133,7 +133,7 @@ def prediction_columns(
       if not borrows.any():
         continue
       batch = rows.place(on_host, mesh)
-      lenders = np.ones(len(batch.tokens), np.int32)
+      lenders: np.ndarray = np.ones(len(batch.tokens), np.int32)
       lent = _lend(carried, carried, lenders, mesh)
       sums = _score_permuted(sampler_fn, params, batch, lent, settings, mesh)
       for name, values in jax.device_get(sums).items():
