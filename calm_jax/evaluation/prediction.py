@@ -123,24 +123,26 @@ def prediction_columns(
         carried = _keep(carried, predictions, loan.kept, mesh)
         if loan.is_same.any():
           waiting.append((len(parts), on_host, loan))
-        sums[_SAME] = jnp.where(_padded(loan.is_same, batch), sums[COUNT], 0)
-      parts.append({k: np.array(v) for k, v in jax.device_get(sums).items()})
-    for part, on_host, loan in waiting:
+      # Arrays of its own, because some rows may get other sums below.
+      part = {name: np.array(it) for name, it in jax.device_get(sums).items()}
+      if settings.permuted:
+        part[_SAME] = part[COUNT] * _padded(loan.is_same, batch)
+      parts.append(part)
+    for index, on_host, loan in waiting:
       # Now that the last window is known: it lends to those that found none,
       # and to the first one in any case.
       is_other = loan.is_same & (loan.groups < donors.first_of_last)
-      borrows = is_other | ((np.arange(len(is_other)) == 0) & (part == 0))
-      if not borrows.any():
+      is_first = (np.arange(len(is_other)) == 0) & (index == 0)
+      borrowers = np.flatnonzero(is_other | is_first)
+      if not len(borrowers):
         continue
       batch = rows.place(on_host, mesh)
       lenders: np.ndarray = np.ones(len(batch.tokens), np.int32)
       lent = _lend(carried, carried, lenders, mesh)
       sums = _score_permuted(sampler_fn, params, batch, lent, settings, mesh)
       for name, values in jax.device_get(sums).items():
-        parts[part][name][: len(borrows)][borrows] = values[: len(borrows)][
-          borrows
-        ]
-      parts[part][_SAME][: len(is_other)][is_other] = 0
+        parts[index][name][borrowers] = values[borrowers]
+      parts[index][_SAME][np.flatnonzero(is_other)] = 0
     columns = {
       name: np.concatenate([part[name] for part in parts]).astype(np.float64)
       for name in parts[0]
