@@ -1,13 +1,14 @@
 """Measures every implementation of the same work side by side, in one run."""
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from benchmarks import data, evaluate, generate, kernels, sizes, train
 from benchmarks.timing import Roofline, Row, measure_roofline
+from benchmarks.work import SIZES
 from calm_jax.runs import provenance
 
 # Each yields the rows of one task after another.
@@ -20,20 +21,6 @@ SUITES: Mapping[str, Suite] = {
   "generate": generate.run,
   "evaluate": evaluate.run,
   "data": data.run,
-}
-
-
-class _Size(NamedTuple):
-  """How large the work is, and the matrices that measure the device."""
-
-  matrix_size: int
-  matrix_dtype: str
-
-
-SIZES = {
-  "tiny": _Size(256, "float32"),  # seconds, for tests
-  "cpu": _Size(2048, "float32"),
-  "accelerator": _Size(8192, "bfloat16"),
 }
 
 

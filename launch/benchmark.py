@@ -26,14 +26,13 @@ import sys
 
 from absl import flags
 
-from benchmarks import parts, suites
-from benchmarks.against import Against
+from benchmarks import parts
+from benchmarks.work import SIZES
 from calm_jax.evaluation.result_file import check_output, writer
-from calm_jax.runs import provenance
 from launch import entry
 
 _SUITE = flags.DEFINE_enum(
-  "suite", None, [*suites.SUITES, "all"], "What to measure."
+  "suite", None, [*parts.SHARES, "all"], "What to measure."
 )
 _AGAINST = flags.DEFINE_string(
   "against", None, "Checkout of the authors' code to compare with instead."
@@ -44,7 +43,7 @@ _OUTPUT = flags.DEFINE_string(
 _SIZE = flags.DEFINE_enum(
   "size",
   "auto",
-  ["auto", *suites.SIZES],
+  ["auto", *SIZES],
   "Of the work; auto: what the device is made for.",
 )
 _SECONDS = flags.DEFINE_float(
@@ -59,6 +58,10 @@ _SEED = flags.DEFINE_integer("seed", 0, "Of the inputs.")
 
 def main(arguments: list[str]) -> None:
   del arguments
+  from benchmarks import suites
+  from benchmarks.against import Against
+  from calm_jax.runs import provenance
+
   if (_SUITE.value is None) == (_AGAINST.value is None):
     raise ValueError("give one of --suite=NAME and --against=CHECKOUT.")
   if _SUITE.value == "all":

@@ -20,13 +20,9 @@ All devices share the texts. On several hosts each starts the command with
 --distributed; the first one prints and writes.
 """
 
-import jax
 from absl import flags
 
-from calm_jax.checkpoint.run_directory import RunDirectory, load_run
 from calm_jax.evaluation.result_file import check_output, read_result, writer
-from calm_jax.runs.choosing import ChoiceSettings
-from calm_jax.workflows.choosing import choose, make_task, open_task
 from launch import distributed, entry, mesh
 
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Run directory.")
@@ -95,6 +91,12 @@ def main(arguments: list[str]) -> None:
 
 
 def _choose() -> None:
+  import jax
+
+  from calm_jax.checkpoint.run_directory import load_run
+  from calm_jax.runs.choosing import ChoiceSettings
+  from calm_jax.workflows.choosing import choose, open_task
+
   if jax.process_index() == 0:
     check_output(_OUTPUT.value)
   if (_TASK.value is None) == (_MAKE_TASK.value is None):
@@ -132,6 +134,11 @@ def _choose() -> None:
 
 
 def _make_task() -> None:
+  import jax
+
+  from calm_jax.checkpoint.run_directory import RunDirectory
+  from calm_jax.workflows.choosing import make_task
+
   if not _DATA.value:
     raise ValueError("--make_task needs --data, held-out text to cut.")
   if jax.process_index() > 0:

@@ -16,10 +16,6 @@ import sys
 import tqdm
 from absl import flags
 
-from calm_jax.checkpoint.run_directory import load_run
-from calm_jax.interop.conversion import convert
-from calm_jax.interop.export import export
-from calm_jax.interop.verification import verify
 from launch import entry
 
 _SOURCE = flags.DEFINE_string(
@@ -44,6 +40,11 @@ flags.mark_flags_as_required(["source", "target"])
 
 def main(arguments: list[str]) -> None:
   del arguments
+  from calm_jax.checkpoint.run_directory import load_run
+  from calm_jax.interop.conversion import convert
+  from calm_jax.interop.export import export
+  from calm_jax.interop.verification import verify
+
   source, target = pathlib.Path(_SOURCE.value), pathlib.Path(_TARGET.value)
   with tqdm.tqdm(
     desc="converting", unit="B", unit_scale=True, leave=False, delay=1

@@ -14,7 +14,6 @@ import time
 import traceback
 from collections.abc import Iterator
 
-import jax
 from absl import flags
 
 from launch import entry, native_errors
@@ -81,6 +80,8 @@ def joined() -> Iterator[None]:
   Raises:
     ValueError: if only a part of what is needed is given.
   """
+  import jax  # see entry: --help is there at once
+
   _initialize()
   try:
     yield
@@ -138,6 +139,8 @@ def _initialize() -> None:
   options = {name: it for name, it in options.items() if it is not None}
   if address is None:
     _check_slurm()
+  import jax
+
   try:
     jax.distributed.initialize(address, count, index, **options)
   except ValueError as error:

@@ -1,11 +1,15 @@
 """Flags of a next-vector model that drafts for a token model."""
 
-from absl import flags
-from jax.sharding import Mesh
+from __future__ import annotations
 
-from calm_jax.checkpoint.run_directory import load_run
-from calm_jax.sampling.drafter import DraftSettings
-from calm_jax.workflows.drafting import Drafting
+import typing
+
+from absl import flags
+
+if typing.TYPE_CHECKING:
+  from jax.sharding import Mesh
+
+  from calm_jax.workflows.drafting import Drafting
 
 _DRAFTER = flags.DEFINE_string(
   "drafter", None, "Run of a next-vector model that drafts for a token model."
@@ -41,6 +45,10 @@ def chosen(place: Mesh | None) -> Drafting | None:
     OSError: if there is no such run.
     ValueError: if it cannot be used, or its settings stand alone.
   """
+  from calm_jax.checkpoint.run_directory import load_run
+  from calm_jax.sampling.drafter import DraftSettings
+  from calm_jax.workflows.drafting import Drafting
+
   settings = {
     "num_drafts": _NUM_DRAFTS,
     "num_nodes": _NUM_NODES,

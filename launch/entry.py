@@ -1,4 +1,8 @@
-"""The one way every binary starts: a mistake ends in one line and exit 1."""
+"""The one way every binary starts: a mistake ends in one line and exit 1.
+
+Binaries import what takes seconds, jax above all, where they use it, inside
+their functions: --help and a mistyped flag are answered at once.
+"""
 
 import io
 import os

@@ -15,13 +15,9 @@ All devices share the rows. On several hosts each starts the command with
 --distributed; the first one prints and writes.
 """
 
-import jax
 from absl import flags
 
-from calm_jax.checkpoint.run_directory import load_run
-from calm_jax.evaluation.prediction import PredictionSettings
 from calm_jax.evaluation.result_file import check_output, writer
-from calm_jax.workflows import scoring
 from launch import distributed, entry, mesh
 
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Run directory.")
@@ -75,6 +71,12 @@ def main(arguments: list[str]) -> None:
 
 
 def _evaluate() -> None:
+  import jax
+
+  from calm_jax.checkpoint.run_directory import load_run
+  from calm_jax.evaluation.prediction import PredictionSettings
+  from calm_jax.workflows import scoring
+
   if jax.process_index() == 0:
     check_output(_OUTPUT.value)
   settings = PredictionSettings(

@@ -10,16 +10,13 @@ on all devices, see --mesh, and together with the other processes of
 
 import pathlib
 
-import jax
 from absl import flags
 
-from calm_jax.checkpoint.run_directory import load_run
 from calm_jax.evaluation.result_file import check_output, write_result
-from calm_jax.workflows.explore import ExploreSettings, explore
-from calm_jax.workflows.explore_picture import check_matplotlib, draw_curves
+from calm_jax.workflows.explore_settings import ExploreSettings
 from launch import distributed, entry, mesh
 
-_DEFAULT = ExploreSettings()
+_DEFAULT = ExploreSettings
 
 
 def _words(numbers: tuple[float, ...]) -> list[str]:
@@ -73,6 +70,12 @@ def main(arguments: list[str]) -> None:
 
 
 def _explore() -> None:
+  import jax
+
+  from calm_jax.checkpoint.run_directory import load_run
+  from calm_jax.workflows.explore import explore
+  from calm_jax.workflows.explore_picture import check_matplotlib, draw_curves
+
   is_first = jax.process_index() == 0
   if is_first:
     check_output(_OUTPUT.value)

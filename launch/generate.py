@@ -23,15 +23,10 @@ All devices share the continuations. On several hosts each starts the command
 with --distributed; the first one prints and writes.
 """
 
-import jax
 from absl import flags
 
-from calm_jax.checkpoint.run_directory import load_run
 from calm_jax.evaluation.result_file import check_output, writer
-from calm_jax.sampling.prompt import read_prompts
 from calm_jax.sampling.settings import SamplingSettings
-from calm_jax.workflows.generation import run_generation
-from calm_jax.workflows.judging import judge
 from launch import distributed, drafting, entry, mesh
 
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Run directory.")
@@ -85,6 +80,13 @@ def main(arguments: list[str]) -> None:
 
 
 def _generate() -> None:
+  import jax
+
+  from calm_jax.checkpoint.run_directory import load_run
+  from calm_jax.sampling.prompt import read_prompts
+  from calm_jax.workflows.generation import run_generation
+  from calm_jax.workflows.judging import judge
+
   if jax.process_index() == 0:
     check_output(_OUTPUT.value)
   if bool(_SCORE_WITH.value) != bool(_SCORE_DATA.value):

@@ -5,19 +5,19 @@ too large for that is split over as few of them as hold it. --mesh.fsdp and
 --mesh.tensor split it as in training; what is not given is chosen.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import sys
+from typing import TYPE_CHECKING
 
-import jax
-from jax.sharding import Mesh
 from ml_collections import config_flags
 
-from calm_jax.checkpoint.run_directory import RunDirectory
 from calm_jax.config import CHOSEN, MeshConfig
 from calm_jax.config_file import check_types
-from calm_jax.runs.placement import mesh_for
-from calm_jax.training import processes, sharding
-from calm_jax.training.memory import device_bytes
+
+if TYPE_CHECKING:
+  from jax.sharding import Mesh
 
 _MESH = config_flags.DEFINE_config_dataclass(
   "mesh",
@@ -37,6 +37,13 @@ def chosen(*checkpoints: str) -> Mesh | None:
     ValueError: if it is no run, if the flags' mesh does not fit the devices, or
       splits the chunks of a row.
   """
+  import jax  # see entry: --help is there at once
+
+  from calm_jax.checkpoint.run_directory import RunDirectory
+  from calm_jax.runs.placement import mesh_for
+  from calm_jax.training import processes, sharding
+  from calm_jax.training.memory import device_bytes
+
   config = check_types(_MESH.value)
   if config.sequence not in (CHOSEN, 1):
     raise ValueError(

@@ -7,17 +7,9 @@ At the places where `launch.evaluate` scores a run of that chunk size and row
 length, by the same estimate. A context of 0 tokens is the unigram model.
 """
 
-import tqdm
 from absl import flags
 
-from calm_jax.data.pipeline import eval_batches
-from calm_jax.data.store import TokenStore
-from calm_jax.evaluation.brier import check_samples
-from calm_jax.evaluation.ngram import NgramModel, ngram_columns
 from calm_jax.evaluation.result_file import check_output, write_result
-from calm_jax.evaluation.table import format_table
-from calm_jax.evaluation.windows import summarise
-from calm_jax.runs.provenance import commit, versions
 from launch import entry
 
 _DATA = flags.DEFINE_string("data", None, "Prepared directory.")
@@ -42,6 +34,16 @@ flags.mark_flags_as_required(["data"])
 
 def main(arguments: list[str]) -> None:
   del arguments
+  import tqdm
+
+  from calm_jax.data.pipeline import eval_batches
+  from calm_jax.data.store import TokenStore
+  from calm_jax.evaluation.brier import check_samples
+  from calm_jax.evaluation.ngram import NgramModel, ngram_columns
+  from calm_jax.evaluation.table import format_table
+  from calm_jax.evaluation.windows import summarise
+  from calm_jax.runs.provenance import commit, versions
+
   check_output(_OUTPUT.value)
   check_samples(_NUM_SAMPLES.value)
   lengths = [_context_length(text) for text in _CONTEXTS.value or [""]]

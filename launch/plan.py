@@ -38,24 +38,15 @@ from ml_collections import config_flags
 from calm_jax.config import MeshConfig
 from calm_jax.config_file import check_types
 from calm_jax.evaluation.result_file import check_output, write_result
-from calm_jax.planning import programs
-from calm_jax.planning.assumptions import complete, parse_mesh
-from calm_jax.planning.description import describe, describe_all
-from calm_jax.planning.plan import make_plan
-from calm_jax.planning.programs import PROGRAMS
-from calm_jax.planning.search import search
-from calm_jax.planning.topology import available_bytes, find_topology
-from calm_jax.runs.placement import mesh_for
-from calm_jax.scaling.flops import training_flops
-from calm_jax.training.layout import choose_layout
-from calm_jax.training.memory import StepMemory
-from calm_jax.training.sharding import count_slices
+from calm_jax.planning import PROGRAMS
 from launch import entry, flag_errors
 
 _CONFIG = config_flags.DEFINE_config_file(
   "config", help_string="Experiment file, with its argument after a colon."
 )
-_TOPOLOGY = flags.DEFINE_string("topology", None, "Slice, as v5p:4x4x4.")
+_TOPOLOGY = flags.DEFINE_string(
+  "topology", None, "Slice, as v5p:4x4x4; of v5e, v5p, v6e, tpu7x."
+)
 _MESH = flags.DEFINE_string("mesh", None, "Sizes of axes, as data=4,fsdp=16.")
 _OUTPUT = flags.DEFINE_string("output", None, "JSON file to write.")
 _VOCAB_SIZE = flags.DEFINE_integer(
@@ -76,6 +67,18 @@ flags.mark_flags_as_required(["config", "topology"])
 
 def main(arguments: list[str]) -> None:
   del arguments
+  from calm_jax.planning import programs
+  from calm_jax.planning.assumptions import complete, parse_mesh
+  from calm_jax.planning.description import describe, describe_all
+  from calm_jax.planning.plan import make_plan
+  from calm_jax.planning.search import search
+  from calm_jax.planning.topology import available_bytes, find_topology
+  from calm_jax.runs.placement import mesh_for
+  from calm_jax.scaling.flops import training_flops
+  from calm_jax.training.layout import choose_layout
+  from calm_jax.training.memory import StepMemory
+  from calm_jax.training.sharding import count_slices
+
   flag_errors.check_config(_CONFIG.value, sys.argv)
   check_output(_OUTPUT.value)
   if _SEARCH.value and _MESH.value:
@@ -89,9 +92,9 @@ def main(arguments: list[str]) -> None:
   # page of addresses when it is ended. Nothing is half-written.
   for number in (signal.SIGINT, signal.SIGTERM):
     signal.signal(number, signal.SIG_DFL)
-  num_chips, num_bytes = len(topology.devices), available_bytes(topology)
+  num_devices, num_bytes = len(topology.devices), available_bytes(topology)
   if _PROGRAM.value != "train":
-    mesh = mesh_for([config], num_chips, num_bytes, MeshConfig(**sizes))
+    mesh = mesh_for([config], num_devices, num_bytes, MeshConfig(**sizes))
     plan = programs.plan_program(
       _PROGRAM.value,
       dataclasses.replace(config, mesh=mesh),
@@ -108,7 +111,7 @@ def main(arguments: list[str]) -> None:
   if _SEARCH.value:
     plans = search(
       config,
-      num_chips,
+      num_devices,
       plan_fn=plan_fn,
       least_bytes_fn=StepMemory().least,
       num_bytes=num_bytes,
@@ -121,7 +124,7 @@ def main(arguments: list[str]) -> None:
     mesh = dataclasses.replace(config.mesh, **sizes)
     config = dataclasses.replace(config, mesh=mesh)
     layout = choose_layout(
-      config, num_chips, num_bytes, count_slices(topology.devices)
+      config, num_devices, num_bytes, count_slices(topology.devices)
     )
     plan = plan_fn(layout.config)
     print(describe(plan))

@@ -14,8 +14,6 @@ one shared --output.
 
 from absl import flags
 
-from calm_jax.data import store
-from calm_jax.data.tokenizer import ByteTokenizer, load_tokenizer
 from launch import entry
 
 _INPUT = flags.DEFINE_string("input", "python_docs", "Text to train on.")
@@ -39,6 +37,9 @@ _SHARD = flags.DEFINE_string("shard", "0/1", "Prepare part i of n, as i/n.")
 
 
 def main(_):
+  from calm_jax.data import store
+  from calm_jax.data.tokenizer import ByteTokenizer, load_tokenizer
+
   if not _OUTPUT.value:
     raise ValueError("--output=DIR is missing; it names what to write.")
   if _BYTES.value and _TOKENIZER.value:

@@ -9,7 +9,6 @@ a few of them. The same command again goes on where it stopped.
 
 from absl import flags
 
-from calm_jax.workflows.quickstart import run_quickstart
 from experiments import quickstart, recipes
 from launch import entry
 
@@ -30,6 +29,8 @@ _CALM = {"fast": "calm", "paper": "calm_paper"}  # its configs by recipe
 
 def main(arguments: list[str]) -> None:
   del arguments
+  from calm_jax.workflows.quickstart import run_quickstart
+
   run_quickstart(
     _WORKDIR.value,
     autoencoder=quickstart.get_config("autoencoder"),

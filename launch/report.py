@@ -9,7 +9,6 @@ import pathlib
 
 from absl import flags
 
-from calm_jax.scaling.report import write_report
 from launch import entry
 
 _WORKDIR = flags.DEFINE_string(
@@ -28,6 +27,8 @@ flags.mark_flag_as_required("workdir")
 
 def main(arguments: list[str]) -> None:
   del arguments
+  from calm_jax.scaling.report import write_report
+
   output = _OUTPUT.value or pathlib.Path(_WORKDIR.value) / "report.html"
   page, *figures = write_report(_WORKDIR.value, output, _BESIDE.value)
   print(f"{page} and {len(figures)} figures beside it")

@@ -5,18 +5,12 @@
     python -m launch.report --workdir=RUNS
 
 The same command again goes on where it stopped, and in a second terminal it
-takes other points. --index runs one point; --slurm and --xpk print the commands
-that run each as a job of its own.
+takes other points. --index runs one point; --slurm, --gcluster and --xpk print
+the commands that run each as a job of its own.
 """
 
 from absl import flags
 
-from calm_jax.scaling.collect import collect
-from calm_jax.workflows import sweep_run
-from calm_jax.workflows.sweep import Sweep
-from calm_jax.workflows.sweep_file import read_sweep_file
-from calm_jax.workflows.sweep_jobs import slurm_commands, xpk_commands
-from calm_jax.workflows.sweep_point import Scoring
 from launch import distributed, entry
 
 _SWEEP = flags.DEFINE_string(
@@ -30,9 +24,12 @@ _ALL = flags.DEFINE_bool("all", False, "Run all points here, then collect.")
 _INDEX = flags.DEFINE_integer("index", None, "Run the point of this number.")
 _COLLECT = flags.DEFINE_bool("collect", False, "Write the table of all points.")
 _SLURM = flags.DEFINE_bool("slurm", False, "Print commands for SLURM.")
+_GCLUSTER = flags.DEFINE_bool(
+  "gcluster", False, "Print commands for gcluster of Cluster Toolkit."
+)
 _XPK = flags.DEFINE_bool("xpk", False, "Print commands for XPK.")
 _JOB_OPTIONS = flags.DEFINE_string(
-  "job_options", "", "Further options of sbatch or xpk in what is printed."
+  "job_options", "", "Further options of sbatch, gcluster or xpk."
 )
 _POSITIONS = flags.DEFINE_string(
   "positions", "grid:8", "Where to score; one grid for all K."
@@ -46,10 +43,23 @@ flags.mark_flags_as_required(["sweep", "workdir"])
 
 def main(arguments: list[str]) -> None:
   del arguments
+  from calm_jax.scaling.collect import collect
+  from calm_jax.workflows import sweep_run
+  from calm_jax.workflows.sweep import Sweep
+  from calm_jax.workflows.sweep_file import read_sweep_file
+  from calm_jax.workflows.sweep_jobs import (
+    gcluster_commands,
+    slurm_commands,
+    xpk_commands,
+  )
+  from calm_jax.workflows.sweep_point import Scoring
+
   is_one = _INDEX.value is not None
-  switches = (_ALL, _COLLECT, _SLURM, _XPK)
+  switches = (_ALL, _COLLECT, _SLURM, _GCLUSTER, _XPK)
   if is_one + sum(switch.value for switch in switches) != 1:
-    raise ValueError("give one of --all, --index, --collect, --slurm, --xpk.")
+    raise ValueError(
+      "give one of --all, --index, --collect, --slurm, --gcluster, --xpk."
+    )
   if distributed.is_asked() and not is_one:
     raise ValueError(
       "several processes make one point together; give them --index, and --all"
@@ -66,8 +76,12 @@ def main(arguments: list[str]) -> None:
       num_rows=_NUM_ROWS.value,
     ),
   )
-  print_fn = slurm_commands if _SLURM.value else xpk_commands
-  if _SLURM.value or _XPK.value:
+  printers = (
+    (_SLURM, slurm_commands),
+    (_GCLUSTER, gcluster_commands),
+    (_XPK, xpk_commands),
+  )
+  for print_fn in [function for flag, function in printers if flag.value]:
     shared = (_SWEEP, _WORKDIR, _POSITIONS, _NUM_SAMPLES, _NUM_ROWS)
     command = [f"--{flag.name}={flag.value}" for flag in shared]
     command = ["python", "-m", "launch.sweep", *command, f"--data={data}"]

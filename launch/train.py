@@ -4,20 +4,25 @@
       --config.data.path=DATA --workdir=RUN
 
 The same command again goes on where the run stopped, on other devices, too.
-Every field of the config is a flag: --config.model.num_layers=4. Mesh and
-microbatches are chosen for the devices there are, but for the sizes that
---config.mesh.fsdp, its like and --config.num_microbatches give. On several
+A field of the config that holds a number, a word or a switch is a flag:
+--config.model.num_layers=4. Kinds of parts stand in the experiment's argument,
+:tiny,head=flow; the vocabulary comes from the data; data.sources, several
+prepared directories, stand in an experiment file. --print_config shows what all
+that amounts to, and ends.
+
+Mesh and microbatches are chosen for the devices there are, but for the sizes
+that --config.mesh.fsdp, its like and --config.num_microbatches give. On several
 hosts each starts the command with --distributed, and with addresses where the
 cluster does not tell them.
 """
 
+import json
 import sys
 
-import jax
 from absl import flags
 from ml_collections import config_flags
 
-from calm_jax.workflows.training import run_training
+from calm_jax import config_file
 from launch import distributed, entry, flag_errors
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -41,12 +46,25 @@ _ALLOW_CHANGE = flags.DEFINE_list(
   "Fields that may change when a run goes on, such as optimizer.learning_rate;"
   " config.json keeps what they were.",
 )
-flags.mark_flags_as_required(["config", "workdir"])
+_PRINT_CONFIG = flags.DEFINE_bool(
+  "print_config", False, "Print the config, with all flags in it, and end."
+)
+flags.mark_flag_as_required("config")
 
 
 def main(arguments: list[str]) -> None:
   del arguments
   flag_errors.check_config(_CONFIG.value, sys.argv)
+  if _PRINT_CONFIG.value:
+    config = config_file.to_dict(config_file.check_types(_CONFIG.value))
+    print(json.dumps(config, indent=2, ensure_ascii=False))
+    return
+  if _WORKDIR.value is None:
+    raise ValueError("--workdir is missing; --help says what to give.")
+  import jax  # see entry: --help is there at once
+
+  from calm_jax.workflows.training import run_training
+
   profile = _parse_steps(_PROFILE.value) if _PROFILE.value else None
   with distributed.joined():
     result = run_training(

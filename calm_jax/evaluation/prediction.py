@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 
 from calm_jax.data.batch import Batch, chunk_targets
 from calm_jax.evaluation.brier import check_samples
+from calm_jax.evaluation.donors import Donors, Loan
 from calm_jax.evaluation.positions import (
   NUM_ORDERS,
   Positions,
@@ -38,6 +39,7 @@ from calm_jax.sampling.sampler import SamplerFn
 
 _NUM_TARGETS = 100  # M of the energy loss
 _MAX_PATHS = 256  # tokens of roll-outs that a row reads at once
+_SAME = "same_document" + PERMUTED  # column of positions so predicted
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -74,8 +76,10 @@ def prediction_columns(
   """Scores a model at the chosen positions of every window.
 
   Controls are the same model with less to go by. Permuted contexts: each window
-  is scored with what was predicted from the window before it (the first from
-  the last), which knows as much about language and nothing about this text.
+  is scored with what was predicted from the nearest window before it that is of
+  other documents (see `Donors`; the first ones take the last window of all),
+  which knows as much about language and nothing about this text. Where there is
+  none it is the window before, and `same_document_permuted` counts it.
   Last chunk: the context is cut to the chunk before the scored one.
 
   Args:
@@ -92,14 +96,16 @@ def prediction_columns(
     `accuracy_n` and `collision_n` (see `rollout`), `energy_loss` (next-vector
     models: that of the sampled latents against the posterior of the chunk that
     follows) or `cross_entropy` (token models: nats of the next token), and the
-    controls', of which permuted collisions have none.
+    controls', of which permuted collisions have none; `same_document_permuted`
+    is the count where the context came from the same document, else 0.
 
   Raises:
     ValueError: if positions do not fit, or a control needs a second window.
   """
   with rows.on(mesh):
     parts: list[dict[str, np.ndarray]] = []
-    first = last = None
+    donors, carried = Donors(), None
+    waiting: list[tuple[int, Batch, Loan]] = []
     for on_host in batches:
       batch = rows.place(on_host, mesh)
       sums, predictions = score(sampler_fn, params, batch, settings, mesh)
@@ -109,33 +115,43 @@ def prediction_columns(
         alone.pop(COUNT)
         sums |= {name + LAST_CHUNK: value for name, value in alone.items()}
       if settings.permuted:
-        # A row of the batch before the first window is made up; see below.
-        before = _row(predictions, 0, mesh) if last is None else last
-        sums |= _score_permuted(
-          sampler_fn, params, batch, predictions, before, settings, mesh
-        )
-        num_real = int(np.any(on_host.token_mask, axis=(1, 2)).sum())
-        last = _row(predictions, num_real - 1, mesh)
-        if first is None:
-          first = batch, predictions
-      parts.append(jax.device_get(sums))
+        loan = donors.choose(on_host.token_mask)
+        if carried is None:  # nobody borrows it
+          carried = _keep(predictions, predictions, np.full(2, 2), mesh)
+        lent = _lend(carried, predictions, _padded(loan.lenders, batch), mesh)
+        sums |= _score_permuted(sampler_fn, params, batch, lent, settings, mesh)
+        carried = _keep(carried, predictions, loan.kept, mesh)
+        if loan.is_same.any():
+          waiting.append((len(parts), on_host, loan))
+      # Arrays of its own, because some rows may get other sums below.
+      part = {name: np.array(it) for name, it in jax.device_get(sums).items()}
+      if settings.permuted:
+        part[_SAME] = part[COUNT] * _padded(loan.is_same, batch)
+      parts.append(part)
+    for index, on_host, loan in waiting:
+      # Now that the last window is known: it lends to those that found none,
+      # and to the first one in any case.
+      is_other = loan.is_same & (loan.groups < donors.first_of_last)
+      is_first = (np.arange(len(is_other)) == 0) & (index == 0)
+      borrowers = np.flatnonzero(is_other | is_first)
+      if not len(borrowers):
+        continue
+      batch = rows.place(on_host, mesh)
+      lenders: np.ndarray = np.ones(len(batch.tokens), np.int32)
+      lent = _lend(carried, carried, lenders, mesh)
+      sums = _score_permuted(sampler_fn, params, batch, lent, settings, mesh)
+      for name, values in jax.device_get(sums).items():
+        parts[index][name][borrowers] = values[borrowers]
+      parts[index][_SAME][np.flatnonzero(is_other)] = 0
     columns = {
       name: np.concatenate([part[name] for part in parts]).astype(np.float64)
       for name in parts[0]
     }
-    if settings.permuted:
-      if np.count_nonzero(columns[COUNT]) < 2:
-        raise ValueError(
-          "--permuted scores each row with another row's context and needs at"
-          " least 2 rows that can be scored; evaluate more rows."
-        )
-      # Now that the last window is known: it stands before the first one.
-      batch, predictions = first
-      sums = _score_permuted(
-        sampler_fn, params, batch, predictions, last, settings, mesh
+    if settings.permuted and np.count_nonzero(columns[COUNT]) < 2:
+      raise ValueError(
+        "--permuted scores each row with another row's context and needs at"
+        " least 2 rows that can be scored; evaluate more rows."
       )
-      for name, values in jax.device_get(sums).items():
-        columns[name][0] = values[0]
     return columns
 
 
@@ -209,17 +225,16 @@ def _score_rows(
   return sums, predictions
 
 
-@functools.partial(jax.jit, static_argnums=(0, 5, 6))
+@functools.partial(jax.jit, static_argnums=(0, 4, 5))
 def _score_permuted(
   sampler_fn: SamplerFn,
   params: Any,
   batch: Batch,
-  predictions: _Predictions,
-  before: _Predictions,
+  lent: _Predictions,
   settings: PredictionSettings,
   mesh: Mesh | None,
 ) -> dict[str, jax.Array]:
-  """Each row with what was predicted for the row before it."""
+  """Each row with what was predicted for the row that lends to it."""
 
   def call(params, batch, predictions):
     positions = _positions(batch, settings)
@@ -227,20 +242,43 @@ def _score_permuted(
       sampler_fn(params), batch, predictions, positions, settings
     )
 
-  shifted = jax.tree.map(
-    lambda x, y: jnp.concatenate([y, x[:-1]]), predictions, before
-  )
-  shifted = rows.split(shifted, mesh)
-  sums = rows.over_rows(call, mesh)(params, batch, shifted)
+  sums = rows.over_rows(call, mesh)(params, batch, lent)
   sums = {name + PERMUTED: value for name, value in sums.items()}
   return rows.everywhere(sums, mesh)
 
 
-@functools.partial(jax.jit, static_argnums=2)
-def _row(predictions: _Predictions, index: int, mesh: Mesh | None):
-  """One row, [1, …]."""
-  take = lambda x: jax.lax.dynamic_slice_in_dim(x, index, 1)
-  return rows.everywhere(jax.tree.map(take, predictions), mesh)
+@functools.partial(jax.jit, static_argnums=3)
+def _lend(
+  carried: _Predictions,
+  predictions: _Predictions,
+  places: np.ndarray,
+  mesh: Mesh | None,
+) -> _Predictions:
+  """Rows of both, one after the other, at the places: [B, …]."""
+  return rows.split(_at(carried, predictions, places), mesh)
+
+
+@functools.partial(jax.jit, static_argnums=3)
+def _keep(
+  carried: _Predictions,
+  predictions: _Predictions,
+  places: np.ndarray,
+  mesh: Mesh | None,
+) -> _Predictions:
+  """The same of the two rows that are carried to the next batch: [2, …]."""
+  return rows.everywhere(_at(carried, predictions, places), mesh)
+
+
+def _at(
+  carried: _Predictions, predictions: _Predictions, places: np.ndarray
+) -> _Predictions:
+  take = lambda x, y: jnp.concatenate([x, y])[places]
+  return jax.tree.map(take, carried, predictions)
+
+
+def _padded(values: np.ndarray, batch: Batch) -> np.ndarray:
+  """[B] for a batch that `rows.place` has given more rows."""
+  return np.pad(values, (0, len(batch.tokens) - len(values)))
 
 
 def _against_text(

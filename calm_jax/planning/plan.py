@@ -6,7 +6,11 @@ from typing import Any
 from calm_jax.config import ExperimentConfig
 from calm_jax.planning.collectives import Collective
 from calm_jax.planning.compilation import CompiledStep, compile_step
-from calm_jax.planning.topology import Topology, available_bytes
+from calm_jax.planning.topology import (
+  Topology,
+  available_bytes,
+  compiler_versions,
+)
 from calm_jax.training import sharding
 
 _DAY = 24 * 3600  # seconds
@@ -80,7 +84,10 @@ class Plan:
     values["collectives"] = [item._asdict() for item in self.collectives]
     for name in ("step_seconds", "tokens_per_second", "days", "chip_hours"):
       values[name] = getattr(self, name)
-    return values | {"lower_bounds_leave_out": LEFT_OUT}
+    return values | {
+      "lower_bounds_leave_out": LEFT_OUT,
+      "versions": compiler_versions(),
+    }
 
 
 def make_plan(
@@ -103,7 +110,7 @@ def make_plan(
   """
   mesh = sharding.make_mesh(config.mesh, topology.devices)
   step = compile_step(config, mesh)
-  chip, num_chips = topology.chip, len(topology.devices)
+  chip, num_devices = topology.chip, len(topology.devices)
   network = None
   if step.is_compiled:
     received = sum(item.received_bytes for item in step.collectives)
@@ -113,7 +120,7 @@ def make_plan(
   data = config.data
   return Plan(
     topology=topology.name,
-    num_chips=num_chips,
+    num_chips=topology.num_chips,
     mesh=dict(mesh.shape),
     remat=getattr(config.model, "remat", "none"),
     batch_size=data.batch_size,
@@ -131,13 +138,22 @@ def make_plan(
     fits=step.is_compiled and step.total_bytes <= available,
     compiled=step.is_compiled,
     collectives=step.collectives,
-    compute_seconds=step.executed_flops / num_chips / chip.flops_per_second,
+    compute_seconds=step.executed_flops / num_devices / chip.flops_per_second,
     memory_seconds=traffic / chip.memory_bytes_per_second,
     network_seconds=network,
     tokens_per_step=data.batch_size * data.row_length,
     num_steps=config.num_steps,
-    notes=step.notes,
+    notes=[*step.notes, *_device_notes(topology)],
   )
+
+
+def _device_notes(topology: Topology) -> list[str]:
+  if topology.chip.num_devices == 1:
+    return []
+  return [
+    f"JAX shows a chip as {topology.chip.num_devices} devices; mesh and memory"
+    f" are those of its {len(topology.devices)} devices."
+  ]
 
 
 def _memory_traffic(

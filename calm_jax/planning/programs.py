@@ -17,6 +17,7 @@ from calm_jax.planning.collectives import Collective, find_collectives
 from calm_jax.planning.topology import (
   Topology,
   available_bytes,
+  compiler_versions,
   refused_bytes,
 )
 from calm_jax.randomness import stream_key
@@ -27,7 +28,6 @@ from calm_jax.training import sharding
 from calm_jax.training.memory import bytes_of_shards, frozen_shapes
 
 _WHOLE = PartitionSpec()
-PROGRAMS = ("evaluate", "generate")
 _NUM_SAMPLES = 16  # S, draws a position, the default of launch.evaluate
 
 
@@ -60,7 +60,11 @@ class ProgramPlan:
     """For JSON."""
     values = dataclasses.asdict(self)
     values["collectives"] = [item._asdict() for item in self.collectives]
-    return values | {"bytes_per_chip": self.bytes_per_chip, "fits": self.fits}
+    return values | {
+      "bytes_per_chip": self.bytes_per_chip,
+      "fits": self.fits,
+      "versions": compiler_versions(),
+    }
 
 
 def plan_program(
@@ -121,7 +125,7 @@ def plan_program(
   return ProgramPlan(
     program=name,
     topology=topology.name,
-    num_chips=mesh.size,
+    num_chips=topology.num_chips,
     mesh=dict(mesh.shape),
     num_rows=num_rows,
     num_positions=config.num_chunks,

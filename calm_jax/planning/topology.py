@@ -1,5 +1,6 @@
 """TPU slices that need not be there: their devices, and what a chip can do."""
 
+import importlib.metadata
 import re
 from typing import NamedTuple
 
@@ -12,19 +13,25 @@ from calm_jax.training.peak import PEAK_FLOPS
 
 
 class Chip(NamedTuple):
-  """What its maker says of a chip (cloud.google.com/tpu/docs)."""
+  """What its maker says of a chip (cloud.google.com/tpu/docs).
+
+  Of a chip that JAX shows as several devices: their share of it.
+  """
 
   flops_per_second: float  # bfloat16 matrix products
   memory_bytes_per_second: float
   network_bytes_per_second: float  # received, over all links to other chips
   num_axes: int  # of the torus
   example: str  # a topology
+  num_devices: int = 1  # of JAX, its cores
 
 
 CHIPS = {
   "v5e": Chip(PEAK_FLOPS["TPU v5e"], 819e9, 200e9, 2, "v5e:16x16"),
   "v5p": Chip(PEAK_FLOPS["TPU v5"], 2765e9, 600e9, 3, "v5p:4x4x4"),
   "v6e": Chip(PEAK_FLOPS["TPU v6"], 1640e9, 400e9, 2, "v6e:16x16"),
+  # Ironwood: two cores, each with half of memory, traffic and links.
+  "tpu7x": Chip(PEAK_FLOPS["TPU7x"], 3690e9, 300e9, 3, "tpu7x:4x4x4", 2),
 }
 
 
@@ -33,7 +40,11 @@ class Topology(NamedTuple):
 
   name: str  # such as v5p:4x4x4
   chip: Chip
-  devices: list[jax.Device]  # one a chip; they compile, but do not run
+  devices: list[jax.Device]  # they compile, but do not run
+
+  @property
+  def num_chips(self) -> int:
+    return len(self.devices) // self.chip.num_devices
 
 
 def find_topology(name: str) -> Topology:
@@ -80,6 +91,17 @@ def find_topology(name: str) -> Topology:
       " install '.[aot]'."
     ) from None
   return Topology(name, chip, list(devices))
+
+
+def compiler_versions() -> dict[str, str | None]:
+  """Of what a plan depends on; None: not installed."""
+  found: dict[str, str | None] = {}
+  for name in ("jax", "jaxlib", "libtpu"):
+    try:
+      found[name] = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+      found[name] = None
+  return found
 
 
 def available_bytes(topology: Topology) -> int:

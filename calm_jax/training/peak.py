@@ -12,6 +12,7 @@ PEAK_FLOPS = {
   "TPU v5e": 197e12,
   "TPU v5": 459e12,
   "TPU v6": 918e12,
+  "TPU7x": 2307e12 / 2,  # a device is one of a chip's two cores
   "NVIDIA A100": 312e12,
   "NVIDIA H100": 989e12,
   "NVIDIA H100 PCIe": 756e12,

@@ -26,41 +26,8 @@ from calm_jax.evaluation.temperature_curve import batch_method_columns
 from calm_jax.evaluation.windows import Columns, summarise
 from calm_jax.families import family_of
 from calm_jax.runs.provenance import provenance
-from calm_jax.sampling.batch import log_weights
 from calm_jax.sampling.rows import num_parts
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ExploreSettings:
-  """Which points are measured."""
-
-  temperatures: tuple[float, ...] = (1, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 1 / 3)
-  candidate_counts: tuple[int, ...] = (25, 50, 100, 200)
-  noise_scales: tuple[float, ...] = (1, 0.9, 0.8, 0.7, 0.6, 0.5)
-  baseline_temperatures: tuple[float, ...] = (
-    1,
-    0.9,
-    0.8,
-    0.7,
-    0.6,
-    0.5,
-    0.4,
-    0.3,
-  )  # of the token model
-  num_samples: int = 16  # of the noise scale and the token model
-  positions: str = "grid:8"  # the same for both models
-  num_rows: int = 32
-  batch_size: int = 4  # on each device
-  split: str = "valid"
-  seed: int = 0
-
-  def __post_init__(self):
-    for temperature in self.temperatures:
-      for num_candidates in self.candidate_counts:
-        log_weights(temperature, num_candidates)
-    for name in ("noise_scales", "baseline_temperatures"):
-      if any(not value > 0 for value in getattr(self, name)):
-        raise ValueError(f"{name} are {getattr(self, name)}; each is positive.")
+from calm_jax.workflows.explore_settings import ExploreSettings
 
 
 def explore(

@@ -44,27 +44,57 @@ def slurm_commands(
 def xpk_commands(
   sweep: Sweep, command: Sequence[str], options: str = ""
 ) -> str:
-  """One workload for each point; the second group needs the first's results.
+  """One workload of XPK for each point; see `_cloud_commands`.
+
+  `options` are further ones of xpk, such as "--cluster=C --tpu-type=v5p-8".
+  """
+  submit = "xpk workload create", "--workload"
+  return _cloud_commands(sweep, command, submit, options, length=30)
+
+
+def gcluster_commands(
+  sweep: Sweep, command: Sequence[str], options: str = ""
+) -> str:
+  """One job of Cluster Toolkit for each point; see `_cloud_commands`.
+
+  `options` are further ones of gcluster, such as "--cluster=C
+  --compute-type=v6e-8 --image=I".
+  """
+  submit = "gcluster job submit", "--name"
+  return _cloud_commands(sweep, command, submit, options, length=24)
+
+
+def _cloud_commands(
+  sweep: Sweep,
+  command: Sequence[str],
+  submit: tuple[str, str],
+  options: str,
+  length: int,
+) -> str:
+  """One job for each point; the second group needs the first's results.
 
   Args:
     sweep: the points.
     command: `python -m launch.sweep` with the flags that all jobs share; its
       directories are seen by all of them.
-    options: further ones of xpk, such as "--cluster=C --tpu-type=v5p-8".
+    submit: what submits a job, and its flag for the name.
+    options: further ones of it.
+    length: characters of a name, without the number of the point.
 
   Returns:
     Lines for a shell.
   """
+  call, name = submit
   # Kubernetes takes small letters, digits and hyphens; two sweeps may meet.
   words = re.findall("[a-z0-9]+", sweep.workdir.name.lower())
-  prefix = "-".join(["sweep", *words])[:30].rstrip("-")
+  prefix = "-".join(["sweep", *words])[:length].rstrip("-")
   titles = ("# autoencoders", "# when those have finished")
   lines = []
   for title, indices in zip(titles, _stages(sweep), strict=True):
     lines += [title] if indices else []
     for index in indices:
       job = shlex.join([*command, f"--index={index}", "--distributed"])
-      parts = ["xpk workload create", f"--workload={prefix}-{index}", options]
+      parts = [call, f"{name}={prefix}-{index}", options]
       parts.append(f"--command={shlex.quote(job)}")
       lines.append(" ".join(filter(None, parts)))
   table = shlex.join([*command, "--collect"])

@@ -13,7 +13,8 @@
 # teardown  cancels the job and deletes the directory
 #
 # DIRECTORY: absolute, or relative to the home directory on the cluster.
-# PYTHON (python3): 3.11 or newer, on the cluster.
+# PYTHON (python3): 3.11 or newer, on the cluster; 3.12 for the newest jax.
+# CUDA (13): 12 where the driver is made for that alone.
 # NODES (1) and GPUS a node (8); PARTITION, ACCOUNT and TIME (1-00:00:00) as
 # sbatch takes them. Two minutes before the time is up the run saves.
 # shellcheck source=launch/scripts/common.sh
@@ -33,7 +34,7 @@ case $action in
     run rsync --archive --exclude=.git --filter=':- .gitignore' \
       "$repository/" "$HOST:$DIRECTORY/"
     run ssh "$HOST" "cd $remote &&\
- .venv/bin/pip install -q -c constraints.txt -e '.[cuda]'"
+ .venv/bin/pip install -q -c constraints.txt -e '.[cuda${CUDA:-13}]'"
     ;;
   run)
     need_train_flags

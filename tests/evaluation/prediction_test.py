@@ -265,3 +265,36 @@ def test_refuses():
   run, _, _ = _bound(calm_run)
   with pytest.raises(ValueError, match="another row's context"):
     _columns(calm_run, [_batch(run, (0,))])
+
+
+def test_contexts_come_from_other_documents():
+  """Two documents over four windows, against pairs in which it is plain."""
+  run, _, _ = _bound(calm_run)
+  vocabulary = run.tokenizer.vocabulary
+  generator = np.random.default_rng(1)
+  rows = generator.integers(97, 101, (4, _LENGTH)).astype(np.int32)
+  rows[[0, 2], 0] = vocabulary.begin_id
+  rows[[1, 3], -1] = vocabulary.end_id
+
+  def batches(*groups):
+    return [
+      make_batch(
+        [Row(rows[i], 0, i) for i in group],
+        vocabulary,
+        row_length=_LENGTH,
+        chunk_size=run.config.model.chunk_size,
+        batch_size=2,
+      )
+      for group in groups
+    ]
+
+  found = _columns(calm_run, batches((0, 1), (2, 3)))
+  np.testing.assert_array_equal(found["same_document_permuted"], np.zeros(4))
+  name = "energy_loss_permuted"
+  # The first ones borrow of the last window, the others of the second.
+  for row, lender in ((0, 3), (1, 3), (2, 1), (3, 1)):
+    pair = sorted((row, lender))
+    expected = _columns(calm_run, batches(pair))[name][pair.index(row)]
+    np.testing.assert_allclose(found[name][row], expected, rtol=1e-5)
+  alone = _columns(calm_run, batches((2, 3)))
+  np.testing.assert_array_equal(alone["same_document_permuted"], alone["count"])

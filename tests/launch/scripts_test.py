@@ -18,6 +18,8 @@ _SETTINGS = {
   "IMAGE": "registry/image",
   "HOST": "login",
   "DIRECTORY": "/scratch/calm",
+  "BLUEPRINT": "gke-tpu-v6e.yaml",
+  "DEPLOYMENT": "gke-tpu-v6e-deployment.yaml",
 }
 # What each action has to call.
 _CALLS = {
@@ -30,6 +32,14 @@ _CALLS = {
     "teardown": ["gcloud"],
   },
   "gke": {
+    "create": ["gcluster"],
+    "sync": ["docker", "docker"],
+    "run": ["gcluster"],
+    "tail": ["gcluster"],
+    "stop": ["gcluster"],
+    "teardown": ["gcluster"],
+  },
+  "gke xpk": {
     "create": ["xpk"],
     "sync": ["docker", "docker"],
     "run": ["xpk"],
@@ -65,6 +75,8 @@ def call(tmp_path):
 
   def call(script, *arguments, settings=_SETTINGS):
     log.unlink(missing_ok=True)
+    script, _, tool = script.partition(" ")
+    settings = settings | ({"TOOL": tool} if tool else {})
     finished = subprocess.run(
       ["bash", _SCRIPTS / f"{script}.sh", *arguments],
       env={"PATH": f"{tools}:{os.environ['PATH']}", **settings},
@@ -111,6 +123,21 @@ def test_another_cache_is_the_only_one(call, script):
   _, [command] = call(script, "run", *_FLAGS, "--compilation_cache=/fast")
   text = shlex.join(command)
   assert text.count("compilation_cache") == 1 and "=/fast" in text
+
+
+def test_ironwood_names_its_machine_and_shape(call):
+  settings = {"TYPE": "tpu7x-standard-4t", "TOPOLOGY": "4x4x4"}
+  _, [command] = call("gke", "run", *_FLAGS, settings=_SETTINGS | settings)
+  assert command[:3] == ["gcluster", "job", "submit"]
+  for flag in ("--compute-type=tpu7x-standard-4t", "--topology=4x4x4"):
+    assert flag in command
+  assert "--restarts=10" in command
+
+
+def test_an_unknown_tool_is_one_line(call):
+  finished, called = call("gke", "stop", settings=_SETTINGS | {"TOOL": "ray"})
+  assert (finished.returncode, called) == (1, [])
+  assert finished.stderr == "error: TOOL is 'ray'; give gcluster or xpk.\n"
 
 
 def test_only_the_directory_itself_is_deleted(call):

@@ -8,8 +8,9 @@ from calm_jax.planning.topology import find_topology, refused_bytes
 @pytest.mark.parametrize(
   ("name", "message"),
   [
-    ("v9:2x2", "chip of v5e, v5p, v6e and its shape, such as v5e:16x16"),
+    ("v9:2x2", "chip of v5e, v5p, v6e, tpu7x and its shape, such as v5e"),
     ("v5e", "chip of v5e, v5p, v6e"),
+    ("tpu7x:4x4", "has 2 axes; slices of tpu7x have 3, such as tpu7x:4x4x4"),
     ("v5p:4x4", "has 2 axes; slices of v5p have 3, such as v5p:4x4x4"),
   ],
 )

@@ -7,7 +7,12 @@ import jax.numpy as jnp
 from etils import epath
 
 from calm_jax.autoencoder import Autoencoder
-from calm_jax.checkpoint.run_directory import LoadedRun
+from calm_jax.checkpoint.checkpointer import Checkpointer
+from calm_jax.checkpoint.run_directory import (
+  LoadedRun,
+  RunDirectory,
+  content_hash,
+)
 from calm_jax.config import (
   AutoencoderConfig,
   DataConfig,
@@ -22,6 +27,7 @@ from calm_jax.layers.parameters import init_params
 from calm_jax.model import NextVectorModel, TokenModel
 from calm_jax.randomness import position_keys, stream_key
 from calm_jax.training import sharding
+from calm_jax.training.state import TrainState
 from tests.cached import cached
 from tests.perturbation import perturb
 
@@ -122,3 +128,18 @@ def _loaded(config, params, autoencoder):
     step=7,
     hashes=hashes,
   )
+
+
+def save_run(run, path):
+  """Writes a run that is in memory as a run directory."""
+  directory = RunDirectory(path)
+  directory.create(run.config, run.tokenizer, run.autoencoder)
+  hashes = {"tokenizer": run.tokenizer.content_hash, "data": "0" * 64}
+  if run.autoencoder is not None:
+    hashes["autoencoder"] = content_hash(run.autoencoder)
+  checkpointer = Checkpointer(
+    directory, hashes=hashes, max_checkpoints=1, keep_interval=0
+  )
+  state = TrainState(jnp.int32(run.step), run.params, {"count": jnp.zeros(1)})
+  checkpointer.save(run.step, state, {})
+  checkpointer.close()

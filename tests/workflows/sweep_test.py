@@ -327,6 +327,10 @@ def test_jobs_are_shell_commands_of_what_is_left(place, tmp_path):
   assert shlex.split(lines[1])[-1] == (
     "--command=python -m launch.sweep '--workdir=a b' --index=0 --distributed"
   )
+  lines = sweep_jobs.gcluster_commands(sweep, command, "--image=i").splitlines()
+  assert lines[1].startswith(
+    "gcluster job submit --name=sweep-a-b-0 --image=i "
+  )
 
 
 def test_binary_says_mistakes_in_one_line(tmp_path):
