@@ -1,7 +1,5 @@
 """Estimates against known probabilities."""
 
-import functools
-
 import numpy as np
 import pytest
 
@@ -13,6 +11,7 @@ from calm_jax.evaluation.candidates import (
 )
 from calm_jax.evaluation.chunk_terms import ChunkTerms
 from calm_jax.sampling.prompt import prompt_id
+from tests.cached import cached
 from tests.evaluation.tabular_latents import TabularLatents
 
 _MODEL = TabularLatents()
@@ -84,7 +83,7 @@ def test_matches_and_decoder_are_means_over_the_first_samples():
   )
 
 
-@functools.cache
+@cached
 def _items(num_items=2000, num_choices=4, num_chunks=2):
   """Contexts with different continuations that the model itself wrote."""
   generator = np.random.default_rng(1)
@@ -123,7 +122,7 @@ def _rows(items, num_last=None):
   ]
 
 
-@functools.cache
+@cached
 def _found(num_samples=64):
   return candidate_terms(
     _BINDING,

@@ -6,8 +6,10 @@ import jax
 import pytest
 from absl import flags
 
+from calm_jax.checkpoint import run_directory
 from calm_jax.config import MeshConfig
 from calm_jax.runs.placement import loading_bytes, mesh_for
+from calm_jax.training import memory as memory_lib
 from launch import mesh
 from tests.sampling.tiny_runs import calm_run, token_run
 
@@ -59,12 +61,12 @@ def test_binaries_split_a_model_that_is_too_large(monkeypatch, capsys):
       self.exists = lambda: name in runs
       self.read_config = lambda: runs[name]
 
-  monkeypatch.setattr(mesh, "RunDirectory", Directory)
+  monkeypatch.setattr(run_directory, "RunDirectory", Directory)
   assert mesh.chosen("small", "large").shape["data"] == 8
   assert not capsys.readouterr().err
   assert mesh.chosen("not there yet").shape["data"] == 8
   memory = sum(loading_bytes(run, 4) for run in runs.values())
   memory = int(memory / 0.8) + 1
-  monkeypatch.setattr(mesh, "device_bytes", lambda: memory)
+  monkeypatch.setattr(memory_lib, "device_bytes", lambda: memory)
   assert mesh.chosen("small", "large").shape["fsdp"] == 4
   assert "split over 4 devices" in capsys.readouterr().err
