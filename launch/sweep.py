@@ -81,11 +81,12 @@ def main(arguments: list[str]) -> None:
     (_GCLUSTER, gcluster_commands),
     (_XPK, xpk_commands),
   )
-  for print_fn in [function for flag, function in printers if flag.value]:
+  commands_fn = next((call for flag, call in printers if flag.value), None)
+  if commands_fn is not None:
     shared = (_SWEEP, _WORKDIR, _POSITIONS, _NUM_SAMPLES, _NUM_ROWS)
     command = [f"--{flag.name}={flag.value}" for flag in shared]
     command = ["python", "-m", "launch.sweep", *command, f"--data={data}"]
-    print(print_fn(sweep, command, _JOB_OPTIONS.value))
+    print(commands_fn(sweep, command, _JOB_OPTIONS.value))
     return
   if is_one:
     name = sweep.name(_INDEX.value)

@@ -1,6 +1,6 @@
 """Errors of scores that are ratios of sums over windows."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +17,14 @@ class Interval(NamedTuple):
   stderr: np.ndarray
   low: np.ndarray
   high: np.ndarray
+
+  def named(self, names: Iterable[str]) -> dict[str, float | None]:
+    """Each entry of [Q] as NAME and NAME_stderr, None where that is NaN."""
+    result: dict[str, float | None] = {}
+    for name, value, stderr in zip(names, self.value, self.stderr, strict=True):
+      result[name] = float(value)
+      result[f"{name}_stderr"] = None if np.isnan(stderr) else float(stderr)
+    return result
 
 
 def bootstrap(
@@ -68,11 +76,15 @@ def bootstrap(
   return Interval(value, stderr, value - width, value + width)
 
 
-def cluster_warning(num_windows: int) -> str | None:
-  """What to tell when there are too few windows to trust the errors."""
-  if num_windows >= _MIN_CLUSTERS:
+def cluster_warning(
+  num_clusters: int,
+  kind: str = "windows",
+  advice: str = ", so score more rows",
+) -> str | None:
+  """What to tell when there are too few clusters to trust the errors."""
+  if num_clusters >= _MIN_CLUSTERS:
     return None
   return (
-    f"standard errors rest on {num_windows} windows; below {_MIN_CLUSTERS} they"
-    " come out too small, so score more rows."
+    f"standard errors rest on {num_clusters} {kind}; below {_MIN_CLUSTERS} they"
+    f" come out too small{advice}."
   )

@@ -97,13 +97,7 @@ def summarise_choices(columns: Mapping[str, np.ndarray]) -> dict[str, Any]:
     columns["overconfidence"] = columns["confidence"] - columns["accuracy"]
   table = np.stack([*columns.values(), np.ones(num_items(columns))], axis=-1)
   interval = bootstrap(lambda sums: sums[..., :-1] / sums[..., -1:], table)
-  result: dict[str, Any] = {}
-  for name, value, stderr in zip(
-    columns, interval.value, interval.stderr, strict=True
-  ):
-    result[name] = float(value)
-    result[f"{name}_stderr"] = None if np.isnan(stderr) else float(stderr)
-  return result
+  return interval.named(columns)
 
 
 def reliability(columns: Mapping[str, np.ndarray]) -> list[dict[str, float]]:

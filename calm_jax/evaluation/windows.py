@@ -62,11 +62,7 @@ def summarise(columns: Columns) -> tuple[dict[str, Any], list[str]]:
     "num_windows": len(table),
     "num_positions": int(table[:, names.index(COUNT)].sum()),
   }
-  for name, value, stderr in zip(
-    order, interval.value, interval.stderr, strict=True
-  ):
-    result[name] = float(value)
-    result[f"{name}_stderr"] = None if np.isnan(stderr) else float(stderr)
+  result |= interval.named(order)
   for suffix in ("", *CONTROLS):
     _mark_unresolved(result, suffix)
   warning = cluster_warning(len(table))

@@ -9,6 +9,7 @@ import numpy as np
 from calm_jax.checkpoint.run_directory import LoadedRun
 from calm_jax.data.choice_items import Item, Task
 from calm_jax.data.tokenizer_base import hash_parts
+from calm_jax.evaluation.bootstrap import cluster_warning
 from calm_jax.evaluation.candidates import (
   CandidateRow,
   CandidateSettings,
@@ -285,9 +286,5 @@ def _warnings(candidates: Sequence[CandidateRow], num_items: int) -> list[str]:
       f"{cut} of {len(candidates)} contexts are longer than the model's and"
       " lost their beginning."
     )
-  if num_items < 30:
-    warnings.append(
-      f"standard errors rest on {num_items} questions; below 30 they come out"
-      " too small."
-    )
-  return warnings
+  few = cluster_warning(num_items, "questions", advice="")
+  return warnings if few is None else [*warnings, few]

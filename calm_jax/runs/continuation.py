@@ -11,7 +11,13 @@ from jax.sharding import Mesh
 
 from calm_jax.checkpoint.run_directory import LoadedRun
 from calm_jax.families import family_of
-from calm_jax.sampling.generate import Generation, advance, row_keys, start
+from calm_jax.sampling.generate import (
+  Generation,
+  RowKeys,
+  advance,
+  row_keys,
+  start,
+)
 from calm_jax.sampling.prompt import (
   Prompts,
   check_context,
@@ -150,7 +156,10 @@ class TextGenerator:
     text_fn: Callable[[int, str], None] | None,
   ) -> list[Continuation]:
     end_id = self._run.tokenizer.vocabulary.end_id
-    rows = self._begin(prompts, sample_ids, num_tokens, seed)
+    placed, *numbers = _place_prompts(
+      prompts, sample_ids, end_id, self._run.mesh
+    )
+    rows = self._begin(placed, row_keys(seed, *numbers), num_tokens)
     # What only fills the devices has ended before it begins.
     is_done = np.arange(rows.num_rows) >= len(prompts)
     if text_fn is not None:
@@ -187,26 +196,19 @@ class TextGenerator:
     )
 
   def _begin(
-    self,
-    prompts: list[np.ndarray],
-    sample_ids: np.ndarray,
-    num_tokens: int,
-    seed: int,
+    self, prompts: Prompts, keys: RowKeys, num_tokens: int
   ) -> "RowsUnderWay":
-    """Reads prompts, [P_r, K] each."""
+    """Reads prompts that lie on the devices."""
     mesh = self._run.mesh
-    placed, *numbers = place_prompts(
-      prompts, sample_ids, self._run.tokenizer.vocabulary.end_id, mesh
-    )
     num_chunks = -(-num_tokens // self._chunk_size)
     rows = start(
-      self._sampler_fn, self._params, placed, with_spare(num_chunks), mesh
+      self._sampler_fn, self._params, prompts, with_spare(num_chunks), mesh
     )
     call = functools.partial(
       advance,
       self._sampler_fn,
       self._params,
-      keys=row_keys(seed, *numbers),
+      keys=keys,
       temperature=self._temperature,
       mesh=mesh,
     )
@@ -274,7 +276,7 @@ class _PlainRows:
     return Continuation(text, tokens, finish, *counts)
 
 
-def place_prompts(
+def _place_prompts(
   prompts: list[np.ndarray],
   sample_ids: np.ndarray,
   end_id: int,

@@ -9,14 +9,11 @@ from jax.sharding import Mesh
 
 from calm_jax.checkpoint.run_directory import LoadedRun
 from calm_jax.families import family_of
-from calm_jax.runs.continuation import (
-  TextGenerator,
-  place_prompts,
-  with_spare,
-)
+from calm_jax.runs.continuation import TextGenerator, with_spare
 from calm_jax.sampling.drafted import DraftedRows, Limits, advance, start
 from calm_jax.sampling.drafter import DraftSettings, make_drafter
-from calm_jax.sampling.generate import row_keys
+from calm_jax.sampling.generate import RowKeys
+from calm_jax.sampling.prompt import Prompts
 from calm_jax.sampling.rows import place
 from calm_jax.sampling.sampler import Binding
 from calm_jax.sampling.settings import SamplingSettings
@@ -92,27 +89,19 @@ class DraftedGenerator(TextGenerator):
       )
 
   def _begin(
-    self,
-    prompts: list[np.ndarray],
-    sample_ids: np.ndarray,
-    num_tokens: int,
-    seed: int,
+    self, prompts: Prompts, keys: RowKeys, num_tokens: int
   ) -> "_DraftedRows":
     mesh = self._run.mesh
-    placed, *numbers = place_prompts(
-      prompts, sample_ids, self._run.tokenizer.vocabulary.end_id, mesh
-    )
     rows = start(
       self._sampler_fn,
       self._drafter_fn,
       self._both_params,
-      placed,
+      prompts,
       with_spare(num_tokens),
       mesh,
     )
     size = self._drafter.config.model.chunk_size
     num_all = self._drafting.num_drafts * size
-    keys = row_keys(seed, *numbers)
 
     def call(rows: DraftedRows, num_rounds: int) -> DraftedRows:
       return advance(

@@ -7,7 +7,7 @@ node, and `verification.walk` keeps what plain decoding would have drawn.
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,31 +17,13 @@ from calm_jax.model import Cache
 from calm_jax.sampling import rows as rows_lib
 from calm_jax.sampling.context import with_room, write_slots
 from calm_jax.sampling.draft_tree import Tree, grow_tree
-from calm_jax.sampling.drafter import Texts
+from calm_jax.sampling.drafter import Drafter, Texts
 from calm_jax.sampling.generate import RowKeys
 from calm_jax.sampling.prompt import Prompts
 from calm_jax.sampling.sampler import Sampler, SamplerFn
 from calm_jax.sampling.verification import walk
 
-
-class Drafts(Protocol):
-  """What is asked of a drafter; see `Drafter`."""
-
-  chunk_size: int
-
-  def start(self, texts: Texts) -> tuple[Cache, jax.Array]: ...
-
-  def draft(
-    self,
-    texts: Texts,
-    cut: jax.Array,
-    cache: Cache,
-    num_read: jax.Array,
-    keys: jax.Array,
-  ) -> tuple[jax.Array, Cache]: ...
-
-
-DrafterFn = Callable[[Any], Drafts]
+DrafterFn = Callable[[Any], Drafter]
 
 
 class DraftedRows(NamedTuple):

@@ -1,6 +1,5 @@
 """What the processes of a run agree on before they compute together."""
 
-import functools
 import itertools
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -63,10 +62,7 @@ def together(work_fn: Callable[[], _T]) -> _T:
 
 def first_says(is_true: bool) -> bool:
   """What process 0 found, on all processes."""
-  if jax.process_count() == 1:
-    return is_true
-  meet("first_says")
-  return bool(multihost_utils.broadcast_one_to_all(np.array(is_true)))
+  return bool(_told(is_true))
 
 
 def first_finds(find_fn: Callable[[], int]) -> int:
@@ -76,22 +72,22 @@ def first_finds(find_fn: Callable[[], int]) -> int:
     Exception: what `find_fn` raises there.
     OtherProcessError: then, on the others.
   """
-  found = together(lambda: find_fn() if jax.process_index() == 0 else 0)
-  if jax.process_count() == 1:
-    return found
-  meet("first_finds")
-  return int(multihost_utils.broadcast_one_to_all(np.array(found)))
+  return _told(together(lambda: find_fn() if jax.process_index() == 0 else 0))
 
 
 def first_lists(find_fn: Callable[[], Sequence[int]]) -> list[int]:
   """Numbers that process 0 finds, on all processes; see `first_finds`."""
   found = together(lambda: find_fn() if jax.process_index() == 0 else [])
+  count = _told(len(found))
+  return [_told(found[i] if i < len(found) else 0) for i in range(count)]
+
+
+def _told(number: int) -> int:
+  """The number that process 0 has."""
   if jax.process_count() == 1:
-    return list(found)
-  count = first_finds(lambda: len(found))
-  return [
-    first_finds(functools.partial(found.__getitem__, i)) for i in range(count)
-  ]
+    return int(number)
+  meet("told")
+  return int(multihost_utils.broadcast_one_to_all(np.array(int(number))))
 
 
 def all_say(is_true: bool) -> bool:

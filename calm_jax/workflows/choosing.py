@@ -1,6 +1,5 @@
 """Questions on the terminal and in a file."""
 
-import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,6 +14,7 @@ from calm_jax.evaluation.held_out_text import open_text
 from calm_jax.json_files import line
 from calm_jax.paths import write_whole
 from calm_jax.runs.choosing import ChoiceSettings, choose_run
+from calm_jax.workflows.terminal import say
 
 
 def choose(
@@ -49,7 +49,7 @@ def choose(
       save_fn(result)
     print(format_choices(result), flush=True)
     for warning in result["warnings"]:
-      print(f"warning: {warning}", file=sys.stderr, flush=True)
+      say(f"warning: {warning}")
   return result
 
 

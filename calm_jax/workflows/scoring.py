@@ -1,6 +1,5 @@
 """One step of a run, a list of them or a live run, scored and shown."""
 
-import sys
 from collections.abc import Callable, Collection
 from typing import Any
 
@@ -15,6 +14,7 @@ from calm_jax.evaluation.table import format_table
 from calm_jax.runs.follow import evaluate_steps, follow_run
 from calm_jax.runs.runner import evaluate_run
 from calm_jax.training import processes
+from calm_jax.workflows.terminal import say
 
 
 def score(
@@ -138,4 +138,4 @@ def _whole_numbers(texts: Collection[str]) -> list[int]:
 
 
 def _warn(text: str) -> None:
-  print(f"warning: {text}", file=sys.stderr, flush=True)
+  say(f"warning: {text}")

@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import enum
 import fcntl
-import sys
 import time
 import traceback
 from collections.abc import Iterator, Mapping
@@ -18,6 +17,7 @@ from calm_jax.sampling.rows import check_processes
 from calm_jax.training import processes
 from calm_jax.workflows.sweep import Sweep
 from calm_jax.workflows.sweep_point import score_point, train_point
+from calm_jax.workflows.terminal import say
 
 
 class Status(enum.Enum):
@@ -39,7 +39,7 @@ def run_point(sweep: Sweep, name: str) -> Status:
     return _attempt(sweep, name)
   except Exception as error:  # whatever it is, the other points can go on
     message = " ".join(str(error).split()) or type(error).__name__
-    _say(f"point {name} failed: {message}")
+    say(f"point {name} failed: {message}")
     with contextlib.suppress(OSError):  # a full disk
       paths.write_whole(
         sweep.directory(name) / "error.txt", traceback.format_exc()
@@ -68,13 +68,13 @@ def run_all(sweep: Sweep) -> dict[str, Status]:
   count, todo = len(sweep.points), sweep.unfinished()
   num_before = count - len(todo)
   statuses: dict[str, Status] = {}
-  _say(f"{num_before} of {count} points are finished.")
+  say(f"{num_before} of {count} points are finished.")
   sweep.check_tabled(todo)
   while todo:
     for name in todo:
       statuses[name] = run_point(sweep, name)
       done = list(statuses.values()).count(Status.FINISHED)
-      _say(
+      say(
         f"[{num_before + done} of {count} points,"
         f" {(time.monotonic() - start) / 60:.0f} min] {name}:"
         f" {statuses[name].value}"
@@ -150,8 +150,3 @@ def _claimed(directory: epath.Path) -> Iterator[bool]:
     except OSError:  # a file system without locks
       pass
     yield True
-
-
-def _say(message: str) -> None:
-  if jax.process_index() == 0:
-    print(message, file=sys.stderr, flush=True)

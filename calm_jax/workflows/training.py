@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import math
-import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
@@ -37,6 +36,7 @@ from calm_jax.training.progress import Stopwatch
 from calm_jax.training.step import Program
 from calm_jax.training.trace import TracedSteps
 from calm_jax.workflows import initial
+from calm_jax.workflows.terminal import say
 
 # Of the scores taken in training.
 _NUM_SAMPLES = 2  # draws a position
@@ -114,9 +114,9 @@ def run_training(
   mesh = sharding.make_mesh(layout.config.mesh)
   program = Program(layout.config, mesh)
   if mesh.size > 1 or layout.memory_bytes:  # else there was nothing to choose
-    _say(str(layout))
+    say(str(layout))
   for note in program.notes:
-    _say(f"note: {note}")
+    say(f"note: {note}")
   hashes = {
     "tokenizer": tokenizer.content_hash,
     "data": hash_parts(*(s.content_hash.encode() for s in stores.values())),
@@ -163,7 +163,7 @@ def run_training(
       )
     )
   if position:
-    _say(f"going on from step {start} in {run.path}.")
+    say(f"going on from step {start} in {run.path}.")
   writer = MetricsWriter(
     run.path, start_step=start, is_active=jax.process_index() == 0
   )
@@ -338,7 +338,7 @@ def _scoring(
       try:
         scores = scores_fn(params, frozen, batches)
       except ValueError as error:  # too little text, which is no end of a run
-        _say(f"warning: the held-out rows cannot be scored: {error}")
+        say(f"warning: the held-out rows cannot be scored: {error}")
         continue
       for name in _SHOWN_SCORES:
         if name in scores:
@@ -357,8 +357,3 @@ def _held_out(
   for name, store in stores.items():
     if store.num_tokens("valid"):
       yield (f"{name}/" if len(stores) > 1 else ""), store
-
-
-def _say(message: str) -> None:
-  if jax.process_index() == 0:
-    print(message, file=sys.stderr, flush=True)
