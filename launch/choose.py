@@ -94,7 +94,7 @@ def _choose() -> None:
   import jax
 
   from calm_jax.checkpoint.run_directory import load_run
-  from calm_jax.runs.choosing import ChoiceSettings
+  from calm_jax.runs.text_scorer import ChoiceSettings
   from calm_jax.workflows.choosing import choose, open_task
 
   if jax.process_index() == 0:

@@ -114,6 +114,33 @@ def reliability(columns: Mapping[str, np.ndarray]) -> list[dict[str, float]]:
   ]
 
 
+def by_num_samples(
+  columns: Mapping[int, Mapping[str, np.ndarray]],
+) -> list[dict[str, Any]]:
+  """Accuracies with fewer samples, and what is lost against all of them.
+
+  Args:
+    columns: by number of samples, ascending, [Q] by name.
+
+  Returns:
+    For each number `num_samples`, every `accuracy…` with its error and
+    `accuracy…_lost`, that with all samples minus this one, of the same
+    questions: paired errors.
+  """
+  last = columns[max(columns)]
+  names = [name for name in last if name.startswith("accuracy")]
+  return [
+    {
+      "num_samples": count,
+      **summarise_choices(
+        {name: ours[name] for name in names}
+        | {f"{name}_lost": last[name] - ours[name] for name in names}
+      ),
+    }
+    for count, ours in columns.items()
+  ]
+
+
 def num_items(columns: Mapping[str, np.ndarray]) -> int:
   """Q."""
   return len(next(iter(columns.values())))

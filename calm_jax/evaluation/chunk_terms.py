@@ -1,5 +1,6 @@
 """How the samples of a chunk compare with the chunk that a text has there."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import chex
@@ -7,14 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from calm_jax.evaluation.energy_scores import energy_scores
+from calm_jax.kernels.counter import target_normals
 from calm_jax.kernels.distance import Distance
-from calm_jax.layers.activation import position_partition
-from calm_jax.losses.energy import energy_loss
 from calm_jax.sampling.batch import count_chunks
 from calm_jax.sampling.chunk_sampler import ChunkSampler
 
 PARTIAL = ("marginal", "end")
-_NUM_TARGETS = 100  # M of the energy score
 
 
 class ChunkTerms(NamedTuple):
@@ -32,8 +32,28 @@ class ChunkTerms(NamedTuple):
   # −log of the decoder's probability of the chunk's tokens at the sample
   nats: np.ndarray | None = None  # [J, S]
   is_match: np.ndarray | None = None  # [J, S], the sample decodes to the chunk
-  energy: np.ndarray | None = None  # [J], energy score; lower is better
+  # Energy score of the first 1 … S samples; lower is better, NaN of one alone
+  energy: np.ndarray | None = None  # [J, S]
   latent_size: int = 0  # Z
+
+
+class TextTerms(NamedTuple):
+  """The chunks of N candidates in a row, to be scored together."""
+
+  chunks: ChunkTerms
+  starts: np.ndarray  # [N], the first of each candidate
+
+
+def joined(terms: Sequence[ChunkTerms]) -> TextTerms:
+  """Puts the chunks of one candidate or more behind each other."""
+  values = {
+    name: np.concatenate([getattr(it, name) for it in terms])
+    if np.ndim(first)
+    else first
+    for name, first in terms[0]._asdict().items()
+  }
+  starts = np.cumsum([0, *(len(it.is_top) for it in terms[:-1])])
+  return TextTerms(ChunkTerms(**values), starts)
 
 
 def compare(
@@ -49,9 +69,10 @@ def compare(
   With `marginal` the tokens behind the candidate's are left open: a sample is
   compared with the chunk that begins as the candidate does and goes on as the
   sample itself does. Of all ways to go on it is the one whose posterior the
-  sample is near; that of any other is another atom, far away. The decoder's
-  probabilities and the matches leave those tokens out. The energy score is of
-  one posterior, in which they are end ids.
+  sample is near; that of any other is another atom, far away. The energy score
+  compares each sample with how the *others* go on: its target is then what the
+  candidate and the model together say of the chunk. The decoder's
+  probabilities and the matches leave those tokens out.
 
   Args:
     sampler: the model.
@@ -59,7 +80,7 @@ def compare(
     tokens: [B, J, K] int32, end ids behind the candidate's.
     num_real: [B, J] int32, tokens of each chunk that are the candidate's; K but
       in its last chunk.
-    target_keys: [B, J] typed keys, of the energy score's targets.
+    target_keys: [B, J] typed keys, of the noise of the energy score's targets.
     partial: marginal, or end: end ids are compared like all others.
 
   Returns:
@@ -81,15 +102,6 @@ def compare(
   num_matches = jnp.sum(is_match, axis=-1)
   nats = sampler.decoder_nats(latents, texts)
   posterior = sampler.encode(tokens)
-  energy, _ = energy_loss(
-    latents,
-    posterior.mean,
-    posterior.log_std,
-    target_keys,
-    num_targets=_NUM_TARGETS,
-    distance=Distance("energy", sampler.alpha),
-    partition=position_partition(),
-  )
   near = jax.tree.map(lambda x: x[:, :, None], posterior)
   if partial == "marginal":
     # One chunk of a candidate is filled in part, and it stands last; the places
@@ -104,6 +116,12 @@ def compare(
       near,
       sampler.encode(own),
     )
+  noise = target_normals(target_keys, num_samples, latent_size)
+  energy = energy_scores(
+    latents,
+    near.mean + jnp.exp(near.log_std) * noise,
+    Distance("energy", sampler.alpha),
+  )
   scaled = (latents - near.mean) * jnp.exp(-near.log_std)
   log_stds = jnp.sum(near.log_std, axis=-1)
   shape = (num_rows, num_chunks, num_samples)

@@ -111,9 +111,9 @@ def match(
 def energy(
   terms: ChunkTerms, num_samples: int, bandwidth: float | None
 ) -> np.ndarray:
-  """The negative energy score of each chunk, of all samples."""
-  del num_samples, bandwidth
-  return -np.asarray(terms.energy, np.float64)
+  """The negative energy score of each chunk (`chunk_terms.energy_scores`)."""
+  del bandwidth
+  return -np.asarray(terms.energy[:, num_samples - 1], np.float64)
 
 
 def exact(
@@ -128,11 +128,11 @@ Estimate = Callable[[ChunkTerms, int, float | None], np.ndarray]
 
 # Of models without likelihoods; others have `exact` alone.
 ESTIMATES: dict[str, Estimate] = {
+  "energy": energy,
   "kernel": kernel,
-  "density": density,
   "decoder": decoder,
   "match": match,
-  "energy": energy,
+  "density": density,
 }
 # Estimates of probabilities, which may be calibrated.
 PROBABILITIES = ("kernel", "decoder", "match", "exact")

@@ -9,8 +9,9 @@ from lm_eval.api.registry import register_model
 
 from calm_jax.checkpoint.run_directory import load_run
 from calm_jax.config import MeshConfig
-from calm_jax.runs.choosing import ChoiceSettings, TextScorer
+from calm_jax.evaluation.chunk_terms import joined
 from calm_jax.runs.continuation import TextGenerator
+from calm_jax.runs.text_scorer import ChoiceSettings, TextScorer
 from calm_jax.sampling.settings import SamplingSettings
 from calm_jax.training.sharding import make_mesh
 
@@ -101,9 +102,10 @@ class CalmLM(LM):
     del disable_tqdm
     rows = [self._scorer.encode(*request.args) for request in requests]
     found = self._scorer.terms(rows, self._batch_size)
+    scores = self._scorer.log_scores(joined(found))
     return [
-      (self._scorer.log_score(terms), bool(terms.is_top.all()))
-      for terms in found
+      (float(score), bool(terms.is_top.all()))
+      for score, terms in zip(scores, found, strict=True)
     ]
 
   def loglikelihood_rolling(

@@ -13,7 +13,8 @@ from calm_jax.data.tokenizer import load_tokenizer
 from calm_jax.evaluation.held_out_text import open_text
 from calm_jax.json_files import line
 from calm_jax.paths import write_whole
-from calm_jax.runs.choosing import ChoiceSettings, choose_run
+from calm_jax.runs.choosing import choose_run
+from calm_jax.runs.text_scorer import ChoiceSettings
 from calm_jax.workflows.terminal import say
 
 

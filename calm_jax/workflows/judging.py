@@ -11,7 +11,7 @@ from calm_jax.data.cloze import cloze_items
 from calm_jax.evaluation.choices import summarise_choices
 from calm_jax.evaluation.diversity import diversity
 from calm_jax.evaluation.held_out_text import open_text
-from calm_jax.runs.choosing import ChoiceSettings, TextScorer
+from calm_jax.runs.text_scorer import ChoiceSettings, TextScorer
 
 Texts = Sequence[tuple[str, str]]  # prompt and what goes on
 

@@ -6,7 +6,8 @@ import sys
 import pytest
 
 from calm_jax.data.choice_items import read_task
-from calm_jax.runs.choosing import ChoiceSettings, choose_run
+from calm_jax.runs.choosing import choose_run
+from calm_jax.runs.text_scorer import ChoiceSettings
 from tests.sampling.tiny_runs import calm_run, token_run
 
 _RUNS = {"calm": calm_run, "token": lambda: token_run(num_chunks=160)}

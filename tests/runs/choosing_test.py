@@ -8,8 +8,11 @@ import pytest
 
 from calm_jax.config import MeshConfig
 from calm_jax.data.choice_items import Item, Task
+from calm_jax.evaluation import likelihood
+from calm_jax.evaluation.chunk_terms import joined
 from calm_jax.model import TokenModel
-from calm_jax.runs.choosing import ChoiceSettings, TextScorer, choose_run
+from calm_jax.runs.choosing import choose_run
+from calm_jax.runs.text_scorer import ChoiceSettings, TextScorer
 from calm_jax.training import sharding
 from tests.cached import cached
 from tests.sampling.tiny_runs import (
@@ -56,26 +59,28 @@ def test_token_runs_are_scored_by_their_likelihood():
   places = np.arange(first - 1, first - 1 + len(ids))
   expected = log_p[places, ids]
   np.testing.assert_allclose(terms.log_probability, expected, rtol=1e-5)
-  assert scorer.log_score(terms) == pytest.approx(expected.sum(), rel=1e-5)
+  found = scorer.log_scores(joined([terms, terms]))
+  np.testing.assert_allclose(found, [expected.sum()] * 2, rtol=1e-5)
   is_top = log_p[places].argmax(axis=-1) == ids
   np.testing.assert_array_equal(terms.is_top, is_top)
 
 
 def test_results_have_every_estimate_and_its_number_of_samples():
   result = _chosen()
-  assert result["estimate"] == "kernel" and result["num_items"] == 4
-  assert {*result["estimates"]} == {
-    "kernel",
-    "density",
-    "decoder",
-    "match",
-    "energy",
-  }
-  kernel = result["estimates"]["kernel"]
-  counts = [it["num_samples"] for it in kernel["by_num_samples"]]
-  assert counts == [1, 2, 4]
-  assert kernel["accuracy"] == kernel["by_num_samples"][-1]["accuracy"]
-  assert "confidence" not in result["estimates"]["energy"]
+  assert result["estimate"] == "energy" and result["num_items"] == 4
+  assert {*result["estimates"]} == {*likelihood.ESTIMATES}
+  for name, fewest in (("kernel", 1), ("energy", 2)):
+    values = result["estimates"][name]
+    rows = values["by_num_samples"]
+    counts = [row["num_samples"] for row in rows]
+    assert counts == [it for it in (1, 2, 4) if it >= fewest]
+    assert rows[-1]["accuracy"] == values["accuracy"]
+    assert [row["accuracy"] + row["accuracy_lost"] for row in rows] == (
+      pytest.approx([values["accuracy"]] * len(rows))
+    )
+  assert "confidence" not in result  # of the energy score, no probability
+  assert "confidence" in result["estimates"]["kernel"]
+  assert result["accuracy"] == result["estimates"]["energy"]["accuracy"]
   assert result["chance"] == pytest.approx(1 / 3)
 
 

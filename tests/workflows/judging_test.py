@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from calm_jax.runs.choosing import ChoiceSettings, TextScorer
+from calm_jax.runs.text_scorer import ChoiceSettings, TextScorer
 from calm_jax.workflows.judging import format_judgement, judge
 from tests.sampling.tiny_runs import calm_run, token_run
 
