@@ -43,7 +43,7 @@ def energy_scores(
 def _between(x: jax.Array, y: jax.Array, distance: Distance) -> jax.Array:
   """ρ(x_i − y_k), [..., S, S].
 
-  By ‖x‖² + ‖y‖² − 2x·y, forty times as fast on a CPU as by differences. Points
+  By ‖x‖² + ‖y‖² − 2x·y, many times faster on a CPU as by differences. Points
   that coincide get about 10⁻³ of their distance from the middle; the points of
   a score lie far apart.
   """
