@@ -13,10 +13,13 @@ import csv
 import json
 import pathlib
 
+import jax
 import numpy as np
 
 from calm_jax.evaluation import likelihood
 from calm_jax.evaluation.chunk_terms import ChunkTerms
+from calm_jax.evaluation.energy_scores import energy_scores
+from calm_jax.kernels.distance import PAPER
 
 _TARGET = pathlib.Path(__file__).parent / "choose"
 _NUM_CHUNKS, _LENGTH, _NUM_CHOICES = 27, 2, 4
@@ -26,6 +29,8 @@ _CONCENTRATIONS = (0.1, 0.3)
 _NUM_SAMPLES = (16, 64, 256)
 _FACTORS = (1, 2, 3, 4, 8)  # of Z^¼
 _SHARES = (0.3, 0.1, 0.03)  # P of the chunks that bias is measured on
+
+_energy_scores = jax.jit(lambda x, y: energy_scores(x, y, PAPER))
 
 
 def main() -> None:
@@ -52,6 +57,7 @@ def _rows(size: int, concentration: float, num_items: int = 2000):
     *((f"kernel h={f}·Z^¼", f * size**0.25) for f in _FACTORS),
     *((f"density h={f}·Z^¼", f * size**0.25) for f in (1, 3)),
     ("match", None),
+    ("energy", None),
   ]
   exact = np.zeros((num_items, _NUM_CHOICES))
   scores = np.zeros((len(names), len(_NUM_SAMPLES), *exact.shape))
@@ -67,10 +73,15 @@ def _rows(size: int, concentration: float, num_items: int = 2000):
     )  # [J, S]
     noise = generator.normal(size=(*drawn.shape, size))
     latents = means[drawn] + stds[drawn] * noise
+    target_noise = generator.normal(size=latents.shape)
     for c, text in enumerate(sorted(texts)):
       ids = np.array(text)
       exact[item, c] = np.log(table[np.arange(_LENGTH), ids]).sum()
       terms = _terms(latents, drawn, ids, means, stds)
+      targets = means[ids][:, None] + stds[ids][:, None] * target_noise
+      terms = terms._replace(
+        energy=jax.device_get(_energy_scores(latents, targets))
+      )
       for n, (name, bandwidth) in enumerate(names):
         estimate = likelihood.ESTIMATES[name.split()[0]]
         for s, count in enumerate(_NUM_SAMPLES):
@@ -97,6 +108,8 @@ def _rows(size: int, concentration: float, num_items: int = 2000):
 
 def _bias(name, bandwidth, count, size, means, stds, num_trials: int = 500):
   """log p̂ − log P of a chunk with P, the others sharing what is left."""
+  if name == "energy":  # no probability
+    return {f"{it}_P={p}": None for p in _SHARES for it in ("bias", "std")}
   generator = np.random.default_rng(1)
   result = {}
   for share in _SHARES:

@@ -7,7 +7,7 @@ The file is one of HellaSwag, PIQA, ARC, WinoGrande or LAMBADA as published, or
 has lines {"context": …, "choices": […], "answer": 0}, whose choices are put
 behind the context as they stand. A token model scores a text by its likelihood.
 A next-vector model has none: its samples are compared with the text, by
---estimate=kernel, decoder, match or energy, and all are reported. None of them
+--estimate=energy, kernel, decoder or match, and all are reported. None of them
 is a perplexity. --against=OTHER.json compares with another run's result of the
 same questions.
 
@@ -38,7 +38,7 @@ _NUM_SAMPLES = flags.DEFINE_integer(
   "num_samples", 64, "Draws of each chunk, at least 2; next-vector models."
 )
 _ESTIMATE = flags.DEFINE_string(
-  "estimate", None, "kernel (default), density, decoder, match or energy."
+  "estimate", None, "energy (default), kernel, decoder, match or density."
 )
 _BANDWIDTH = flags.DEFINE_float(
   "bandwidth", None, "Of the kernel, in posterior standard deviations."

@@ -3,7 +3,9 @@
   python -m launch.explore --checkpoint=RUN --data=PREPARED \\
       --baseline=TOKEN_RUN --output=explore.json
 
-Writes the points to the JSON file and the curves to a picture beside it. Runs
+Writes the points to the JSON file and the curves to a picture beside it.
+--task=QUESTIONS, a file of launch.choose, adds how many are answered rightly
+with each noise scale and by the token model at each of its temperatures. Runs
 on all devices, see --mesh, and together with the other processes of
 --distributed; the first one prints and writes.
 """
@@ -31,6 +33,9 @@ _BASELINE = flags.DEFINE_string(
   "baseline", None, "Run directory of a token model with the same tokenizer."
 )
 _DATA = flags.DEFINE_string("data", None, "Prepared directory, or text files.")
+_TASK = flags.DEFINE_string(
+  "task", None, "Questions to be answered, too; see launch.choose."
+)
 _SPLIT = flags.DEFINE_string("split", "valid", "Of a prepared directory.")
 _OUTPUT = flags.DEFINE_string(
   "output", "explore.json", "JSON file; the picture gets the suffix .png."
@@ -73,6 +78,7 @@ def _explore() -> None:
   import jax
 
   from calm_jax.checkpoint.run_directory import load_run
+  from calm_jax.data.choice_items import read_task
   from calm_jax.workflows.explore import explore
   from calm_jax.workflows.explore_picture import check_matplotlib, draw_curves
 
@@ -98,13 +104,14 @@ def _explore() -> None:
     split=_SPLIT.value,
     seed=_SEED.value,
   )
+  task = read_task(_TASK.value) if _TASK.value else None
   names = [_CHECKPOINT.value, _BASELINE.value]
   where = mesh.chosen(*filter(None, names))
   run = load_run(_CHECKPOINT.value, _STEP.value, where, is_rounded=True)
   baseline = None
   if _BASELINE.value:
     baseline = load_run(_BASELINE.value, mesh=where, is_rounded=True)
-  result = explore(run, _DATA.value, settings, baseline=baseline)
+  result = explore(run, _DATA.value, settings, baseline=baseline, task=task)
   if not is_first:
     return
   write_result(_OUTPUT.value, result)

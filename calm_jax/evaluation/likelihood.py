@@ -1,11 +1,13 @@
-"""Estimates of a text's probability under a model that can only be sampled.
+"""Scores that rank texts under a model that can only be sampled.
 
-`kernel` is a kernel density estimate whose kernel is the posterior of the
-chunk, `decoder` the mean over samples of what the decoder gives the chunk's
-tokens, `match` the share of samples that decode to it, `energy` the energy
-score, a proper score and no probability. None of them is a perplexity: the
-logarithm of a mean over S samples is too small on average, by more the rarer
-the chunk, and the sum over chunks adds that up. They rank texts.
+`energy` is the energy score, which such a model is trained to make small: a
+proper score, without bias at any number of samples S, and no probability. The
+others estimate probabilities: `kernel` is a kernel density estimate whose
+kernel is the posterior of the chunk, `decoder` the mean over samples of what
+the decoder gives the chunk's tokens, `match` the share of samples that decode
+to it. Their logarithm of a mean over S samples is too small on average, by more
+the rarer the chunk, and the sum over chunks adds that up: they need S well
+above 1/P. None is a perplexity.
 
 Published: kernel (Parzen window) estimates of generative models rank *models*
 badly in many dimensions (Theis et al., arXiv:1511.01844; Wu et al.,

@@ -103,3 +103,8 @@ def with_error(value: Any, error: float | None) -> str:
     return number(value)
   places = max(0, 1 - math.floor(math.log10(error)))
   return f"{value:.{places}f} ± {error:.{places}f}"
+
+
+def identifier(name: str) -> str:
+  """A name as that of a figure and its file."""
+  return "".join(one if one.isalnum() else "-" for one in name)

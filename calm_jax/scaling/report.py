@@ -9,7 +9,8 @@ from typing import Any
 
 from calm_jax import paths
 from calm_jax.scaling import plots
-from calm_jax.scaling.page import Page, with_error
+from calm_jax.scaling.choice_sections import add_choices
+from calm_jax.scaling.page import Page, identifier, with_error
 from calm_jax.scaling.study import Run, Study, read_study
 from calm_jax.scaling.sweep_sections import add_points
 
@@ -100,6 +101,7 @@ def build_page(study: Study) -> Page:
   if study.points:
     add_points(page, study.points)
   _add_results(page, study.results)
+  add_choices(page, study.choices)
   _add_samples(page, study.results)
   _add_trade_off(page, study.results)
   _add_runs(page, study.runs)
@@ -215,7 +217,7 @@ def _add_runs(page: Page, runs: list[Run]) -> None:
         label=metric.replace("_", " "),
         use_log_scale=min(values) > 0 and max(values) > 10 * min(values),
       )
-      name = _identifier(f"{kind}-{metric}")
+      name = identifier(f"{kind}-{metric}")
       caption = metric
       if metric == "loss":
         caption = _LOSSES.get(kind.partition(",")[0], metric)
@@ -236,7 +238,7 @@ def _add_autoencoders(page: Page, study: Study) -> None:
   if mine or stds:
     page.section("Health of the autoencoder")
   for run in mine:
-    name = _identifier(f"health-{run.name}")
+    name = identifier(f"health-{run.name}")
     figure = plots.autoencoder_health(run.rows)
     page.figure(name, plots.to_svg(figure, name), run.name)
   if stds:
@@ -262,7 +264,3 @@ def _add_provenance(page: Page, study: Study) -> None:
   for run in study.runs:
     if run.config:
       page.details(f"config of {run.name}", run.config)
-
-
-def _identifier(name: str) -> str:
-  return "".join(one if one.isalnum() else "-" for one in name)

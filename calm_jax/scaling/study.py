@@ -3,6 +3,7 @@
     table.parquet | table.csv   points of a sweep
     results.json                scores, by stage; samples; trade_off
     metrics.jsonl               of a run, here or up to two levels down
+    choose*.json                of launch.choose, here or up to two levels down
     config.json                 beside each of them
 
 Any part may be missing. A part that is there and damaged is refused.
@@ -20,6 +21,8 @@ TABLES = ("table.parquet", "table.csv")  # the first that exists is read
 _RESULTS = "results.json"
 _METRICS = "metrics.jsonl"
 _CONFIG = "config.json"
+_CHOICES = "choose*.json"
+_LEVELS = ("", "*/", "*/*/")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +58,7 @@ class Study:
   results: dict[str, Any]
   points: list[Point]
   runs: list[Run]
+  choices: dict[str, dict[str, Any]]  # results of launch.choose, by file
 
 
 def read_study(directory: str | os.PathLike) -> Study:
@@ -78,14 +82,20 @@ def read_study(directory: str | os.PathLike) -> Study:
     read_points(tables[0]) if tables else [],
     [
       _read_run(path, directory)
-      for prefix in ("", "*/", "*/*/")
+      for prefix in _LEVELS
       for path in sorted(directory.glob(prefix + _METRICS))
     ],
+    {
+      str(path.relative_to(directory).with_suffix("")): _read_choices(path)
+      for prefix in _LEVELS
+      for path in sorted(directory.glob(prefix + _CHOICES))
+    },
   )
-  if not (study.results or study.points or study.runs):
+  if not (study.results or study.points or study.runs or study.choices):
     raise FileNotFoundError(
       f"{directory} has nothing to report; expected {_RESULTS} (quickstart),"
-      f" {' or '.join(TABLES)} (sweep) or {_METRICS} (run)."
+      f" {' or '.join(TABLES)} (sweep), {_METRICS} (run) or {_CHOICES}"
+      " (launch.choose)."
     )
   return study
 
@@ -121,13 +131,47 @@ def _read_results(path: pathlib.Path) -> dict[str, Any]:
   for name, settings in results.get("trade_off", {}).items():
     _check_items(settings, setting, f"{path}: trade_off.{name}")
   for stage, values in results.items():
-    for name, value in values.items() if isinstance(values, dict) else ():
-      place = f"{path}: {stage}.{name}"
-      if name.endswith("_stderr") and not isinstance(value, number | None):
-        raise ValueError(f"{place} is {value!r}, not a number.")
-      if name == "std_per_dimension" and not _is_numbers(value):
-        raise ValueError(f"{place} is not a list of numbers; write it anew.")
+    if not isinstance(values, dict):
+      continue
+    place = f"{path}: {stage}"
+    _check_errors(values, place)
+    if not _is_numbers(values.get("std_per_dimension", [])):
+      raise ValueError(
+        f"{place}.std_per_dimension is not a list of numbers; write it anew."
+      )
   return results
+
+
+def _read_choices(path: pathlib.Path) -> dict[str, Any]:
+  """Reads a result of launch.choose and checks what a page shows of it."""
+  result = read_json(path)
+  number = int | float
+  fields = {
+    "form": str,
+    "estimate": str,
+    "num_items": int,
+    "chance": number,
+    "estimates": dict,
+  }
+  scores = {"accuracy": number}
+  bins = {"confidence": number, **scores}
+  counts = {"num_samples": int, **scores}
+  _check_items([result], fields, str(path))
+  _check_items([*result["estimates"].values()], scores, f"{path}: estimates")
+  for name, values in result["estimates"].items():
+    place = f"{path}: estimates.{name}"
+    _check_items(values.get("reliability", []), bins, f"{place}.reliability")
+    rows = values.get("by_num_samples", [])
+    _check_items(rows, counts, f"{place}.by_num_samples")
+    for row in (values, *rows):
+      _check_errors(row, place)
+  return result
+
+
+def _check_errors(values: dict[str, Any], place: str) -> None:
+  for name, value in values.items():
+    if name.endswith("_stderr") and not isinstance(value, int | float | None):
+      raise ValueError(f"{place}.{name} is {value!r}, not a number.")
 
 
 def _is_numbers(value: Any) -> bool:

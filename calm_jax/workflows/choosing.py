@@ -1,6 +1,6 @@
 """Questions on the terminal and in a file."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -135,25 +135,32 @@ def format_choices(result: Mapping[str, Any]) -> str:
     "accuracy_normalised": "by length",
     "accuracy_mutual": "mutual",
     "confidence": "confidence",
-    "choice_brier": "Brier of choices",
+    "choice_brier": "Brier score",
     "log_score": "log score",
   }
-  shown = {k: v for k, v in names.items() if k in result}
-  title = f"{result['num_items']} questions ({result['form']})"
-  lines = [f"{title:<28}" + "".join(f"{it:>20}" for it in shown.values())]
   first = result["estimate"]
-  rest = [name for name in result["estimates"] if name != first]
-  for name in (first, *rest):
-    cells = "".join(
-      f"{_cell(result['estimates'][name], it):>20}" for it in shown
-    )
-    lines.append(f"{name:<28}{cells}")
+  rows = {first: result["estimates"][first]}
+  for row in rows[first].get("by_num_samples", [])[:-1]:
+    if row["num_samples"] in (4, 16):
+      rows[f"{first}, {row['num_samples']} samples"] = row
+  rows |= {k: v for k, v in result["estimates"].items() if k != first}
+  names = {
+    k: v for k, v in names.items() if any(k in it for it in rows.values())
+  }
+  title = f"{result['num_items']} questions ({result['form']})"
+  lines = [_line(title, names.values())]
+  for name, values in rows.items():
+    lines.append(_line(name, [_cell(values, it) for it in names]))
   if result["chance"] < 1:
-    lines.append(f"{'chance':<28}{result['chance']:>20.4f}")
+    lines.append(_line("chance", [f"{result['chance']:.4f}"]))
   if "accuracy_minus_against" in result:
     cell = _cell(result, "accuracy_minus_against")
-    lines.append(f"{'minus the other run':<28}{cell:>20}")
+    lines.append(_line("minus the other run", [cell]))
   return "\n".join(lines)
+
+
+def _line(title: str, cells: Iterable[str]) -> str:
+  return f"{title:<25}" + "".join(f"{cell:<18}" for cell in cells).rstrip()
 
 
 def _cell(values: Mapping[str, Any], name: str) -> str:

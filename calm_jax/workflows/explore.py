@@ -15,6 +15,7 @@ import tqdm
 
 from calm_jax.checkpoint.run_directory import LoadedRun
 from calm_jax.data.batch import Batch
+from calm_jax.data.choice_items import Task
 from calm_jax.data.pipeline import eval_batches
 from calm_jax.evaluation.held_out_text import open_text
 from calm_jax.evaluation.positions import select_positions
@@ -25,7 +26,9 @@ from calm_jax.evaluation.prediction import (
 from calm_jax.evaluation.temperature_curve import batch_method_columns
 from calm_jax.evaluation.windows import Columns, summarise
 from calm_jax.families import family_of
+from calm_jax.runs.choosing import choose_run
 from calm_jax.runs.provenance import provenance
+from calm_jax.runs.text_scorer import ChoiceSettings
 from calm_jax.sampling.rows import num_parts
 from calm_jax.workflows.explore_settings import ExploreSettings
 
@@ -36,6 +39,7 @@ def explore(
   settings: ExploreSettings,
   *,
   baseline: LoadedRun | None = None,
+  task: Task | None = None,
 ) -> dict[str, Any]:
   """Measures all points; all processes of the run's mesh call this together.
 
@@ -44,10 +48,13 @@ def explore(
     data: a prepared directory or text files, see `open_text`.
     settings: which points.
     baseline: a token model with the same tokenizer, or None.
+    task: questions, which each point but those of the batch method answers;
+      that method chooses among chunks that were drawn, and scores no others.
 
   Returns:
     What the result file holds: `points`, each with its `method`, its
-    settings, and `accuracy_n`, `collision_n` with their errors; provenance.
+    settings, and `accuracy_n`, `collision_n` with their errors, and
+    `choice_accuracy` if there is a task; provenance.
 
   Raises:
     ValueError, OSError: if runs and data do not fit, or cannot be read.
@@ -63,11 +70,18 @@ def explore(
   ) as bar:
     points += _batch_method(run, rows, settings)
     bar.update()
-    points += _curve(run, rows, settings, "noise_scale", settings.noise_scales)
+    points += _curve(
+      run, rows, settings, "noise_scale", settings.noise_scales, task
+    )
     bar.update()
     if baseline is not None:
       points += _curve(
-        baseline, rows, settings, "temperature", settings.baseline_temperatures
+        baseline,
+        rows,
+        settings,
+        "temperature",
+        settings.baseline_temperatures,
+        task,
       )
       bar.update()
   result = {
@@ -146,6 +160,7 @@ def _curve(
   settings: ExploreSettings,
   name: str,
   values: Sequence[float],
+  task: Task | None,
 ) -> list[dict[str, Any]]:
   """One number varied, everything else the model's own distribution."""
   family = family_of(run.config.model)
@@ -169,8 +184,33 @@ def _curve(
       ),
       **{name: value},
     )
+    | _choices(run, settings, task, **{name: value})
     for value in values
   ]
+
+
+def _choices(
+  run: LoadedRun,
+  settings: ExploreSettings,
+  task: Task | None,
+  **sampling: float,
+) -> dict[str, Any]:
+  """How many questions a run answers rightly with what it draws this way."""
+  if task is None:
+    return {}
+  found = choose_run(
+    run,
+    task,
+    ChoiceSettings(
+      num_samples=settings.num_samples, mutual=False, seed=settings.seed
+    ),
+    batch_size=settings.batch_size,
+    **sampling,
+  )
+  return {
+    f"choice_{name}": found[name]
+    for name in ("accuracy", "accuracy_stderr", "estimate")
+  }
 
 
 def _point(method: str, columns: Columns, **settings: float) -> dict[str, Any]:

@@ -14,6 +14,8 @@ _COLORS = ("#9ecae1", "#6baed6", "#3182bd", "#08519c", "#08306b")
 def draw_curves(result: dict[str, Any], path: epath.PathLike) -> None:
   """Draws accuracy over collision for every n, a line for each curve.
 
+  Where questions were answered, too, a last panel has their accuracy.
+
   Args:
     result: what `explore` returns.
     path: of the picture; the suffix chooses its format.
@@ -26,32 +28,40 @@ def draw_curves(result: dict[str, Any], path: epath.PathLike) -> None:
   from matplotlib.figure import Figure
 
   points = result["points"]
-  orders = [n for n in range(1, _NUM_PANELS + 1) if _has(points, n)]
-  figure = Figure(figsize=(4 * len(orders), 3.6), layout="constrained")
+  panels = [
+    (f"accuracy_{n}", f"collision_{n}", f"next {n} tokens")
+    for n in range(1, _NUM_PANELS + 1)
+  ]
+  panels[0] = (*panels[0][:2], "next token")
+  panels.append(("choice_accuracy", "collision_1", "multiple choice"))
+  panels = [it for it in panels if any(it[0] in point for point in points)]
+  figure = Figure(figsize=(4 * len(panels), 3.6), layout="constrained")
   FigureCanvasAgg(figure)
-  for axes, n in zip(
-    figure.subplots(1, len(orders), squeeze=False)[0], orders, strict=True
-  ):
+  every = figure.subplots(1, len(panels), squeeze=False)[0]
+  for axes, (accuracy, collision, title) in zip(every, panels, strict=True):
     for name, style, members in _curves(points):
-      members = [point for point in members if f"accuracy_{n}" in point]
+      members = [point for point in members if accuracy in point]
+      if not members:
+        continue
       axes.errorbar(
-        [100 * point[f"collision_{n}"] for point in members],
-        [100 * point[f"accuracy_{n}"] for point in members],
-        [100 * (point[f"accuracy_{n}_stderr"] or 0) for point in members],
+        [100 * point[collision] for point in members],
+        [100 * point[accuracy] for point in members],
+        [100 * (point[f"{accuracy}_stderr"] or 0) for point in members],
         label=name,
         linewidth=1.2,
         markersize=4,
         capsize=2,
         **style,
       )
+    words = "collision of the next token (%)"
     axes.set(
-      title=f"next {n} tokens" if n > 1 else "next token",
-      xlabel="collision (%)",
+      title=title,
+      xlabel=words if title == "multiple choice" else "collision (%)",
       ylabel="accuracy (%)",
     )
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
-  axes.legend(frameon=False, fontsize="small")
+  every[0].legend(frameon=False, fontsize="small")
   with paths.written_whole(path) as beside, beside.open("wb") as file:
     figure.savefig(file, format=epath.Path(path).suffix[1:], dpi=150)
 
@@ -62,10 +72,6 @@ def check_matplotlib() -> None:
     raise ValueError(
       "pictures need matplotlib; install it with pip install 'calm_jax[plots]'."
     )
-
-
-def _has(points: list[dict[str, Any]], n: int) -> bool:
-  return any(f"accuracy_{n}" in point for point in points)
 
 
 def _curves(points: list[dict[str, Any]]):

@@ -147,12 +147,14 @@ def test_ranking_agrees_with_the_exact_one():
   ranked = np.sort(exact, axis=-1)
   is_clear = ranked[:, -1] - ranked[:, -2] > 1
   assert is_clear.sum() > 500
-  for name in ("kernel", "decoder", "match"):
+  # The energy score ranks by distance, which is near to it and not the same.
+  least = {"energy": 0.9, "kernel": 0.95, "decoder": 0.95, "match": 0.95}
+  for name in least:
     scores = np.array(
       [likelihood.ESTIMATES[name](it, 64, None).sum() for it in _found()]
     ).reshape(exact.shape)
     agrees = scores.argmax(axis=-1) == exact.argmax(axis=-1)
-    assert agrees[is_clear].mean() >= 0.95, name
+    assert agrees[is_clear].mean() >= least[name], name
   apart = exact[:, :, None] - exact[:, None] > 1
   ordered = scores[:, :, None] > scores[:, None]
   assert ordered[apart].mean() > 0.9

@@ -125,6 +125,39 @@ def test_two_quickstarts_stand_side_by_side(tmp_path):
   assert cells["calm, old"] == "0.0777 ± 0.0011"
 
 
+def test_answers_beside_a_run_have_a_section(tmp_path):
+  studies.write_run(tmp_path)
+  studies.write_choices(tmp_path / "choose.json")
+  page, *figures = report.write_report(tmp_path, tmp_path / "report.html")
+  text = page.read_text()
+  _check(text)
+  assert "Multiple choice: choose (plain, 400 questions)" in text
+  _, header, energy, kernel = _rows(text, "± standard error")
+  assert header[1:] == ["accuracy", "mutual", "confidence"]
+  assert energy == ["energy", "0.450 ± 0.025", "0.585 ± 0.025", ""]
+  assert kernel[-1] == "0.721"
+  names = {figure.stem for figure in figures}
+  assert {"choices-samples-choose", "choices-calibration-choose"} <= names
+
+
+def test_damaged_answers_are_named(tmp_path):
+  for changes, words in (
+    ({"chance": "a"}, "choose.json is not a list of objects with form"),
+    ({"estimates": {"energy": 3}}, "choose.json: estimates is not a list"),
+    (
+      {"estimates": {"energy": {"accuracy": 1, "reliability": [1]}}},
+      r"choose.json: estimates.energy.reliability is not",
+    ),
+    (
+      {"estimates": {"energy": {"accuracy": 1, "accuracy_stderr": "?"}}},
+      "estimates.energy.accuracy_stderr is '\\?', not a number",
+    ),
+  ):
+    studies.write_choices(tmp_path / "choose.json", **changes)
+    with pytest.raises(ValueError, match=words):
+      report.read_study(tmp_path)
+
+
 def test_what_does_not_compare_is_refused(tmp_path):
   new, old = _two_quickstarts(tmp_path, text_of_old="b")
   output = tmp_path / "report.html"

@@ -104,3 +104,29 @@ def write_quickstart(directory, **changes):
     "versions": {"jax": "0.10.2"},
   }
   (directory / "results.json").write_text(json.dumps(results | changes))
+
+
+def write_choices(path, **changes):
+  """What a page shows of a result of launch.choose."""
+  samples = [
+    {"num_samples": 4, "accuracy": 0.4, "accuracy_stderr": 0.025},
+    {"num_samples": 64, "accuracy": 0.45, "accuracy_stderr": 0.025},
+  ]
+  energy = samples[-1] | {
+    "accuracy_mutual": 0.585,
+    "accuracy_mutual_stderr": 0.025,
+    "by_num_samples": samples,
+  }
+  kernel = {
+    "accuracy": 0.325,
+    "confidence": 0.721,
+    "reliability": [{"num_items": 400, "confidence": 0.721, "accuracy": 0.325}],
+  }
+  result = {
+    "form": "plain",
+    "estimate": "energy",
+    "num_items": 400,
+    "chance": 0.25,
+    "estimates": {"energy": energy, "kernel": kernel},
+  }
+  path.write_text(json.dumps(result | changes))

@@ -6,6 +6,7 @@ import json
 import pytest
 
 from calm_jax.config import MeshConfig
+from calm_jax.data.choice_items import Item, Task
 from calm_jax.training import sharding
 from calm_jax.workflows.explore import ExploreSettings, explore
 from calm_jax.workflows.explore_picture import (
@@ -37,10 +38,20 @@ def fixture_text(tmp_path):
 
 
 def test_measures_every_point_at_the_same_places(text, tmp_path):
+  items = [Item(("the",) * 2, (" quick", " lazy"), (5, 4), i) for i in (0, 1)]
   result = explore(
-    calm_run(), text, _SETTINGS, baseline=token_run(num_chunks=160)
+    calm_run(),
+    text,
+    _SETTINGS,
+    baseline=token_run(num_chunks=160),
+    task=Task("plain", items),
   )
   points = result["points"]
+  for point in points:
+    # The same question with either answer: one of two is right.
+    assert point.get("choice_accuracy") == (
+      None if point["method"] == "batch" else 0.5
+    )
   assert [point["method"] for point in points] == (
     ["batch"] * 4 + ["noise_scale"] * 2 + ["token_model"] * 2
   )
