@@ -32,7 +32,9 @@ _NUM_EXAMPLES = flags.DEFINE_integer(
   "num_examples", 0, "Answered questions of the file before each (shots)."
 )
 _NUM_ITEMS = flags.DEFINE_integer(
-  "num_items", None, "Questions, spread over the file; absent: all."
+  "num_items",
+  None,
+  "Questions, spread over the file; absent: all. With --make_task: 400.",
 )
 _NUM_SAMPLES = flags.DEFINE_integer(
   "num_samples", 64, "Draws of each chunk, at least 2; next-vector models."
@@ -151,7 +153,7 @@ def _make_task() -> None:
     num_context_chunks=_NUM_CONTEXT_CHUNKS.value,
     split=_SPLIT.value,
     num_choices=_NUM_CHOICES.value,
-    num_items=_NUM_ITEMS.value or 400,
+    num_items=400 if _NUM_ITEMS.value is None else _NUM_ITEMS.value,
     at_words=_AT_WORDS.value,
     seed=_SEED.value,
   )

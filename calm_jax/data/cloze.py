@@ -46,6 +46,8 @@ def cloze_items(
       f" {continuation_size} tokens behind {context_size} is impossible; give"
       " 1 or more of each, and 2 choices or more."
     )
+  if seed < 0:
+    raise ValueError(f"seed is {seed}; it is at least 0.")
   generator = np.random.default_rng(seed)
   # The context of a wrong continuation is not shown, but has to be there too:
   # so the beginnings of documents are as rare among the wrong as the right.

@@ -123,7 +123,7 @@ def candidate_terms(
   *,
   batch_size: int = 8,
   mesh: Mesh | None = None,
-  rows_fn: Callable[[int], None] | None = None,
+  progress_fn: Callable[[int, int], None] | None = None,
 ) -> list[ChunkTerms]:
   """Compares candidates with what a model draws for their chunks.
 
@@ -138,11 +138,16 @@ def candidate_terms(
     settings: how.
     batch_size: rows at once on a device.
     mesh: over which rows are shared out; all its processes call this together.
-    rows_fn: called with the number of rows of each batch when it is done.
+    progress_fn: called after each batch with the candidates done, and all.
 
   Returns:
     What was found of each.
+
+  Raises:
+    ValueError: if batch_size is not positive.
   """
+  if batch_size < 1:
+    raise ValueError(f"batch_size is {batch_size}; it is at least 1.")
   found: list[ChunkTerms | None] = [None] * len(candidates)
   shapes = [_shape(row) for row in candidates]
   order = sorted(range(len(candidates)), key=lambda i: shapes[i])
@@ -176,8 +181,8 @@ def candidate_terms(
           }
         )
       start += len(part)
-      if rows_fn is not None:
-        rows_fn(len(part))
+      if progress_fn is not None:
+        progress_fn(start, len(order))
   return found
 
 

@@ -1,8 +1,11 @@
 """Runs as a model of lm-evaluation-harness; see `lm_eval_command`."""
 
+import collections
+import json
 from typing import Any
 
 import jax
+import tqdm
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 from lm_eval.api.registry import register_model
@@ -99,9 +102,13 @@ class CalmLM(LM):
     self, requests: list[Instance], disable_tqdm: bool = False
   ) -> list[tuple[float, bool]]:
     """The estimate, and whether nothing is drawn more often than the text."""
-    del disable_tqdm
     rows = [self._scorer.encode(*request.args) for request in requests]
-    found = self._scorer.terms(rows, self._batch_size)
+    with tqdm.tqdm(
+      desc="calm_jax", total=len(rows), unit="text", disable=disable_tqdm
+    ) as bar:
+      found = self._scorer.terms(
+        rows, self._batch_size, lambda done, _: bar.update(done - bar.n)
+      )
     scores = self._scorer.log_scores(joined(found))
     return [
       (float(score), bool(terms.is_top.all()))
@@ -123,9 +130,20 @@ class CalmLM(LM):
   ) -> list[str]:
     """Text sampled at the task's temperature, or that of the model."""
     del disable_tqdm
-    return [self._generate(*request.args) for request in requests]
+    alike = collections.defaultdict(list)  # those that go together
+    for i, request in enumerate(requests):
+      alike[json.dumps(request.args[1], sort_keys=True)].append(i)
+    texts = [""] * len(requests)
+    for places in alike.values():
+      contexts = [requests[i].args[0] for i in places]
+      found = self._generate(contexts, requests[places[0]].args[1])
+      for i, text in zip(places, found, strict=True):
+        texts[i] = text
+    return texts
 
-  def _generate(self, context: str, settings: dict[str, Any]) -> str:
+  def _generate(
+    self, contexts: list[str], settings: dict[str, Any]
+  ) -> list[str]:
     # Greedy decoding is asked for as 0, and a model without likelihoods has
     # none: it then takes its own temperature.
     temperature = settings.get("temperature") or self._temperature
@@ -134,9 +152,10 @@ class CalmLM(LM):
       self._run, SamplingSettings(temperature=temperature, method="hybrid")
     )
     found = generator.continue_prompts(
-      [context],
+      contexts,
       num_tokens=settings.get("max_gen_toks", _NUM_TOKENS),
       stop=[stop] if isinstance(stop, str) else [it for it in stop if it],
       seed=self._settings.seed,
+      max_rows=self._batch_size,
     )
-    return found[0][0].text
+    return [one.text for (one,) in found]

@@ -35,7 +35,7 @@ def choose_run(
   num_examples: int = 0,
   batch_size: int = 8,
   against: Mapping[str, Any] | None = None,
-  rows_fn: Callable[[int], None] | None = None,
+  progress_fn: Callable[[int, int], None] | None = None,
   **sampling: float,
 ) -> dict[str, Any]:
   """Answers questions by the scores of their candidates.
@@ -47,7 +47,7 @@ def choose_run(
     num_examples: k of these examples, for the record.
     batch_size: candidates that a device reads at once.
     against: another result of the same questions, to be compared with.
-    rows_fn: called with the number of candidates of each batch.
+    progress_fn: called after each batch with the texts done, and all.
     **sampling: see `TextScorer`.
 
   Returns:
@@ -66,7 +66,7 @@ def choose_run(
   has_priors = settings.mutual and len(task.items[0].texts) > 1
   bare = sorted({it for item in task.items for it in item.texts})
   alone = [scorer.encode("", it) for it in bare] if has_priors else []
-  found = scorer.terms([*candidates, *alone], batch_size, rows_fn)
+  found = scorer.terms([*candidates, *alone], batch_size, progress_fn)
   texts = joined(found)
   stops = np.cumsum([len(item.texts) for item in task.items])
   starts = stops - [len(item.texts) for item in task.items]

@@ -81,7 +81,7 @@ class TextScorer:
     self,
     candidates: Sequence[CandidateRow],
     batch_size: int = 8,
-    rows_fn: Callable[[int], None] | None = None,
+    progress_fn: Callable[[int, int], None] | None = None,
   ) -> list[ChunkTerms]:
     """See `candidate_terms`."""
     return candidate_terms(
@@ -91,7 +91,7 @@ class TextScorer:
       self.settings,
       batch_size=batch_size,
       mesh=self._run.mesh,
-      rows_fn=rows_fn,
+      progress_fn=progress_fn,
     )
 
   def log_scores(

@@ -44,7 +44,13 @@ def choose(
   with tqdm.tqdm(
     desc="choosing", unit="text", delay=1, disable=is_silent
   ) as bar:
-    result = choose_run(run, task, settings, rows_fn=bar.update, **others)
+    result = choose_run(
+      run,
+      task,
+      settings,
+      progress_fn=lambda done, num_texts: _show(bar, done, num_texts),
+      **others,
+    )
   if not is_silent:
     if save_fn is not None:
       save_fn(result)
@@ -52,6 +58,11 @@ def choose(
     for warning in result["warnings"]:
       say(f"warning: {warning}")
   return result
+
+
+def _show(bar: tqdm.tqdm, num_done: int, num_texts: int) -> None:
+  bar.total = num_texts
+  bar.update(num_done - bar.n)
 
 
 def open_task(

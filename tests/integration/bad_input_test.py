@@ -1003,10 +1003,11 @@ _CHOOSE = [
     words=["question 1", "40 tokens", "leaves room for 28"],
   ),
   _choose("samples", _TASK_FLAG, "--num_samples=1", words=["at least 2"]),
-  _choose("estimate", _TASK_FLAG, "--estimate=exact", words=["kernel"]),
+  _choose("estimate", _TASK_FLAG, "--estimate=exact", words=["energy, kernel"]),
   _choose("partial", _TASK_FLAG, "--partial=no", words=["marginal, end"]),
   _choose("examples", _TASK_FLAG, "--num_examples=1", words=["0 to 0"]),
   _choose("items", _TASK_FLAG, "--num_items=2", words=["give 1 to 1"]),
+  _choose("batch", _TASK_FLAG, "--batch_size=0", words=["at least 1"]),
   _choose("no-data", "--make_task=out.jsonl", words=["--data"]),
   _choose(
     "little-text",
