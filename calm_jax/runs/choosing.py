@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from calm_jax.checkpoint.run_directory import LoadedRun
-from calm_jax.data.choice_items import Item, Task
+from calm_jax.data.choice_forms import Item
+from calm_jax.data.choice_items import Task
 from calm_jax.data.tokenizer_base import hash_parts
 from calm_jax.evaluation.bootstrap import cluster_warning
 from calm_jax.evaluation.candidates import CandidateRow

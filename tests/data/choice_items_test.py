@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from calm_jax.data.choice_items import Item, read_task, with_examples
+from calm_jax.data.choice_forms import Item
+from calm_jax.data.choice_items import read_task, with_examples
 
 _HELLASWAG = {
   "ind": 4,

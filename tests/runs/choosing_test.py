@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from calm_jax.config import MeshConfig
-from calm_jax.data.choice_items import Item, Task
+from calm_jax.data.choice_forms import Item
+from calm_jax.data.choice_items import Task
 from calm_jax.evaluation import likelihood
 from calm_jax.evaluation.chunk_terms import joined
 from calm_jax.model import TokenModel

@@ -6,7 +6,8 @@ import json
 import pytest
 
 from calm_jax.config import MeshConfig
-from calm_jax.data.choice_items import Item, Task
+from calm_jax.data.choice_forms import Item
+from calm_jax.data.choice_items import Task
 from calm_jax.training import sharding
 from calm_jax.workflows.explore import ExploreSettings, explore
 from calm_jax.workflows.explore_picture import (
