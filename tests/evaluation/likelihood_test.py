@@ -2,6 +2,8 @@
 
 import itertools
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -12,7 +14,7 @@ from calm_jax.evaluation.candidates import (
   candidate_terms,
 )
 from calm_jax.evaluation.choices import paired_difference
-from calm_jax.evaluation.chunk_terms import ChunkTerms, joined
+from calm_jax.evaluation.chunk_terms import ChunkTerms, compare, joined
 from calm_jax.sampling.prompt import prompt_id
 from tests.cached import cached
 from tests.evaluation.tabular_latents import TabularLatents
@@ -223,6 +225,31 @@ def test_open_tokens_of_the_last_chunk_are_summed_over():
       exact * (1 - exact) / 512 + 1e-4
     )
     assert np.abs(error).max() < 5 and abs(error.mean()) < 1, name
+
+
+def test_open_tokens_are_those_that_samples_go_on_with():
+  """All samples are of one chunk: its beginning stands for all of it."""
+  chunk = _MODEL.chunks[14]
+  noise = np.random.default_rng(0).normal(size=(1, 1, 8, _MODEL.means.shape[1]))
+  latents = _MODEL.means[14] + np.exp(_MODEL.log_stds[14]) * noise
+  keys = jax.random.split(jax.random.key(0), (1, 1))
+
+  def found(tokens, num_real, partial):
+    return compare(
+      _MODEL,
+      jnp.asarray(latents, jnp.float32),
+      jnp.reshape(jnp.array(tokens), (1, 1, 3)),
+      jnp.full((1, 1), num_real),
+      keys,
+      partial,
+    )
+
+  whole = found(chunk, 3, "marginal")
+  begun = found([chunk[0], 0, 0], 1, "marginal")
+  filled = found([chunk[0], 0, 0], 1, "end")
+  for name in ("energy", "distances", "nats", "is_match"):
+    np.testing.assert_allclose(begun[name], whole[name], err_msg=name)
+  assert filled["energy"][0, 0, -1] > 2 * whole["energy"][0, 0, -1]
 
 
 def test_a_candidate_does_not_depend_on_the_others():
