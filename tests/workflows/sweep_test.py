@@ -319,7 +319,7 @@ def test_jobs_are_shell_commands_of_what_is_left(place, tmp_path):
   assert "--collect" in table
   lines = sweep_jobs.xpk_commands(sweep, command).splitlines()
   assert [line for line in lines if line.startswith("#")] == [
-    "# autoencoders",
+    "# what others need",
     "# when those have finished",
     "# at the end, on a local copy",
   ]
