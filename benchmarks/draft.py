@@ -1,11 +1,15 @@
 """Drafted decoding on real text: tokens a verification, FLOPs and time.
 
   python -m benchmarks.draft --checkpoint=TOKEN_RUN --drafter=CALM_RUN \\
-      --data=PREPARED --output=benchmarks.draft/NAME.json
+      --data=PREPARED --output=benchmarks/drafting/NAME.json
+  python -m benchmarks.draft --checkpoint=TOKEN_RUN --parts=pairs \\
+      --drafter=TAUGHT_0,TAUGHT_1,… --against=UNTAUGHT_0,UNTAUGHT_1,… \\
+      --data=PREPARED --output=benchmarks/drafting/NAME.json
 
 Prompts are pieces of the validation text, evenly spread. Every setting decodes
 the same prompts with the same seed, so differences between settings are paired;
 errors are bootstrapped over prompts. All ids are compared with plain decoding.
+Pairs are drafters of two kinds, each pair of one seed: errors are of the seeds.
 
 Time is taken with the token model as it is, and with one of the same function
 that costs more: layers of zeros are added, which change nothing.
@@ -36,7 +40,12 @@ from calm_jax.sampling.settings import SamplingSettings
 from launch import entry
 
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Run of a token model.")
-_DRAFTER = flags.DEFINE_string("drafter", None, "Run of a next-vector model.")
+_DRAFTER = flags.DEFINE_list(
+  "drafter", None, "Run of a next-vector model; several for the part pairs."
+)
+_AGAINST = flags.DEFINE_list(
+  "against", [], "Of pairs: a run for each in --drafter, at its place."
+)
 _DATA = flags.DEFINE_string("data", None, "Prepared directory.")
 _OUTPUT = flags.DEFINE_string("output", None, "JSON file to write.")
 _PARTS = flags.DEFINE_list("parts", "acceptance,seconds", "What to measure.")
@@ -68,7 +77,7 @@ _NUM_TIMES_DEEPER = (1, 12)
 
 def main(_):
   check_output(_OUTPUT.value)
-  run, drafter = load_run(_CHECKPOINT.value), load_run(_DRAFTER.value)
+  run, drafter = load_run(_CHECKPOINT.value), load_run(_DRAFTER.value[0])
   store = TokenStore(_DATA.value)
   prompts = _prompts(run, store)
   result = {
@@ -77,6 +86,7 @@ def main(_):
     "num_tokens": _NUM_TOKENS.value,
     "acceptance": [],
     "seconds": [],
+    "pairs": [],
     "drafter": provenance(drafter, data_hash=None, seed=0),
     **provenance(run, data_hash=store.content_hash, seed=0),
   }
@@ -87,6 +97,7 @@ def main(_):
       for row in _times(deepened(run, times), drafter, prompts, times)
     ),
     "acceptance": _acceptance(run, drafter, prompts),
+    "pairs": _pairs(run, prompts),
   }
   for part in _PARTS.value:
     for row in parts[part]:
@@ -194,6 +205,61 @@ def _flops(
     "verification": plain * (1 + num_nodes) / tokens_per_verification,
     "drafter_reading": reading / tokens_per_verification,
     "drafter_drawing": drawing / tokens_per_verification,
+  }
+
+
+def _pairs(run: LoadedRun, prompts: list[str]) -> Any:
+  """Means over seeds of two kinds of drafters, and their paired difference."""
+  if len(_DRAFTER.value) != len(_AGAINST.value) or len(_DRAFTER.value) < 2:
+    raise ValueError(
+      f"--drafter names {len(_DRAFTER.value)} runs and --against"
+      f" {len(_AGAINST.value)}; pairs need two or more, as many in both."
+    )
+  kinds = {
+    name: [load_run(path) for path in paths]
+    for name, paths in (
+      ("drafter", _DRAFTER.value),
+      ("against", _AGAINST.value),
+    )
+  }
+  settings = _SAMPLING["T=1"]
+  for drafts in _FEW:
+    found = {
+      name: np.array(
+        [
+          _ratios(
+            _decode(
+              DraftedGenerator(run, it, settings, _DRAFTS[drafts]), prompts
+            )
+          )
+          for it in drafters
+        ]
+      )
+      for name, drafters in kinds.items()
+    }
+    found["difference"] = found["drafter"] - found["against"]
+    yield {
+      "sampling": "T=1",
+      "drafts": drafts,
+      **{name: _over_seeds(values) for name, values in found.items()},
+    }
+
+
+def _ratios(found: list[DraftedContinuation]) -> np.ndarray:
+  """[1 + K]: tokens a verification, and the share with j drafts right."""
+  sums = _sums(found).sum(axis=0)
+  return np.concatenate([sums[:1], sums[2:]]) / sums[1]
+
+
+def _over_seeds(values: np.ndarray) -> dict[str, Any]:
+  """Means and errors of [seeds, 1 + K]."""
+  mean = values.mean(axis=0)
+  stderr = values.std(axis=0, ddof=1) / np.sqrt(len(values))
+  return {
+    "tokens_per_verification": float(mean[0]),
+    "tokens_per_verification_stderr": float(stderr[0]),
+    "acceptance": mean[1:].tolist(),
+    "acceptance_stderr": stderr[1:].tolist(),
   }
 
 

@@ -48,7 +48,7 @@ _LADDERS = {
   "tiny": _Ladder(
     sizes=((2, 64, 4), (3, 96, 4), (4, 128, 4)),
     nums_steps=(400, 900, 2000),
-    chunk_sizes=(1, 2, 4),
+    chunk_sizes=(1, 2, 4, 8),
     # A small one suffices for bytes; the loss decodes samples through it.
     autoencoder_size=64,
     autoencoder_optimizer=config.OptimizerConfig(

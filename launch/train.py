@@ -34,6 +34,12 @@ _WORKDIR = flags.DEFINE_string(
 _INITIAL_RUN = flags.DEFINE_string(
   "initial_run", None, "Run whose parameters a new run starts from."
 )
+_INITIAL_EMBEDDING = flags.DEFINE_string(
+  "initial_embedding",
+  None,
+  "Run whose table of input ids alone a new run starts from, also a run of"
+  " another kind of model.",
+)
 _PROFILE = flags.DEFINE_string(
   "profile",
   None,
@@ -71,6 +77,7 @@ def main(arguments: list[str]) -> None:
       _CONFIG.value,
       _WORKDIR.value,
       initial_run=_INITIAL_RUN.value,
+      initial_embedding=_INITIAL_EMBEDDING.value,
       profile=profile,
       allow_change=_ALLOW_CHANGE.value,
     )

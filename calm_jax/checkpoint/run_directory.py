@@ -51,6 +51,7 @@ _MAY_CHANGE = (
   "mesh.sequence",
   "autoencoder_run",  # its hash is compared instead
   "data.path",  # likewise
+  "data.teacher_run",  # likewise
   "data.num_prefetch_batches",
   "model.remat",
   "model.attention_implementation",

@@ -6,6 +6,7 @@ from calm_jax.config.fields import (
   added,
   check_not_negative,
   check_positive,
+  check_range,
   config_class,
 )
 
@@ -42,10 +43,17 @@ class DataConfig:
   # A chunk that a document ends in counts, with end ids for all that follows
   # there; False: it counts only where the end id is its last token.
   close_chunks: bool = added(False, absent=False)
+  # A token model whose chunks stand for some of the text's as targets of a
+  # next-vector model, see `training/teacher.py`.
+  teacher_run: str = added("", absent="", is_of_model=False)
+  teacher_share: float = added(0.5, absent=0.5, is_of_model=False)  # so many
+  teacher_temperature: float = added(1.0, absent=1.0, is_of_model=False)
 
   def __post_init__(self):
     check_positive(self, "row_length", "batch_size")
     check_not_negative(self, "num_prefetch_batches")
+    check_range(self, "teacher_share", 0, 1)
+    check_positive(self, "teacher_temperature")
     if self.path and self.sources:
       raise ValueError(
         f"data.path is {self.path!r} and data.sources names"

@@ -13,7 +13,11 @@ from calm_jax.config.fields import (
   config_class,
   rebuild,
 )
-from calm_jax.config.model import AutoencoderConfig, ModelConfig
+from calm_jax.config.model import (
+  AutoencoderConfig,
+  ModelConfig,
+  TokenModelConfig,
+)
 from calm_jax.config.optimizer import OptimizerConfig
 from calm_jax.config.vocabulary import VocabularyConfig
 
@@ -44,6 +48,8 @@ class ExperimentConfig:
   model: ModelConfig = None  # has to be given
   autoencoder: AutoencoderConfig | None = None  # filled from autoencoder_run
   autoencoder_run: str = ""  # next_vector: run directory of the autoencoder
+  # filled from data.teacher_run
+  teacher: TokenModelConfig | None = added(None, absent=None, is_of_model=False)
   data: DataConfig = dataclasses.field(default_factory=DataConfig)
   optimizer: OptimizerConfig = dataclasses.field(
     default_factory=OptimizerConfig
@@ -127,6 +133,7 @@ def resolve(
   *,
   vocabulary: VocabularyConfig,
   autoencoder: AutoencoderConfig | None = None,
+  teacher: TokenModelConfig | None = None,
 ) -> ExperimentConfig:
   """Fills what was left None and runs every check on the final values.
 
@@ -134,6 +141,7 @@ def resolve(
     config: as the experiment file and the flags left it.
     vocabulary: that of the prepared data's tokenizer.
     autoencoder: that of `config.autoencoder_run`; None for other models.
+    teacher: that of `config.data.teacher_run`, if it names one.
 
   Returns:
     A new config; `config` is left alone.
@@ -145,6 +153,8 @@ def resolve(
   config.model.fill(vocabulary, autoencoder)
   if config.model.needs_autoencoder:
     config.autoencoder = rebuild(autoencoder)
+  if teacher is not None:
+    config.teacher = rebuild(teacher)
   return rebuild(config)
 
 

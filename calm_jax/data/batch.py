@@ -20,12 +20,15 @@ class Batch(NamedTuple):
       holds the chunk's last token.
     row_ids: [B] uint32, the row's place in the global batch (training) or in
       the data set (evaluation); names its random draws.
+    target_tokens: [B, L, K] int32 ids that stand for `tokens` as targets; None:
+      the tokens themselves.
   """
 
   tokens: np.ndarray
   token_mask: np.ndarray
   segment_ids: np.ndarray
   row_ids: np.ndarray
+  target_tokens: np.ndarray | None = None
 
 
 class Targets(NamedTuple):
@@ -115,13 +118,14 @@ def chunk_targets(batch: Batch, closing_id: int | None) -> Targets:
   Returns:
     Arrays of the same kind.
   """
+  tokens, mask = batch.tokens, batch.token_mask
+  if batch.target_tokens is not None:
+    tokens = batch.target_tokens
   if closing_id is None:
-    return Targets(batch.tokens, batch.token_mask)
-  is_closed = _is_after((batch.tokens == closing_id) & batch.token_mask)
-  xp = batch.tokens.__array_namespace__()
-  return Targets(
-    xp.where(is_closed, closing_id, batch.tokens), batch.token_mask | is_closed
-  )
+    return Targets(tokens, mask)
+  is_closed = _is_after((tokens == closing_id) & mask)
+  xp = tokens.__array_namespace__()
+  return Targets(xp.where(is_closed, closing_id, tokens), mask | is_closed)
 
 
 def close(tokens: np.ndarray, closing_id: int | None) -> np.ndarray:

@@ -268,7 +268,7 @@ def next_vector_objective(
     batch.tokens, posterior.mean, batch.segment_ids, method="hidden"
   )
   targets = chunk_targets(batch, closing_id)
-  if closing_id is not None:
+  if targets.tokens is not batch.tokens:
     posterior = autoencoder.apply(
       {"params": frozen}, targets.tokens, method="encode"
     )

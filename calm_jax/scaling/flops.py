@@ -172,11 +172,25 @@ def training_flops(
     autoencoder=config.autoencoder,
     convention=convention,
   )
+  if convention == "executed" and config.teacher is not None:
+    per_token = per_token | {"teacher": _teacher_flops_per_token(config)}
   step_tokens = config.data.batch_size * config.data.row_length
   per_step = sum(per_token.values()) * step_tokens
   if convention == "executed":
     per_step += optimizer_flops_per_step(config)
   return per_step * (config.num_steps if num_steps is None else num_steps)
+
+
+def _teacher_flops_per_token(config: ExperimentConfig) -> float:
+  """Of what a teacher reads and draws; see `training/teacher.py`.
+
+  It reads the row, and for token k of each chunk the k tokens before it again.
+  """
+  parts = costs.generation_flops_per_token(
+    config.teacher, None, config.data.row_length, 1
+  )
+  reading = parts["backbone"] + parts["attention"]
+  return reading * (1 + (config.model.chunk_size - 1) / 2) + parts["decode"]
 
 
 def _published_head_flops(model: ModelConfig) -> float | None:

@@ -202,12 +202,14 @@ def batch_shapes(config: ExperimentConfig, mesh: Mesh) -> Batch:
   split = lambda shape, dtype, place: jax.ShapeDtypeStruct(
     shape, dtype, sharding=place
   )
-  tokens = (rows, chunks, config.model.chunk_size)
+  shape = (rows, chunks, config.model.chunk_size)
+  tokens = split(shape, np.int32, chunk_sharding(mesh))
   return Batch(
-    tokens=split(tokens, np.int32, chunk_sharding(mesh)),
-    token_mask=split(tokens, np.bool_, chunk_sharding(mesh)),
+    tokens=tokens,
+    token_mask=split(shape, np.bool_, chunk_sharding(mesh)),
     segment_ids=split((rows, chunks), np.int32, chunk_sharding(mesh)),
     row_ids=split((rows,), np.uint32, row_sharding(mesh)),
+    target_tokens=tokens if config.teacher is not None else None,
   )
 
 

@@ -259,11 +259,12 @@ class Program:
       batch: of `sharding.batch_shapes`; the only one that fits from now on.
       names: of "init", "step" and "validate".
     """
+    text = batch._replace(target_tokens=None)  # as all held-out rows are
     with jax.set_mesh(self.mesh):
       programs = {
         "init": (self._init, ()),
         "step": (self._step, (self.shapes, frozen, batch)),
-        "validate": (self._validate, (self.shapes.params, frozen, batch)),
+        "validate": (self._validate, (self.shapes.params, frozen, text)),
       }
       for name in names:
         function, arguments = programs[name]

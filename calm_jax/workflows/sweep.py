@@ -92,9 +92,13 @@ class Sweep:
       "data": self._data_hash,
       "scoring": _hash(dataclasses.asdict(self.scoring)),
     }
-    if config.autoencoder_run:
-      autoencoder = self.fingerprint(config.autoencoder_run)
-      fingerprint["autoencoder"] = autoencoder["config"]
+    runs = {
+      "autoencoder": config.autoencoder_run,
+      "teacher": config.data.teacher_run,
+    }
+    for part, needed in runs.items():
+      if needed:
+        fingerprint[part] = self.fingerprint(needed)["config"]
     return fingerprint
 
   def result(self, name: str) -> dict[str, Any] | None:
@@ -172,10 +176,12 @@ class Sweep:
     config = config_file.check_types(config)
     config.data.path = str(store.path)
     autoencoder = self.points.get(config.autoencoder_run)
+    teacher = self.points.get(config.data.teacher_run)
     config = resolve(
       config,
       vocabulary=store.tokenizer.vocabulary,
       autoencoder=autoencoder and autoencoder.model,
+      teacher=teacher and teacher.model,
     )
     if config.model.predicts:
       select_positions(

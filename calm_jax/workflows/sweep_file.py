@@ -17,10 +17,11 @@ def read_sweep_file(sweep: str) -> Points:
   Args:
     sweep: the file, and after a colon the argument of its function, which
       yields (name, config). The `autoencoder_run` of a next-vector config is
-      the name of an autoencoder of the same sweep.
+      the name of an autoencoder of the same sweep, and its `data.teacher_run`
+      that of a token model.
 
   Returns:
-    Configs by name, in the order of the file but autoencoders first.
+    Configs by name, in the order of the file but what others need first.
 
   Raises:
     OSError: if there is no such file.
@@ -49,7 +50,19 @@ def read_sweep_file(sweep: str) -> Points:
     )
   for name, config in points.items():
     _check_autoencoder(name, config, points)
-  return dict(sorted(points.items(), key=lambda item: item[1].model.predicts))
+    _check_teacher(name, config, points)
+  first = needed_points(points)
+  return dict(sorted(points.items(), key=lambda item: item[0] not in first))
+
+
+def needs(config: ExperimentConfig) -> tuple[str, ...]:
+  """Names of the points that have to be finished before one can start."""
+  return tuple(filter(None, (config.autoencoder_run, config.data.teacher_run)))
+
+
+def needed_points(points: Points) -> set[str]:
+  """Names of those that others need."""
+  return {name for config in points.values() for name in needs(config)}
 
 
 def _items(path: str, argument: str | None) -> list:
@@ -97,4 +110,21 @@ def _check_autoencoder(
     raise ValueError(
       f"point {name!r} has chunks of {chunk_size} tokens and its autoencoder"
       f" {wanted!r} of {found.model.chunk_size}; train one for each."
+    )
+
+
+def _check_teacher(name: str, config: ExperimentConfig, points: Points) -> None:
+  wanted = config.data.teacher_run
+  if not wanted:
+    return
+  found = points.get(wanted)
+  if found is None or not found.model.has_likelihoods:
+    raise ValueError(
+      f"point {name!r} has data.teacher_run {wanted!r}, which is no token model"
+      " of this sweep; name one of its points."
+    )
+  if not config.model.needs_autoencoder:
+    raise ValueError(
+      f"point {name!r} is a {config.model.kind} model, which is not taught;"
+      " leave out its data.teacher_run."
     )

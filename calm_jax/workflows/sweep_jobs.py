@@ -1,6 +1,6 @@
 """A sweep as jobs of a cluster: shell commands, printed and not run.
 
-Each prints the autoencoders first, because other points wait for them, and
+Each prints first what other points wait for, such as autoencoders, and
 leaves out what is finished: printed again after a failure, it is the rest.
 """
 
@@ -9,6 +9,7 @@ import shlex
 from collections.abc import Sequence
 
 from calm_jax.workflows.sweep import Sweep
+from calm_jax.workflows.sweep_file import needed_points
 
 
 def slurm_commands(
@@ -88,7 +89,7 @@ def _cloud_commands(
   # Kubernetes takes small letters, digits and hyphens; two sweeps may meet.
   words = re.findall("[a-z0-9]+", sweep.workdir.name.lower())
   prefix = "-".join(["sweep", *words])[:length].rstrip("-")
-  titles = ("# autoencoders", "# when those have finished")
+  titles = ("# what others need", "# when those have finished")
   lines = []
   for title, indices in zip(titles, _stages(sweep), strict=True):
     lines += [title] if indices else []
@@ -102,10 +103,10 @@ def _cloud_commands(
 
 
 def _stages(sweep: Sweep) -> tuple[list[int], list[int]]:
-  """Numbers of the unfinished points: autoencoders, and all others."""
+  """Numbers of the unfinished points: those others need, and the rest."""
   stages: tuple[list[int], list[int]] = [], []
-  todo = set(sweep.unfinished())
-  for index, (name, config) in enumerate(sweep.points.items()):
+  todo, first = set(sweep.unfinished()), needed_points(sweep.points)
+  for index, name in enumerate(sweep.points):
     if name in todo:
-      stages[config.model.predicts].append(index)
+      stages[name not in first].append(index)
   return stages

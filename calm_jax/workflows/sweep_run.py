@@ -12,10 +12,12 @@ import jax
 from etils import epath
 
 from calm_jax import paths
+from calm_jax.config import ExperimentConfig
 from calm_jax.evaluation.result_file import write_result
 from calm_jax.sampling.rows import check_processes
 from calm_jax.training import processes
 from calm_jax.workflows.sweep import Sweep
+from calm_jax.workflows.sweep_file import needs
 from calm_jax.workflows.sweep_point import score_point, train_point
 from calm_jax.workflows.terminal import say
 
@@ -26,7 +28,7 @@ class Status(enum.Enum):
   FINISHED = "finished"
   FAILED = "failed"
   BUSY = "another process is at work on it"
-  WAITING = "its autoencoder is not finished"
+  WAITING = "its autoencoder or its teacher is not finished"
   STOPPED = "stopped by a signal"
 
 
@@ -109,12 +111,9 @@ def _attempt(sweep: Sweep, name: str) -> Status:
   is_there = lambda name: processes.first_says(sweep.result(name) is not None)
   if is_there(name):
     return Status.FINISHED
-  if needed := config.autoencoder_run:
-    if not is_there(needed):
-      return Status.WAITING
-    config = dataclasses.replace(
-      config, autoencoder_run=str(sweep.directory(needed))
-    )
+  if not all(map(is_there, needs(config))):
+    return Status.WAITING
+  config = _with_directories(sweep, config)
   sweep.check_tabled([name])
   # Better known before any training.
   check_processes(sweep.scoring.num_rows, jax.process_count())
@@ -150,3 +149,16 @@ def _claimed(directory: epath.Path) -> Iterator[bool]:
     except OSError:  # a file system without locks
       pass
     yield True
+
+
+def _with_directories(
+  sweep: Sweep, config: ExperimentConfig
+) -> ExperimentConfig:
+  """The config with directories where it names other points."""
+  place = lambda name: name and str(sweep.directory(name))
+  data = dataclasses.replace(
+    config.data, teacher_run=place(config.data.teacher_run)
+  )
+  return dataclasses.replace(
+    config, autoencoder_run=place(config.autoencoder_run), data=data
+  )

@@ -35,7 +35,7 @@ from calm_jax.training.metrics import MetricsWriter
 from calm_jax.training.progress import Stopwatch
 from calm_jax.training.step import Program
 from calm_jax.training.trace import TracedSteps
-from calm_jax.workflows import initial
+from calm_jax.workflows import initial, teaching
 from calm_jax.workflows.terminal import say
 
 # Of the scores taken in training.
@@ -56,6 +56,7 @@ def run_training(
   workdir: epath.PathLike,
   *,
   initial_run: epath.PathLike | None = None,
+  initial_embedding: epath.PathLike | None = None,
   profile: range | None = None,
   evaluators_fn: EvaluatorsFn | None = None,
   allow_change: Collection[str] = (),
@@ -68,6 +69,8 @@ def run_training(
     workdir: the run directory.
     initial_run: a run whose parameters, and whose autoencoder if the config
       names none, a new run starts from; its optimizer state is not read.
+    initial_embedding: a run whose table of input ids alone a new run starts
+      from.
     profile: steps to record a trace of, in the directory `profile` of the run.
     evaluators_fn: makes the inline evaluators that go beside the loss on
       held-out rows, from the resolved config, the stores and the frozen
@@ -97,13 +100,18 @@ def run_training(
   autoencoder, frozen = _find_autoencoder(
     config, None if is_new else run, tokenizer
   )
-  if is_new and initial_run is not None:
-    initial.check_run(initial_run)  # before anything is written
   if autoencoder is None and initial_run is not None:
     autoencoder, frozen = initial.find_autoencoder(config, initial_run)
   config = resolve(
-    config, vocabulary=tokenizer.vocabulary, autoencoder=autoencoder
+    config,
+    vocabulary=tokenizer.vocabulary,
+    autoencoder=autoencoder,
+    teacher=teaching.find_teacher(config, tokenizer),
   )
+  if is_new and initial_run is not None:
+    initial.check_params(initial_run, config.model, tokenizer)
+  if is_new and initial_embedding is not None:
+    initial.check_embedding(initial_embedding, config.model, tokenizer)
   config_file.check_names(config, allow_change, "allow_change")
   changes = {} if is_new else run.check_same(config, allow_change)
   # Chosen anew at every start: the config, and config.json, say what was asked.
@@ -124,6 +132,9 @@ def run_training(
   if frozen is not None:
     hashes["autoencoder"] = content_hash(frozen)
     frozen = sharding.global_copy(mesh, frozen)
+  teacher = None
+  if config.teacher is not None:
+    teacher, hashes["teacher"] = teaching.load_teacher(config, mesh)
   if is_new:
     run.create(config, tokenizer, frozen)
   checkpointer = Checkpointer(
@@ -157,10 +168,10 @@ def run_training(
     processes.meet("compiled")
     state = restored[0] if restored else program.init()
   if restored is None and initial_run is not None:
+    state = state._replace(params=initial.read_params(initial_run, mesh))
+  if restored is None and initial_embedding is not None:
     state = state._replace(
-      params=initial.read_params(
-        initial_run, program.shapes.params, tokenizer, mesh
-      )
+      params=initial.with_embedding(state.params, initial_embedding, mesh)
     )
   if position:
     say(f"going on from step {start} in {run.path}.")
@@ -170,15 +181,17 @@ def run_training(
   part = sharding.host_slice(mesh)
 
   def batches(first_step: int) -> Iterator[Batch]:
-    for batch in train_batches(
+    read = train_batches(
       config.data,
       chunk_size=config.model.chunk_size,
       start_step=first_step,
       host_index=part.index,
       num_hosts=part.count,
       stores=tuple(stores.values()),
-    ):
-      yield sharding.global_batch(mesh, batch, part.count)
+    )
+    for step, batch in enumerate(read, start=first_step):
+      batch = sharding.global_batch(mesh, batch, part.count)
+      yield batch if teacher is None else teacher(batch, step)
 
   evaluators = {"valid": _validation(config, program, stores, frozen)}
   if config.num_scored_rows:

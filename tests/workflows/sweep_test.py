@@ -6,6 +6,7 @@ import os
 import random
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -278,6 +279,46 @@ def test_bad_sweep_files_are_refused(tmp_path, old, new, message):
   assert "\n" not in str(error.value)
 
 
+_TAUGHT = """
+import dataclasses
+untaught = get_sweep
+
+def get_sweep(argument):
+  points = dict(untaught(argument))
+  yield from points.items()
+  calm = points["calm"]
+  data = dataclasses.replace(calm.data, teacher_run="token")
+  yield "taught", dataclasses.replace(calm, data=data)
+"""
+
+
+def test_a_point_may_teach_another(place, finished, tmp_path):
+  shutil.copytree(finished.workdir, tmp_path / "runs")
+  path = tmp_path / "sweep.py"
+  path.write_text(_SWEEP + _TAUGHT)
+  points = read_sweep_file(str(path))
+  assert list(points) == ["token", "ae", "calm", "taught"]
+  sweep = Sweep(points, tmp_path / "runs", place / "store", _SCORING)
+  assert sweep.unfinished() == ["taught"]
+  (tmp_path / "runs/token/result.json").rename(tmp_path / "away")
+  assert sweep_run.run_point(sweep, "taught") is Status.WAITING
+  (tmp_path / "away").rename(tmp_path / "runs/token/result.json")
+  assert sweep_run.run_all(sweep) == {"taught": Status.FINISHED}
+  before, after = (sweep.result(name) for name in ("calm", "taught"))
+  assert before["energy_loss"] != after["energy_loss"]
+  sweep.points["token"].seed = 1
+  with pytest.raises(ValueError, match="of another teacher"):
+    sweep.result("taught")
+  for old, new, message in (
+    ('run="token"', 'run="ae"', "no token model of this sweep"),
+    ('points["calm"]', 'points["token"]', "token model, which is not taught"),
+  ):
+    assert old in _TAUGHT
+    path.write_text(_SWEEP + _TAUGHT.replace(old, new))
+    with pytest.raises(ValueError, match=message):
+      read_sweep_file(str(path))
+
+
 def test_empty_sweeps_are_refused(place, tmp_path):
   path = tmp_path / "sweep.py"
   path.write_text("get_sweep = lambda argument: []")
@@ -319,7 +360,7 @@ def test_jobs_are_shell_commands_of_what_is_left(place, tmp_path):
   assert "--collect" in table
   lines = sweep_jobs.xpk_commands(sweep, command).splitlines()
   assert [line for line in lines if line.startswith("#")] == [
-    "# autoencoders",
+    "# what others need",
     "# when those have finished",
     "# at the end, on a local copy",
   ]
