@@ -8,7 +8,7 @@
 
 Prompts are pieces of the validation text, evenly spread. Every setting decodes
 the same prompts with the same seed, so differences between settings are paired;
-errors are bootstrapped over prompts. All ids are compared with plain decoding.
+errors are bootstrapped over prompts, and all ids compared with plain decoding.
 Pairs are drafters of two kinds, each pair of one seed: errors are of the seeds.
 
 Time is taken with the token model as it is, and with one of the same function
@@ -48,7 +48,9 @@ _AGAINST = flags.DEFINE_list(
 )
 _DATA = flags.DEFINE_string("data", None, "Prepared directory.")
 _OUTPUT = flags.DEFINE_string("output", None, "JSON file to write.")
-_PARTS = flags.DEFINE_list("parts", "acceptance,seconds", "What to measure.")
+_PARTS = flags.DEFINE_list(
+  "parts", "acceptance,seconds", "What to measure, of these and pairs."
+)
 _NUM_PROMPTS = flags.DEFINE_integer("num_prompts", 48, "Pieces of text.")
 _PROMPT_LENGTH = flags.DEFINE_integer("prompt_length", 64, "Tokens of each.")
 _NUM_TOKENS = flags.DEFINE_integer("num_tokens", 96, "New tokens of each.")
@@ -77,7 +79,11 @@ _NUM_TIMES_DEEPER = (1, 12)
 
 def main(_):
   check_output(_OUTPUT.value)
-  run, drafter = load_run(_CHECKPOINT.value), load_run(_DRAFTER.value[0])
+  run = load_run(_CHECKPOINT.value)
+  drafters, others = (
+    [load_run(path) for path in flag.value] for flag in (_DRAFTER, _AGAINST)
+  )
+  _check_drafters(len(drafters), len(others))
   store = TokenStore(_DATA.value)
   prompts = _prompts(run, store)
   result = {
@@ -87,17 +93,17 @@ def main(_):
     "acceptance": [],
     "seconds": [],
     "pairs": [],
-    "drafter": provenance(drafter, data_hash=None, seed=0),
+    "drafter": provenance(drafters[0], data_hash=None, seed=0),
     **provenance(run, data_hash=store.content_hash, seed=0),
   }
   parts = {
     "seconds": (
       row
       for times in _NUM_TIMES_DEEPER
-      for row in _times(deepened(run, times), drafter, prompts, times)
+      for row in _times(deepened(run, times), drafters[0], prompts, times)
     ),
-    "acceptance": _acceptance(run, drafter, prompts),
-    "pairs": _pairs(run, prompts),
+    "acceptance": _acceptance(run, drafters[0], prompts),
+    "pairs": _pairs(run, drafters, others, prompts),
   }
   for part in _PARTS.value:
     for row in parts[part]:
@@ -208,20 +214,26 @@ def _flops(
   }
 
 
-def _pairs(run: LoadedRun, prompts: list[str]) -> Any:
-  """Means over seeds of two kinds of drafters, and their paired difference."""
-  if len(_DRAFTER.value) != len(_AGAINST.value) or len(_DRAFTER.value) < 2:
+def _check_drafters(num: int, num_others: int) -> None:
+  if "pairs" in _PARTS.value:
+    is_fit = num == num_others >= 2
+  else:
+    is_fit = num == 1 and not num_others
+  if not is_fit:
     raise ValueError(
-      f"--drafter names {len(_DRAFTER.value)} runs and --against"
-      f" {len(_AGAINST.value)}; pairs need two or more, as many in both."
+      f"--drafter names {num} runs and --against {num_others}; the part pairs"
+      " needs two or more, as many in both, and the other parts one and none."
     )
-  kinds = {
-    name: [load_run(path) for path in paths]
-    for name, paths in (
-      ("drafter", _DRAFTER.value),
-      ("against", _AGAINST.value),
-    )
-  }
+
+
+def _pairs(
+  run: LoadedRun,
+  drafters: list[LoadedRun],
+  others: list[LoadedRun],
+  prompts: list[str],
+) -> Any:
+  """Means over seeds of two kinds of drafters, and their paired difference."""
+  kinds = {"drafter": drafters, "against": others}
   settings = _SAMPLING["T=1"]
   for drafts in _FEW:
     found = {
@@ -232,17 +244,31 @@ def _pairs(run: LoadedRun, prompts: list[str]) -> Any:
               DraftedGenerator(run, it, settings, _DRAFTS[drafts]), prompts
             )
           )
-          for it in drafters
+          for it in runs
         ]
       )
-      for name, drafters in kinds.items()
+      for name, runs in kinds.items()
     }
     found["difference"] = found["drafter"] - found["against"]
     yield {
       "sampling": "T=1",
       "drafts": drafts,
+      "runs": {
+        name: [_names(it) for it in runs] for name, runs in kinds.items()
+      },
       **{name: _over_seeds(values) for name, values in found.items()},
     }
+
+
+def _names(drafter: LoadedRun) -> dict[str, Any]:
+  """What tells one drafter from another of a kind."""
+  data = drafter.config.data
+  return {
+    "run": drafter.path.name,
+    "step": drafter.step,
+    "seed": drafter.config.seed,
+    "teacher_share": data.teacher_share if data.teacher_run else 0.0,
+  }
 
 
 def _ratios(found: list[DraftedContinuation]) -> np.ndarray:

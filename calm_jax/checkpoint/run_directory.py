@@ -59,6 +59,9 @@ _MAY_CHANGE = (
   "model.head.implementation",
   "autoencoder.vocabulary_implementation",
   "autoencoder.remat",
+  "teacher.vocabulary_implementation",
+  "teacher.attention_implementation",
+  "teacher.remat",
 )
 
 

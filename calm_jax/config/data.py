@@ -46,6 +46,8 @@ class DataConfig:
   # A token model whose chunks stand for some of the text's as targets of a
   # next-vector model, see `training/teacher.py`.
   teacher_run: str = added("", absent="", is_of_model=False)
+  # one that was saved; None: the newest at the start of the run
+  teacher_step: int | None = added(None, absent=None, is_of_model=False)
   teacher_share: float = added(0.5, absent=0.5, is_of_model=False)  # so many
   teacher_temperature: float = added(1.0, absent=1.0, is_of_model=False)
 

@@ -153,8 +153,7 @@ def resolve(
   config.model.fill(vocabulary, autoencoder)
   if config.model.needs_autoencoder:
     config.autoencoder = rebuild(autoencoder)
-  if teacher is not None:
-    config.teacher = rebuild(teacher)
+  config.teacher = rebuild(teacher) if teacher is not None else None
   return rebuild(config)
 
 

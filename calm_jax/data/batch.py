@@ -9,6 +9,18 @@ import numpy as np
 from calm_jax.config import VocabularyConfig
 
 
+class Targets(NamedTuple):
+  """What the chunks of a batch are compared with, as targets.
+
+  Attributes:
+    tokens: [B, L, K] int32 ids.
+    mask: [B, L, K] bool; a chunk counts if it is True all over.
+  """
+
+  tokens: np.ndarray
+  mask: np.ndarray
+
+
 class Batch(NamedTuple):
   """Rows of one step, or this host's share of them.
 
@@ -20,27 +32,15 @@ class Batch(NamedTuple):
       holds the chunk's last token.
     row_ids: [B] uint32, the row's place in the global batch (training) or in
       the data set (evaluation); names its random draws.
-    target_tokens: [B, L, K] int32 ids that stand for `tokens` as targets; None:
-      the tokens themselves.
+    targets: what the chunks are compared with as targets; None: `tokens` with
+      `token_mask`, see `chunk_targets`.
   """
 
   tokens: np.ndarray
   token_mask: np.ndarray
   segment_ids: np.ndarray
   row_ids: np.ndarray
-  target_tokens: np.ndarray | None = None
-
-
-class Targets(NamedTuple):
-  """What the chunks of a batch are compared with, as targets.
-
-  Attributes:
-    tokens: [B, L, K] int32 ids.
-    mask: [B, L, K] bool; a chunk counts if it is True all over.
-  """
-
-  tokens: np.ndarray
-  mask: np.ndarray
+  targets: Targets | None = None
 
 
 class Row(NamedTuple):
@@ -118,14 +118,15 @@ def chunk_targets(batch: Batch, closing_id: int | None) -> Targets:
   Returns:
     Arrays of the same kind.
   """
-  tokens, mask = batch.tokens, batch.token_mask
-  if batch.target_tokens is not None:
-    tokens = batch.target_tokens
+  if batch.targets is not None:
+    return batch.targets
   if closing_id is None:
-    return Targets(tokens, mask)
-  is_closed = _is_after((tokens == closing_id) & mask)
-  xp = tokens.__array_namespace__()
-  return Targets(xp.where(is_closed, closing_id, tokens), mask | is_closed)
+    return Targets(batch.tokens, batch.token_mask)
+  is_closed = _is_after((batch.tokens == closing_id) & batch.token_mask)
+  xp = batch.tokens.__array_namespace__()
+  return Targets(
+    xp.where(is_closed, closing_id, batch.tokens), batch.token_mask | is_closed
+  )
 
 
 def close(tokens: np.ndarray, closing_id: int | None) -> np.ndarray:

@@ -215,6 +215,26 @@ def check_encodable(text: str) -> None:
     ) from None
 
 
+def check_same_tokenizer(
+  what: str, path: epath.PathLike, found: Tokenizer, wanted: Tokenizer
+) -> None:
+  """Raises ValueError if a run has another tokenizer than data.
+
+  Args:
+    what: the run is, such as "the autoencoder".
+    path: of the run.
+    found: its tokenizer.
+    wanted: that of the data.
+  """
+  if found.content_hash != wanted.content_hash:
+    raise ValueError(
+      f"{what} in {path} was trained with another tokenizer (hash"
+      f" {found.content_hash[:12]}) than that of the data"
+      f" ({wanted.content_hash[:12]}); prepare the data with its tokenizer:"
+      f" --tokenizer={path}/tokenizer."
+    )
+
+
 def hash_parts(*parts: bytes) -> str:
   """sha256 over length-prefixed parts, so that no two lists collide."""
   digest = hashlib.sha256()

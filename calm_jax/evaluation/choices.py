@@ -14,14 +14,15 @@ _NUM_BINS = 10  # of confidence
 class Answers(NamedTuple):
   """What one estimate says of Q questions."""
 
-  scores: Sequence[np.ndarray]  # [C] of each question, log p̂ of its candidates
+  # [C] of each question, of its candidates: log p̂, or minus an energy score
+  scores: Sequence[np.ndarray]
   lengths: Sequence[Sequence[int]]  # [C], characters of each choice
   answers: Sequence[int]  # the right one
   # Whether everything drawn most often is right, for questions of a single
   # candidate: the last word of a passage.
   is_top: Sequence[bool]
-  # [C] of each question, log p̂ of the candidates behind an empty context; None:
-  # not asked for
+  # [C] of each question, scores of the candidates behind an empty context;
+  # None: not asked for
   priors: Sequence[np.ndarray] | None = None
 
 
@@ -34,8 +35,8 @@ def columns_of(found: Answers) -> dict[str, np.ndarray]:
   Returns:
     By name [Q] float64: `accuracy` (the highest score is that of the answer; of
     several equally high ones, the first; where there is one candidate, whether
-    it is what is drawn most often), `log_score` (log p̂ of the answer) and,
-    where there are several, `accuracy_normalised` (by score over characters),
+    it is what is drawn most often), `log_score` (the answer's) and, where there
+    are several, `accuracy_normalised` (by score over characters),
     `accuracy_mutual` (by score minus prior, so that a text is not preferred for
     being common: Holtzman et al., arXiv:2104.08315), `confidence` (the largest
     share, softmax of the scores), `choice_brier` (Brier score of the shares, 0

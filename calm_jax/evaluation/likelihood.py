@@ -113,7 +113,7 @@ def match(
 def energy(
   terms: ChunkTerms, num_samples: int, bandwidth: float | None
 ) -> np.ndarray:
-  """The negative energy score of each chunk (`chunk_terms.energy_scores`)."""
+  """The negative energy score of each chunk (`energy_scores.py`)."""
   del bandwidth
   return -np.asarray(terms.energy[:, num_samples - 1], np.float64)
 

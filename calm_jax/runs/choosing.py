@@ -60,7 +60,7 @@ def choose_run(
     ValueError: if run, task and settings do not fit.
   """
   scorer = TextScorer(run, settings, **sampling)
-  task_hash = _hash(task.items)
+  task_hash = hash_of(task)
   if against is not None:
     _check_against(against, task_hash)
   candidates = _encode(scorer, task.items)
@@ -137,6 +137,11 @@ def choose_run(
   }
 
 
+def check_task(run: LoadedRun, task: Task, settings: ChoiceSettings) -> None:
+  """Raises ValueError if a run cannot answer one of the questions."""
+  _encode(TextScorer(run, settings), task.items)
+
+
 def _encode(scorer: TextScorer, items: Sequence[Item]) -> list[CandidateRow]:
   rows = []
   for number, item in enumerate(items):
@@ -177,9 +182,11 @@ def _fewer(num_samples: int) -> list[int]:
   return sorted({*powers, num_samples})
 
 
-def _hash(items: Sequence[Item]) -> str:
+def hash_of(task: Task) -> str:
+  """sha256 of all questions and their answers."""
   parts = [
-    repr((item.contexts, item.texts, item.answer)).encode() for item in items
+    repr((item.contexts, item.texts, item.answer)).encode()
+    for item in task.items
   ]
   return hash_parts(*parts)
 

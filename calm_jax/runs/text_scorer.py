@@ -100,7 +100,7 @@ class TextScorer:
     name: str | None = None,
     num_samples: int | None = None,
   ) -> np.ndarray:
-    """log p̂ of each text, the sum over its chunks.
+    """The score of each text, the sum over its chunks.
 
     Args:
       texts: N of them, see `chunk_terms.joined`.
@@ -108,7 +108,7 @@ class TextScorer:
       num_samples: of the first so many samples; None: of all.
 
     Returns:
-      [N] float64, nats; by `energy` the negative energy score.
+      [N] float64: log p̂ in nats, by `energy` minus the energy score.
     """
     count = num_samples or self.settings.num_samples
     estimate = self.estimates[name or self.name]

@@ -131,13 +131,12 @@ class TokenSampler:
       labels: [...] ids.
 
     Returns:
-      [...] float32 and [...] bool, of the model's own distribution: without
-      temperature, top_k and top_p.
+      [...] float32 and [...] bool, at the temperature, without top_k and top_p.
     """
 
     def call(block):
       hidden, labels = block
-      logits = self._model(hidden, method="logits")
+      logits = self._model(hidden, method="logits") / self._temperature
       right = jnp.take_along_axis(logits, labels[:, None], axis=-1)[:, 0]
       is_top = right >= jnp.max(logits, axis=-1)
       return right - jax.nn.logsumexp(logits, axis=-1), is_top

@@ -6,6 +6,7 @@ rule that training and planning share.
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -116,6 +117,8 @@ def _meshes(
 ) -> Iterator[MeshConfig]:
   """Those of all devices that the config allows and fits."""
   num_heads = getattr(config.model, "num_heads", 1)
+  if config.teacher is not None:
+    num_heads = math.gcd(num_heads, config.teacher.num_heads)
   sizes = divisors(num_devices)
   for fsdp, tensor, sequence in itertools.product(sizes, repeat=3):
     data, rest = divmod(num_devices, fsdp * tensor * sequence)

@@ -42,8 +42,8 @@ class StepMemory:
   def least(self, config: ExperimentConfig) -> float:
     """State and kept activations, without what the compiler adds."""
     fixed, mesh = self._of_run(config), config.mesh
-    trained = fixed.trained / (mesh.fsdp * mesh.tensor)
-    return trained + fixed.frozen + self._of_rows(config)
+    split = (fixed.trained + fixed.teacher) / (mesh.fsdp * mesh.tensor)
+    return split + fixed.frozen + self._of_rows(config)
 
   def expected(self, config: ExperimentConfig) -> float:
     """What is allowed for a step, with gradients and temporaries.
@@ -81,6 +81,7 @@ class StepMemory:
       state = jax.eval_shape(init)
       self._fixed = _Fixed(
         trained=sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state)),
+        teacher=4 * size_of(_teacher_shapes(config)),
         frozen=4 * size_of(frozen_shapes(config)),
         num_parameters=size_of(state.params),
       )
@@ -91,6 +92,7 @@ class _Fixed(NamedTuple):
   """What does not depend on the layout; bytes on all devices together."""
 
   trained: int  # parameters and moments
+  teacher: int  # parameters, split like those that are trained
   frozen: int  # of the autoencoder, which lies whole on every device
   num_parameters: int
 
@@ -168,6 +170,13 @@ def frozen_shapes(config: ExperimentConfig) -> Any:
   if config.autoencoder is None:
     return None
   return param_shapes(build_model(config.autoencoder))
+
+
+def _teacher_shapes(config: ExperimentConfig) -> Any:
+  """Shapes of its parameters, or None."""
+  if config.teacher is None:
+    return None
+  return param_shapes(build_model(config.teacher))
 
 
 def size_of(tree: Any) -> int:

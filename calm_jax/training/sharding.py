@@ -16,7 +16,7 @@ from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from calm_jax.config import CHOSEN, ExperimentConfig, MeshConfig, ModelConfig
-from calm_jax.data.batch import Batch
+from calm_jax.data.batch import Batch, Targets
 
 MESH_AXES = ("data", "fsdp", "tensor", "sequence")
 ROW_AXES = ("data", "fsdp")  # split the rows of a batch
@@ -204,12 +204,13 @@ def batch_shapes(config: ExperimentConfig, mesh: Mesh) -> Batch:
   )
   shape = (rows, chunks, config.model.chunk_size)
   tokens = split(shape, np.int32, chunk_sharding(mesh))
+  mask = split(shape, np.bool_, chunk_sharding(mesh))
   return Batch(
     tokens=tokens,
-    token_mask=split(shape, np.bool_, chunk_sharding(mesh)),
+    token_mask=mask,
     segment_ids=split((rows, chunks), np.int32, chunk_sharding(mesh)),
     row_ids=split((rows,), np.uint32, row_sharding(mesh)),
-    target_tokens=tokens if config.teacher is not None else None,
+    targets=None if config.teacher is None else Targets(tokens, mask),
   )
 
 
@@ -271,6 +272,16 @@ def global_batch(mesh: Mesh, batch: Any, num_parts: int) -> Any:
     return jax.make_array_from_process_local_data(sharding, local, shape)
 
   return jax.tree.map(put, batch)
+
+
+def split_rows(num_parts: int, x: jax.Array) -> jax.Array:
+  """[B, …] → [parts, B / parts, …], every part having rows of every device."""
+  return x.reshape(-1, num_parts, *x.shape[1:]).swapaxes(0, 1)
+
+
+def joined_rows(x: jax.Array) -> jax.Array:
+  """What `split_rows` split: [parts, B / parts, …] → [B, …]."""
+  return x.swapaxes(0, 1).reshape(-1, *x.shape[2:])
 
 
 def _mesh_sizes(config: MeshConfig, num_devices: int) -> tuple[int, ...]:

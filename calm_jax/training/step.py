@@ -132,7 +132,7 @@ def accumulated_gradients(
     (_, means), total = grad_fn(params, frozen, batch, key)
   else:
     microbatches = jax.tree.map(
-      functools.partial(_split_rows, num_microbatches), batch
+      functools.partial(sharding.split_rows, num_microbatches), batch
     )
     first = jax.tree.map(lambda x: x[0], microbatches)
     (_, shapes), _ = jax.eval_shape(grad_fn, params, frozen, first, key)
@@ -259,7 +259,7 @@ class Program:
       batch: of `sharding.batch_shapes`; the only one that fits from now on.
       names: of "init", "step" and "validate".
     """
-    text = batch._replace(target_tokens=None)  # as all held-out rows are
+    text = batch._replace(targets=None)  # as all held-out rows are
     with jax.set_mesh(self.mesh):
       programs = {
         "init": (self._init, ()),
@@ -288,8 +288,3 @@ def _means_if(condition: jax.Array, means_fn: Any, *arguments: Any) -> Means:
     lambda it: jnp.zeros(it.shape, it.dtype), shapes
   )
   return jax.lax.cond(condition, means_fn, zeros, *arguments)
-
-
-def _split_rows(num_parts: int, x: jax.Array) -> jax.Array:
-  """[B, …] → [parts, B / parts, …], every part having rows of every device."""
-  return x.reshape(-1, num_parts, *x.shape[1:]).swapaxes(0, 1)

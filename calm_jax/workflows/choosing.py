@@ -147,7 +147,7 @@ def format_choices(result: Mapping[str, Any]) -> str:
     "accuracy_mutual": "mutual",
     "confidence": "confidence",
     "choice_brier": "Brier score",
-    "log_score": "log score",
+    "log_score": "score",
   }
   first = result["estimate"]
   rows = {first: result["estimates"][first]}

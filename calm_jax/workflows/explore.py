@@ -26,7 +26,7 @@ from calm_jax.evaluation.prediction import (
 from calm_jax.evaluation.temperature_curve import batch_method_columns
 from calm_jax.evaluation.windows import Columns, summarise
 from calm_jax.families import family_of
-from calm_jax.runs.choosing import choose_run
+from calm_jax.runs.choosing import check_task, choose_run, hash_of
 from calm_jax.runs.provenance import provenance
 from calm_jax.runs.text_scorer import ChoiceSettings
 from calm_jax.sampling.rows import num_parts
@@ -63,6 +63,9 @@ def explore(
   rows = _Rows(run, data, settings)
   if baseline is not None:
     rows.check(baseline)
+  if task is not None:
+    for scored in filter(None, (run, baseline)):
+      check_task(scored, task, _choice_settings(settings))
   points = []
   is_silent = jax.process_index() > 0
   with tqdm.tqdm(
@@ -89,6 +92,8 @@ def explore(
     "settings": {**dataclasses.asdict(settings), "data": data},
     **provenance(run, data_hash=rows.content_hash, seed=settings.seed),
   }
+  if task is not None:
+    result["task"] = {"form": task.form, "hash": hash_of(task)}
   if baseline is not None:
     result["baseline"] = provenance(
       baseline, data_hash=rows.content_hash, seed=settings.seed
@@ -189,6 +194,12 @@ def _curve(
   ]
 
 
+def _choice_settings(settings: ExploreSettings) -> ChoiceSettings:
+  return ChoiceSettings(
+    num_samples=settings.num_samples, mutual=False, seed=settings.seed
+  )
+
+
 def _choices(
   run: LoadedRun,
   settings: ExploreSettings,
@@ -201,9 +212,7 @@ def _choices(
   found = choose_run(
     run,
     task,
-    ChoiceSettings(
-      num_samples=settings.num_samples, mutual=False, seed=settings.seed
-    ),
+    _choice_settings(settings),
     batch_size=settings.batch_size,
     **sampling,
   )

@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from calm_jax.checkpoint.run_directory import RunDirectory, load_run
 from calm_jax.config import AutoencoderConfig, ExperimentConfig, ModelConfig
 from calm_jax.data.tokenizer import Tokenizer, load_tokenizer
+from calm_jax.data.tokenizer_base import check_same_tokenizer
 from calm_jax.families import build_model, param_shapes
 
 _TABLE = "embedding/embedding"  # of the ids that a model reads; ends its name
@@ -114,16 +115,8 @@ def _check_run(path: epath.PathLike, tokenizer: Tokenizer) -> ModelConfig:
   run = RunDirectory(path)
   saved = run.read_config()
   run.find_step(None)
-  found, wanted = (
-    load_tokenizer(run.tokenizer).content_hash,
-    tokenizer.content_hash,
-  )
-  if found != wanted:
-    raise ValueError(
-      f"the initial run {path} was trained with another tokenizer (hash"
-      f" {found[:12]}) than that of the data ({wanted[:12]}); prepare the data"
-      f" with its tokenizer: --tokenizer={path}/tokenizer."
-    )
+  found = load_tokenizer(run.tokenizer)
+  check_same_tokenizer("the initial run", path, found, tokenizer)
   return saved.model
 
 

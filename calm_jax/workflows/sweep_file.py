@@ -125,6 +125,11 @@ def _check_teacher(name: str, config: ExperimentConfig, points: Points) -> None:
     )
   if not config.model.needs_autoencoder:
     raise ValueError(
-      f"point {name!r} is a {config.model.kind} model, which is not taught;"
-      " leave out its data.teacher_run."
+      f"point {name!r} holds a model of kind {config.model.kind!r}, which is"
+      " not taught; leave out its data.teacher_run."
+    )
+  if found.data.row_length < config.data.row_length:
+    raise ValueError(
+      f"point {name!r} has rows of {config.data.row_length} tokens and its"
+      f" teacher {wanted!r} of {found.data.row_length}; give at most as many."
     )

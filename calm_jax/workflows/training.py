@@ -11,6 +11,7 @@ from etils import epath
 from jax.sharding import Mesh
 
 from calm_jax import config_file
+from calm_jax.checkpoint import steps as steps_lib
 from calm_jax.checkpoint.checkpointer import Checkpointer
 from calm_jax.checkpoint.run_directory import (
   RunDirectory,
@@ -22,7 +23,7 @@ from calm_jax.data.batch import Batch
 from calm_jax.data.pipeline import eval_batches, open_sources, train_batches
 from calm_jax.data.store import TokenStore
 from calm_jax.data.tokenizer import Tokenizer
-from calm_jax.data.tokenizer_base import hash_parts
+from calm_jax.data.tokenizer_base import check_same_tokenizer, hash_parts
 from calm_jax.evaluation.positions import select_positions
 from calm_jax.evaluation.prediction import PredictionSettings
 from calm_jax.families import costs, family_of
@@ -95,6 +96,7 @@ def run_training(
   run = RunDirectory(workdir)
   # Asked once, before any process may have written it.
   is_new = processes.first_says(not run.exists())
+  is_saved = processes.first_says(bool(steps_lib.list_steps(run.steps)))
   stores = open_sources(config.data)
   tokenizer = next(iter(stores.values())).tokenizer
   autoencoder, frozen = _find_autoencoder(
@@ -102,15 +104,18 @@ def run_training(
   )
   if autoencoder is None and initial_run is not None:
     autoencoder, frozen = initial.find_autoencoder(config, initial_run)
+  found = teaching.find_teacher(config, None if is_new else run, tokenizer)
+  if found is not None:
+    config.data.teacher_step = found.step
   config = resolve(
     config,
     vocabulary=tokenizer.vocabulary,
     autoencoder=autoencoder,
-    teacher=teaching.find_teacher(config, tokenizer),
+    teacher=found and found.model,
   )
-  if is_new and initial_run is not None:
+  if not is_saved and initial_run is not None:
     initial.check_params(initial_run, config.model, tokenizer)
-  if is_new and initial_embedding is not None:
+  if not is_saved and initial_embedding is not None:
     initial.check_embedding(initial_embedding, config.model, tokenizer)
   config_file.check_names(config, allow_change, "allow_change")
   changes = {} if is_new else run.check_same(config, allow_change)
@@ -266,13 +271,7 @@ def _find_autoencoder(
       f"autoencoder_run {path} is the run of a {model.kind} model; give that"
       " of an autoencoder."
     )
-  if loaded.tokenizer.content_hash != tokenizer.content_hash:
-    raise ValueError(
-      f"the autoencoder in {path} was trained with another tokenizer (hash"
-      f" {loaded.tokenizer.content_hash[:12]}) than that of the data"
-      f" ({tokenizer.content_hash[:12]}); prepare the data with its tokenizer:"
-      f" --tokenizer={path}/tokenizer."
-    )
+  check_same_tokenizer("the autoencoder", path, loaded.tokenizer, tokenizer)
   if own_params is not None and (
     content_hash(own_params) != content_hash(loaded.params)
   ):

@@ -37,7 +37,7 @@ def test_golden_row():
   )
   np.testing.assert_array_equal(batch.segment_ids, [[0, 1, 2, 2]])
   np.testing.assert_array_equal(batch.row_ids, [3])
-  assert batch.target_tokens is None
+  assert batch.targets is None
   dtypes = [array.dtype for array in batch[:4]]
   assert dtypes == [np.int32, np.bool_, np.int32, np.uint32]
 

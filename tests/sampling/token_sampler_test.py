@@ -81,3 +81,15 @@ def test_blocks_give_what_the_whole_gives(block_size):
   np.testing.assert_allclose(
     found["sum"], x.sum(axis=-1) + x[..., 0], rtol=1e-6
   )
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+def test_log_probabilities_are_those_at_the_temperature(temperature):
+  run, hidden = token_run(), _hidden(5)
+  sampler = TokenSampler(run.config.model, run.params, temperature=temperature)
+  p = _probabilities(hidden, temperature)
+  labels = np.array([*p.argmax(axis=-1)[:2], 3, 4, 5])
+  found, is_top = sampler.log_probabilities(hidden, jnp.asarray(labels))
+  expected = np.log(p[np.arange(5), labels])
+  np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+  np.testing.assert_array_equal(is_top, labels == p.argmax(axis=-1))

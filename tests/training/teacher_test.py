@@ -1,6 +1,7 @@
 """Tests training/teacher.py: what a token model writes as targets."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -8,15 +9,21 @@ import numpy as np
 import pytest
 
 from calm_jax.config import MeshConfig
-from calm_jax.data.batch import chunk_targets
-from calm_jax.families import family_of
+from calm_jax.data.batch import Targets, chunk_targets, close
+from calm_jax.families import build_model, family_of, param_axes
 from calm_jax.randomness import chunk_keys, stream_key
 from calm_jax.sampling.token_sampler import TokenSampler
 from calm_jax.training import sharding
-from calm_jax.training.teacher import Teacher, following_chunks, with_targets
+from calm_jax.training import teacher as teacher_lib
+from calm_jax.training.teacher import (
+  Teacher,
+  following_chunks,
+  taught_targets,
+)
 from tests.training import tiny
 
 _KEY = stream_key(0, "test")
+_END = tiny.VOCABULARY.end_id
 
 
 def _params(model):
@@ -49,75 +56,101 @@ def test_it_goes_on_as_a_plain_reader_of_the_text_would(use_segment_mask):
   sampler = _sampler(use_segment_mask)
   tokens = _batch(size, length).tokens
   keys = chunk_keys(_KEY, np.arange(8, dtype=np.uint32), length)
-  found = np.asarray(following_chunks(sampler, tokens, keys))
+  follow = jax.jit(functools.partial(following_chunks, sampler))
+  found = np.asarray(follow(tokens, keys))
   read = jax.jit(sampler.hidden)
+  draw = jax.jit(sampler.draw)
   for chunk in range(length):
     text = tokens.reshape(8, -1)[:, : (chunk + 1) * size]
     for place in range(size):
       row = np.concatenate([text, found[:, chunk, :place]], axis=1)
+      stop = row.shape[1]
+      row = np.pad(row, ((0, 0), (0, (length + 1) * size - stop)))
       begins = np.cumsum(row == tiny.VOCABULARY.begin_id, axis=1)
-      hidden = read(row[..., None], begins.astype(np.int32))[:, -1]
+      hidden = read(row[..., None], begins.astype(np.int32))[:, stop - 1]
       place_keys = jax.vmap(jax.random.fold_in, (0, None))(
         keys[:, chunk], place
       )
-      drawn = sampler.draw(hidden, place_keys, jnp.zeros(1, jnp.uint32))
+      drawn = draw(hidden, place_keys, jnp.zeros(1, jnp.uint32))
       np.testing.assert_array_equal(found[:, chunk, place], drawn[:, 0, 0])
   assert len(np.unique(found)) > 10
 
 
-def test_a_share_of_whole_chunks_is_written_by_the_teacher():
-  batch, sampler = _batch(), _sampler()
-  taught = with_targets(sampler, batch, _KEY, 1.0).target_tokens
+def _write(batch, key=_KEY, share=1.0, closing_id=None, **options):
+  sampler = _sampler(**options)
+  write = functools.partial(
+    taught_targets, sampler, share=share, closing_id=closing_id
+  )
+  return jax.tree.map(np.asarray, jax.jit(write)(batch, key))
+
+
+@pytest.mark.parametrize("closing_id", [None, _END])
+def test_a_share_of_what_counts_is_written_by_the_teacher(closing_id):
+  batch = _batch()
+  batch.tokens[1, 2:4] = [[4, _END], [_END, 5]]  # the second, if it is closed
+  batch.token_mask[1, 2:4] = [[True, True], [True, False]]
+  text = chunk_targets(batch, closing_id)
+  taught = _write(batch, closing_id=closing_id)
   keys = chunk_keys(_KEY, batch.row_ids, 8)
-  following = following_chunks(sampler, batch.tokens, keys)
-  is_whole = batch.token_mask.all(axis=-1)
-  is_whole[:, 0] = False
-  expected = np.roll(following, 1, axis=1)
-  expected = np.where(is_whole[..., None], expected, batch.tokens)
-  np.testing.assert_array_equal(taught, expected)
-  none = with_targets(sampler, batch, _KEY, 0.0).target_tokens
-  np.testing.assert_array_equal(none, batch.tokens)
-  some = np.asarray(with_targets(sampler, batch, _KEY, 0.3).target_tokens)
-  is_taught = (some != batch.tokens).any(axis=-1)
-  is_own = ~is_taught
-  np.testing.assert_array_equal(some[is_taught], taught[is_taught])
-  np.testing.assert_array_equal(some[is_own], batch.tokens[is_own])
-  assert 0.15 < is_taught[is_whole].mean() < 0.45
+  following = jax.jit(functools.partial(following_chunks, _sampler()))(
+    batch.tokens, keys
+  )
+  expected = np.roll(close(np.asarray(following), closing_id), 1, axis=1)
+  counts = text.mask.all(axis=-1)
+  assert counts[1, 3] == (closing_id is not None)
+  counts[:, 0] = False
+  expected = np.where(counts[..., None], expected, text.tokens)
+  np.testing.assert_array_equal(taught.tokens, expected)
+  ends = expected[..., 0] == _END
+  kept = text.mask.all(axis=-1) & ~(counts & ends & (closing_id is None))
+  np.testing.assert_array_equal(taught.mask.all(axis=-1), kept)
+  none = _write(batch, share=0.0, closing_id=closing_id)
+  jax.tree.map(np.testing.assert_array_equal, none, text)
+  some = _write(batch, share=0.3, closing_id=closing_id).tokens
+  is_taught = (some != text.tokens).any(axis=-1)
+  np.testing.assert_array_equal(some[is_taught], taught.tokens[is_taught])
+  np.testing.assert_array_equal(some[~is_taught], text.tokens[~is_taught])
+  assert 0.15 < is_taught[counts].mean() < 0.45
 
 
 def test_draws_belong_to_the_row_and_the_temperature_is_the_teachers():
-  batch, cold = _batch(), _sampler(temperature=1e-4)
-  whole = with_targets(_sampler(), batch, _KEY, 1.0).target_tokens
-  half = jax.tree.map(lambda x: x[4:], batch)
-  half = with_targets(_sampler(), half, _KEY, 1.0).target_tokens
+  batch = _batch()
+  whole = _write(batch).tokens
+  half = _write(jax.tree.map(lambda x: x[4:], batch)).tokens
   np.testing.assert_array_equal(whole[4:], half)
   other = stream_key(1, "test")
-  greedy = [with_targets(cold, batch, key, 1.0)[-1] for key in (_KEY, other)]
-  np.testing.assert_array_equal(*greedy)
-  assert not np.array_equal(
-    whole, with_targets(_sampler(), batch, other, 1.0).target_tokens
-  )
+  greedy = [_write(batch, key, temperature=1e-4) for key in (_KEY, other)]
+  np.testing.assert_array_equal(greedy[0].tokens, greedy[1].tokens)
+  assert not np.array_equal(whole, _write(batch, other).tokens)
 
 
 @pytest.mark.parametrize(
   "mesh",
-  [MeshConfig(data=8), MeshConfig(data=2, fsdp=2, tensor=2)],
+  [
+    MeshConfig(data=8, fsdp=1, tensor=1, sequence=1),
+    MeshConfig(data=1, fsdp=2, tensor=2, sequence=2),
+  ],
   ids=["rows", "cube"],
 )
-def test_targets_do_not_depend_on_the_mesh(mesh):
-  config = tiny.experiment("next_vector")
+def test_targets_do_not_depend_on_the_mesh(mesh, monkeypatch):
+  monkeypatch.setattr(teacher_lib, "_MAX_TOKENS", 32)  # two rows at once
+  config = tiny.experiment("next_vector", batch_size=16)
   config.teacher = tiny.experiment("token").model
-  params = _params(config.teacher)
+  axes = param_axes(build_model(config.teacher))
   found = []
   for each in (MeshConfig(data=1, fsdp=1, tensor=1, sequence=1), mesh):
     num_devices = 1 if each is not mesh else 8
     devices = sharding.make_mesh(each, jax.devices()[:num_devices])
-    teacher = Teacher(config, sharding.global_copy(devices, params), devices)
+    params = _params(config.teacher)
+    places = sharding.place_params(devices, params, axes).shardings
+    teacher = Teacher(config, jax.device_put(params, places), devices)
     batch = sharding.global_batch(devices, tiny.batch(config), 1)
-    found.append(np.asarray(teacher(batch, 3).target_tokens))
-  np.testing.assert_array_equal(*found)
-  shapes = sharding.batch_shapes(config, devices)
-  assert shapes.target_tokens.shape == found[0].shape
+    found.append(teacher(batch, 3).targets)
+  jax.tree.map(np.testing.assert_array_equal, *found)
+  shapes = sharding.batch_shapes(config, devices).targets
+  assert [(it.shape, it.dtype, it.sharding) for it in shapes] == [
+    (it.shape, it.dtype, it.sharding) for it in found[1]
+  ]
 
 
 def test_targets_are_scored_and_the_text_is_read():
@@ -126,27 +159,17 @@ def test_targets_are_scored_and_the_text_is_read():
   objective = jax.jit(family_of(config.model).objective(config))
   batch = tiny.batch(config)
   loss = lambda batch: objective(params, frozen, batch, _KEY)[0]
-  same = batch._replace(target_tokens=batch.tokens)
+  changed_to = lambda tokens: batch._replace(
+    targets=Targets(tokens, batch.token_mask)
+  )
+  same = changed_to(batch.tokens)
   np.testing.assert_allclose(loss(same), loss(batch), rtol=1e-6)
   # The last chunk is a target and nothing that is read.
   changed = np.array(batch.tokens)
   changed[:, -1] = (changed[:, -1] + 1) % 38
-  as_target = loss(batch._replace(target_tokens=changed))
+  as_target = loss(changed_to(changed))
   as_text = loss(batch._replace(tokens=changed))
   np.testing.assert_allclose(as_target, as_text, rtol=1e-6)
   assert abs(as_target - loss(batch)) > 1e-3
   changed[:, 0] = (changed[:, 0] + 1) % 38
-  np.testing.assert_allclose(
-    loss(batch._replace(target_tokens=changed)), as_target, rtol=1e-6
-  )
-
-
-def test_a_document_that_the_teacher_ends_is_closed():
-  batch = _batch(3, 4)
-  end_id = tiny.VOCABULARY.end_id
-  taught = np.array(batch.tokens)
-  taught[:, 1] = [5, end_id, 6]
-  mask = np.ones_like(batch.token_mask)
-  batch = batch._replace(target_tokens=taught, token_mask=mask)
-  closed = chunk_targets(batch, end_id).tokens[:, 1]
-  np.testing.assert_array_equal(closed, [[5, end_id, end_id]] * 8)
+  np.testing.assert_allclose(loss(changed_to(changed)), as_target, rtol=1e-6)

@@ -8,6 +8,8 @@ import pytest
 from calm_jax.config import MeshConfig
 from calm_jax.data.choice_forms import Item
 from calm_jax.data.choice_items import Task
+from calm_jax.runs.choosing import choose_run
+from calm_jax.runs.text_scorer import ChoiceSettings
 from calm_jax.training import sharding
 from calm_jax.workflows.explore import ExploreSettings, explore
 from calm_jax.workflows.explore_picture import (
@@ -39,20 +41,28 @@ def fixture_text(tmp_path):
 
 
 def test_measures_every_point_at_the_same_places(text, tmp_path):
-  items = [Item(("the",) * 2, (" quick", " lazy"), (5, 4), i) for i in (0, 1)]
-  result = explore(
-    calm_run(),
-    text,
-    _SETTINGS,
-    baseline=token_run(num_chunks=160),
-    task=Task("plain", items),
-  )
+  words = ("quick", "brown", "fox", "lazy", "dog", "the", "over", "jumps")
+  items = [
+    Item((word,) * 4, tuple(f" {it}" for it in words[:4]), (5, 5, 3, 4), i % 4)
+    for i, word in enumerate(words)
+  ]
+  runs = calm_run(), token_run(num_chunks=160)
+  task = Task("plain", items)
+  result = explore(runs[0], text, _SETTINGS, baseline=runs[1], task=task)
   points = result["points"]
   for point in points:
-    # The same question with either answer: one of two is right.
-    assert point.get("choice_accuracy") == (
-      None if point["method"] == "batch" else 0.5
-    )
+    answered = {
+      "noise_scale": (runs[0], "noise_scale"),
+      "token_model": (runs[1], "temperature"),
+    }.get(point["method"])
+    if answered is None:
+      assert "choice_accuracy" not in point
+      continue
+    run, name = answered
+    settings = ChoiceSettings(num_samples=3, mutual=False)
+    expected = choose_run(run, task, settings, **{name: point[name]})
+    assert point["choice_accuracy"] == expected["accuracy"]
+    assert result["task"]["hash"] == expected["task_hash"]
   assert [point["method"] for point in points] == (
     ["batch"] * 4 + ["noise_scale"] * 2 + ["token_model"] * 2
   )

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import shutil
 import signal
 
 import jax
@@ -18,6 +19,7 @@ from calm_jax.sampling.token_sampler import TokenSampler
 from calm_jax.scaling.flops import training_flops
 from calm_jax.training.teacher import following_chunks
 from calm_jax.workflows.training import run_training
+from experiments import continued
 from tests.data.prepared import prepare
 
 _BACKBONE = {"hidden_size": 16, "ffn_size": 32, "num_layers": 1, "num_heads": 2}
@@ -146,17 +148,18 @@ def test_what_the_teacher_reads_is_counted(runs):
 @pytest.mark.parametrize(
   ("change", "words"),
   [
-    (lambda path: _taught(path, "nobody"), "no directory"),
+    (lambda path: _taught(path, "nobody"), "data.teacher_run=.*no directory"),
+    (lambda path: _taught(path, teacher_step=3), "step 3 is not in"),
     (
       lambda path: _taught(path, "autoencoder"),
-      "a autoencoder model|token mod",
+      "kind 'autoencoder'",
     ),
     (lambda path: _taught(path, row_length=32), "rows of 16.*is 32"),
     (lambda path: _taught(path, teacher_share=1.5), "between 0 and 1"),
     (lambda path: _taught(path, teacher_temperature=0.0), "positive"),
     (
       lambda path: _experiment(path, "token", teacher_run=str(path / "token")),
-      "token model is not taught",
+      "kind 'token' is not taught",
     ),
   ],
 )
@@ -170,6 +173,35 @@ def test_another_teacher_is_refused_when_a_run_goes_on(runs):
   experiment = _taught(runs, "other")
   with pytest.raises(ValueError, match="the teacher is not the one that step"):
     run_training(experiment, runs / "taught")
+
+
+def test_a_run_keeps_the_step_of_its_teacher(runs, tmp_path):
+  shutil.copytree(runs / "token", tmp_path / "token")
+  shutil.copytree(runs / "taught", tmp_path / "taught")
+  longer = dataclasses.replace(_experiment(runs, "token"), num_steps=5)
+  run_training(longer, tmp_path / "token", allow_change=["num_steps"])
+  moved = _taught(runs, teacher_run=str(tmp_path / "token"))
+  assert run_training(moved, tmp_path / "taught").step == 4
+  assert load_run(tmp_path / "taught").config.data.teacher_step == 4
+
+
+def test_a_taught_run_is_gone_on_from_without_a_teacher(runs, tmp_path):
+  experiment = continued.get_config(str(runs / "taught"))
+  experiment.data.path = str(runs / "store")
+  experiment.data.row_length = 16
+  experiment.num_steps = 1
+  run_training(experiment, tmp_path / "run", initial_run=runs / "taught")
+  assert load_run(tmp_path / "run").config.teacher is None
+
+
+def test_what_a_run_starts_from_is_checked_until_a_step_is_saved(
+  runs, tmp_path
+):
+  shutil.copytree(runs / "token", tmp_path / "run")
+  shutil.rmtree(tmp_path / "run/steps")
+  experiment = _experiment(runs, "token")
+  with pytest.raises(ValueError, match="has the parameter"):
+    run_training(experiment, tmp_path / "run", initial_run=runs / "taught")
 
 
 @pytest.mark.parametrize(
