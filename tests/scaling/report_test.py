@@ -151,7 +151,8 @@ def test_sweep_page(sweep_page):
   names = {figure.stem for figure in figures}
   assert {
     "brier_lm-whole_training_flops",
-    "brier_lm-inference_flops_sampled",
+    "brier_lm-shared_training_flops",
+    "brier_lm-inference_flops_sampled_per_byte",
     "law-calm-brier_lm",
     "law-token-brier_lm",
     "law-calm-brier_1",
@@ -159,6 +160,13 @@ def test_sweep_page(sweep_page):
   assert "L = E + A·K^p/N^a + B·K^q/D^b" in text
   assert "A larger K acts as if" in text and "rank_allocations" in text
   assert "predicted by the law of all others" in text
+  first = text.index("<h2>How many tokens should a vector carry?</h2>")
+  assert first < text.index('id="brier_lm-whole_training_flops"')
+  assert text.index("Best K for a budget") < text.index("laws side by side")
+  assert "L = E + A/N^(a·K^−u) + B/D^(b·K^−v)" in text
+  assert "Nothing is said of a K above 4" in text
+  assert "no two runs differ by their seed alone" in text
+  assert "<title>calm-n100000-d1000000-k1: BrierLM" in text  # for the mouse
   assert "extrapolated" in text  # ten times the largest budget
   assert "IsoFLOP curves" in text
 
