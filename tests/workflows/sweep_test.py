@@ -144,6 +144,12 @@ def test_table_and_page_have_all_points(finished):
       <= point.errors.keys() | {"brier_lm"}
       for point in points
     )
+    token, calm = points
+    # 44 bytes of ASCII a sentence, and two ids at a document's ends.
+    assert 0.9 < token.bytes_per_token == calm.bytes_per_token < 1.1
+    assert token.backbone_parameters < token.parameters
+    assert (calm.autoencoder_users, token.autoencoder_users) == (1, 1)
+    assert calm.autoencoder_parameters > 0 == token.autoencoder_parameters
     study = read_study(finished.workdir)
   assert {sample["name"] for sample in study.results["samples"]} == {
     "token",
@@ -163,6 +169,23 @@ def test_table_and_page_have_all_points(finished):
     "config of calm",
   ):
     assert words in page
+
+
+def test_answered_questions_of_one_task_enter_the_table(finished, tmp_path):
+  results = {}
+  for name in ("token", "calm"):
+    results[name] = tmp_path / name / "result.json"
+    results[name].parent.mkdir()
+    results[name].write_bytes(finished.result_file(name).read_bytes())
+    choices = {"accuracy": 0.5, "chance": 0.25, "log_score": -9.0, "step": 4}
+    choices |= {"accuracy_stderr": 0.1, "task_hash": name}
+    (tmp_path / name / "choices.json").write_text(json.dumps(choices))
+  with pytest.raises(ValueError, match="answer different questions; scores of"):
+    collect(results, tmp_path)
+  (tmp_path / "calm/choices.json").unlink()
+  token, calm = collect(results, tmp_path)
+  assert token.scores["cloze_nats"] == 9
+  assert "cloze_nats" not in calm.scores
 
 
 def test_one_failure_leaves_the_rest(place, tmp_path, monkeypatch):
@@ -439,34 +462,38 @@ def _start(place, workdir, *flags):
 
 @pytest.mark.slow
 @pytest.mark.processes
-def test_two_processes_killed_ten_times_give_the_same_table(
-  place, finished, tmp_path
-):
+def test_two_processes_killed_ten_times_give_the_same_table(place, tmp_path):
   """Each kill takes one of the two at random, and another takes its place."""
-  rng = random.Random(0)
-  pair = [_start(place, tmp_path) for _ in range(2)]
-  finished_at = {}
+  assert _start(place, tmp_path / "whole").wait() == 0
+  killed, rng, num_kills, finished_at = (
+    tmp_path / "two",
+    random.Random(0),
+    0,
+    {},
+  )
+  pair = [_start(place, killed) for _ in range(2)]
 
-  def results():
-    found = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/re*n")}
-    for path, when in found.items():  # and none is written twice
+  def check_written_once():
+    for path in killed.glob("*/result.json"):
+      when = path.stat().st_mtime_ns
       assert finished_at.setdefault(path, when) == when
-    return found
 
-  for _ in range(10):
-    time.sleep(rng.uniform(2, 12))
+  while num_kills < 10:
+    time.sleep(rng.uniform(1, 8))
     victim = rng.randrange(2)
+    num_kills += pair[victim].poll() is None
     pair[victim].kill()
     pair[victim].wait()
-    results()
-    pair[victim] = _start(place, tmp_path)
+    check_written_once()
+    pair[victim] = _start(place, killed)
   for process in pair:
     process.wait()
-  assert _start(place, tmp_path).wait() == 0
-  assert len(results()) == 3
+  assert _start(place, killed).wait() == 0
+  check_written_once()
+  assert len(finished_at) == 3
   for name in ("table.csv", "table.parquet"):
-    whole = (finished.workdir / name).read_bytes()
-    assert (tmp_path / name).read_bytes() == whole
+    whole = (tmp_path / "whole" / name).read_bytes()
+    assert (killed / name).read_bytes() == whole
 
 
 @pytest.mark.slow
