@@ -29,8 +29,8 @@ would be scored before its decay and come out too low.
 
 A sweep that is cut off has a table of what is finished, and the order makes it
 useful: autoencoders; the smallest budget, every size with every K, which
-compares K; the second, from which laws can be fitted; the other seeds, which
-give errors; last and dearest the largest budget, which the laws can predict.
+compares K; the second; the other seeds, which give errors; last and dearest,
+from small to large, the third, without which laws are hardly identified.
 """
 
 import copy

@@ -154,7 +154,7 @@ def scores_table(answer: Answer) -> Table:
     sizes = [point.parameters for cell in there for point in cell]
     rows.append(
       (
-        f"{count(min(sizes))} to {count(max(sizes))}",
+        " to ".join(dict.fromkeys((count(min(sizes)), count(max(sizes))))),
         *(_mean(cell, answer) for cell in there),
       )
     )

@@ -145,8 +145,9 @@ def _add_figure(
 def _add_isoflops(page: Page, points: Sequence[Point]) -> None:
   page.section("IsoFLOP curves")
   page.text(
-    "Sizes at one training budget, each read off between its own two nearest"
-    " runs, and a parabola of L in ln N through them."
+    "Sizes at one training budget, the autoencoder's left out, each read off"
+    " between its own two nearest runs, and a parabola of L in ln N through"
+    " them."
   )
   groups = defaultdict(list)
   for point in points:
