@@ -2,7 +2,9 @@
 
     python -m launch.report --workdir=DIR [--output=report.html]
 
-Every figure is written as a file, too, in a folder beside the page.
+Every figure is written as a file, too, in a folder beside the page. Of a sweep,
+--markdown=FILE puts the tables and sentences of the answer between two marks of
+a page of documentation.
 """
 
 import pathlib
@@ -22,6 +24,9 @@ _BESIDE = flags.DEFINE_string(
   None,
   "A second quickstart, whose scores and samples stand beside the first's.",
 )
+_MARKDOWN = flags.DEFINE_string(
+  "markdown", None, "A page that gets a sweep's tables and sentences."
+)
 flags.mark_flag_as_required("workdir")
 
 
@@ -30,7 +35,9 @@ def main(arguments: list[str]) -> None:
   from calm_jax.scaling.report import write_report
 
   output = _OUTPUT.value or pathlib.Path(_WORKDIR.value) / "report.html"
-  page, *figures = write_report(_WORKDIR.value, output, _BESIDE.value)
+  page, *figures = write_report(
+    _WORKDIR.value, output, _BESIDE.value, _MARKDOWN.value
+  )
   print(f"{page} and {len(figures)} figures beside it")
 
 

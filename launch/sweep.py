@@ -2,7 +2,8 @@
 
     python -m launch.sweep --sweep=experiments/sweep_k.py:tiny --data=DATA \\
       --workdir=RUNS --all
-    python -m launch.report --workdir=RUNS
+    python -m launch.sweep --sweep=experiments/sweep_k.py:tiny --data=DATA \\
+      --workdir=RUNS --collect --report=RUNS/report.html
 
 The same command again goes on where it stopped, and in a second terminal it
 takes other points. --index runs one point; --slurm, --gcluster and --xpk print
@@ -23,6 +24,12 @@ _DATA = flags.DEFINE_string(
 _ALL = flags.DEFINE_bool("all", False, "Run all points here, then collect.")
 _INDEX = flags.DEFINE_integer("index", None, "Run the point of this number.")
 _COLLECT = flags.DEFINE_bool("collect", False, "Write the table of all points.")
+_REPORT = flags.DEFINE_string(
+  "report", None, "Page to write from the table, as launch.report does."
+)
+_MARKDOWN = flags.DEFINE_string(
+  "markdown", None, "With --report: see --markdown of launch.report."
+)
 _SLURM = flags.DEFINE_bool("slurm", False, "Print commands for SLURM.")
 _GCLUSTER = flags.DEFINE_bool(
   "gcluster", False, "Print commands for gcluster of Cluster Toolkit."
@@ -65,6 +72,10 @@ def main(arguments: list[str]) -> None:
       "several processes make one point together; give them --index, and --all"
       " to a single one."
     )
+  if _REPORT.value and not (_ALL.value or _COLLECT.value):
+    raise ValueError("--report needs a table; give --all or --collect, too.")
+  if _MARKDOWN.value and not _REPORT.value:
+    raise ValueError("--markdown goes with --report=PAGE; give both.")
   data = _DATA.value or f"{_WORKDIR.value}/data"
   sweep = Sweep(
     read_sweep_file(_SWEEP.value),
@@ -100,6 +111,10 @@ def main(arguments: list[str]) -> None:
     table = collect(files, _WORKDIR.value)
     left = len(sweep.points) - len(files)
     print(f"{len(table)} points in {_WORKDIR.value}/table.csv; {left} to do")
+    if _REPORT.value:
+      from calm_jax.scaling.report import write_report
+
+      write_report(_WORKDIR.value, _REPORT.value, markdown=_MARKDOWN.value)
   sweep_run.check_finished(statuses)
 
 

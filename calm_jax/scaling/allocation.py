@@ -1,4 +1,4 @@
-"""What a budget buys: the best chunk size and model size, IsoFLOP parabolas.
+"""What a budget buys: the best chunk size and model size.
 
 points = read_points("RUNS/table.csv")  # of launch.sweep
 law = fit_law([point for point in points if point.family == "calm"])
@@ -20,15 +20,14 @@ best.candidate.name, best.tokens, best.score, best.low, best.high
 """
 
 import dataclasses
-from collections import defaultdict
+import math
 from collections.abc import Sequence
 
 import numpy as np
 
+from calm_jax.scaling.forms import features
 from calm_jax.scaling.law import Law
-from calm_jax.scaling.points import Point, split_censored
-
-_NUM_SIZES = 3  # that a parabola needs
+from calm_jax.scaling.points import Point, in_bytes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +38,10 @@ class Candidate:
   parameters: float  # N
   training_flops_per_token: float
   chunk_size: int = 1  # K
+  fixed_flops: float = 0.0  # spent before the first token: the autoencoder's
+  bytes_per_token: float = 1.0  # 1: the law counts D in tokens
+  backbone_parameters: float = math.nan  # of N; nan: not known
+  autoencoder_parameters: float = 0.0  # of the frozen one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +49,7 @@ class Allocation:
   """A candidate trained on all the tokens that the budget buys."""
 
   candidate: Candidate
-  tokens: float  # D = budget / FLOPs a token, or the most there are
+  tokens: float  # what the budget buys, or the most there are
   loss: float  # by the law
   low: float  # 90 % band
   high: float
@@ -64,8 +67,9 @@ def rank_allocations(
 ) -> list[Allocation]:
   """Which size and K to train for a budget, best first.
 
-  argmin over (N, K) of L(N, C / c(N, K), K), with c the training FLOPs a
-  token: a larger K makes tokens cheaper and the law worse.
+  argmin over (N, K) of L(N, (C − f(K)) / c(N, K), K), with c the training FLOPs
+  a token and f what the autoencoder's training takes: a larger K makes tokens
+  cheaper and the law worse.
 
   Args:
     law: of the candidates' family.
@@ -77,8 +81,9 @@ def rank_allocations(
     All candidates, the lowest predicted loss first.
 
   Raises:
-    ValueError: if nothing is to be ranked, or the law has no K and a
-      candidate's K is not that of its points.
+    ValueError: if nothing is to be ranked, the budget does not pay for an
+      autoencoder, or the law has no K and a candidate's K is not that of its
+      points.
   """
   if not candidates or training_flops <= 0:
     raise ValueError(
@@ -86,23 +91,26 @@ def rank_allocations(
       " least one candidate and a positive budget."
     )
   seen = {point.chunk_size for point in law.points}
-  sizes = np.array([candidate.parameters for candidate in candidates])
-  chunk_sizes = np.array([candidate.chunk_size for candidate in candidates])
-  foreign = sorted(set(chunk_sizes.tolist()) - seen)
-  if foreign and not law.uses_chunk_size:
+  chunk_sizes = [candidate.chunk_size for candidate in candidates]
+  foreign = sorted(set(chunk_sizes) - seen)
+  if foreign and not law.form.uses_chunk_size:
     raise ValueError(
       f"the law was fitted at K = {min(seen)} alone and says nothing of K ="
       f" {foreign[0]}; fit points of several K."
     )
-  tokens = training_flops / np.array(
-    [candidate.training_flops_per_token for candidate in candidates]
-  )
+  tokens = affordable_tokens(candidates, training_flops)
+  if tokens.min() <= 0:
+    name = candidates[int(tokens.argmin())].name
+    raise ValueError(
+      f"{training_flops:.3g} FLOPs do not pay for the autoencoder of {name!r};"
+      " give a larger budget."
+    )
   if max_tokens is not None:
     tokens = np.minimum(tokens, max_tokens)
-  losses = law.losses(sizes, tokens, chunk_sizes)
-  samples = law.sampled_losses(sizes, tokens, chunk_sizes)
+  x = candidate_features(candidates, tokens)
+  losses, samples = law.losses(x), law.sampled_losses(x)
   low, high = np.quantile(samples, (0.05, 0.95), axis=0)
-  wins = np.bincount(samples.argmin(axis=1), minlength=len(sizes))
+  wins = np.bincount(samples.argmin(axis=1), minlength=len(candidates))
   allocations = [
     Allocation(
       candidate,
@@ -119,98 +127,55 @@ def rank_allocations(
   return sorted(allocations, key=lambda allocation: allocation.loss)
 
 
-@dataclasses.dataclass(frozen=True)
-class IsoFlop:
-  """Losses of several sizes at one training budget, and their parabola.
-
-  L = c₀ + c₁·ln N + c₂·(ln N)², the smallest where ln N = −c₁ / 2c₂.
-  """
-
-  training_flops: float
-  parameters: np.ndarray  # [n], N
-  losses: np.ndarray  # [n]
-  coefficients: np.ndarray  # [3], of rising powers of ln N
-  best_parameters: float | None  # None: no minimum between the sizes
-
-
-def isoflop_parabolas(
-  points: Sequence[Point],
-  quantity: str,
-  *,
-  num_budgets: int = 3,
-) -> list[IsoFlop]:
-  """Parabolas at budgets that at least three sizes have trained around.
-
-  A size's loss at a budget lies on the line between its two neighbouring runs
-  in (ln C, ln L), seeds averaged; nothing is extrapolated.
+def candidates_of(law: Law, *, is_shared: bool = False) -> list[Candidate]:
+  """The models that a law was fitted to, one a size and K.
 
   Args:
-    points: of one family and one K, with training FLOPs.
-    quantity: brier_lm, brier_1 or cross_entropy.
-    num_budgets: at most so many, spread over those possible.
-
-  Returns:
-    One fit a budget, rising.
-
-  Raises:
-    ValueError: if no budget lies between the runs of three sizes.
+    law: whose points have training FLOPs; others are left out.
+    is_shared: whether a model pays its share of its autoencoder's training
+      alone, instead of all of it.
   """
-  kept, _ = split_censored(points, quantity)
-  curves = _curves(kept, quantity)
-  ends = [budgets[i] for _, budgets, _ in curves for i in (0, -1)] or [0]
-  grid = sorted({*ends, *np.linspace(min(ends), max(ends), 65).tolist()})
-  possible = [c for c in grid if len(_at_budget(curves, c)) >= _NUM_SIZES]
-  if not possible:
-    raise ValueError(
-      f"{len(curves)} sizes have points that count, and no training budget"
-      f" lies between the runs of {_NUM_SIZES} of them; train the larger sizes"
-      " on fewer tokens or the smaller ones on more."
-    )
-  chosen = np.linspace(0, len(possible) - 1, num_budgets).round().astype(int)
-  return [
-    _parabola(possible[i], _at_budget(curves, possible[i]))
-    for i in sorted(set(chosen.tolist()))
-  ]
-
-
-def _curves(
-  points: Sequence[Point], quantity: str
-) -> list[tuple[float, np.ndarray, np.ndarray]]:
-  """For each size: N, ln C [m] rising, ln L [m]."""
-  runs = defaultdict(lambda: defaultdict(list))
-  for point in points:
+  unit = in_bytes(law.points)
+  found = {}
+  for point in law.points:
     if point.training_flops > 0:
-      budget = float(np.log(point.training_flops))
-      runs[point.parameters][budget].append(np.log(point.loss(quantity)[0]))
-  curves = []
-  for size, by_budget in sorted(runs.items()):
-    budgets = sorted(by_budget)
-    losses = [np.mean(by_budget[budget]) for budget in budgets]
-    curves.append((size, np.array(budgets), np.array(losses)))
-  return curves
+      users = point.autoencoder_users if is_shared else 1
+      found[point.parameters, point.chunk_size] = Candidate(
+        name=point.name,
+        parameters=point.parameters,
+        training_flops_per_token=point.training_flops / point.tokens,
+        chunk_size=point.chunk_size,
+        fixed_flops=point.autoencoder_flops / users,
+        bytes_per_token=point.bytes_per_token if unit else 1.0,
+        backbone_parameters=point.backbone_parameters or math.nan,
+        autoencoder_parameters=point.autoencoder_parameters,
+      )
+  return [found[key] for key in sorted(found)]
 
 
-def _at_budget(curves, log_budget: float) -> list[tuple[float, float]]:
-  """(N, L) of the sizes whose runs lie around a budget."""
-  return [
-    (size, float(np.exp(np.interp(log_budget, budgets, losses))))
-    for size, budgets, losses in curves
-    if budgets[0] <= log_budget <= budgets[-1]
-  ]
-
-
-def _parabola(log_budget: float, at_budget: list[tuple[float, float]]):
-  sizes, losses = np.array(at_budget).T
-  x = np.log(sizes)
-  middle = x.mean()  # powers of ln N itself are nearly collinear
-  c2, c1, c0 = np.polyfit(x - middle, losses, 2)
-  best = None
-  if c2 > 0 and x[0] <= (vertex := middle - c1 / (2 * c2)) <= x[-1]:
-    best = float(np.exp(vertex))
-  coefficients = np.array(
-    [c0 - c1 * middle + c2 * middle**2, c1 - 2 * c2 * middle, c2]
+def affordable_tokens(
+  candidates: Sequence[Candidate], training_flops: float
+) -> np.ndarray:
+  """Training tokens that a budget buys, [n]; below 0 where it buys none."""
+  return np.array(
+    [
+      (training_flops - it.fixed_flops) / it.training_flops_per_token
+      for it in candidates
+    ]
   )
-  return IsoFlop(float(np.exp(log_budget)), sizes, losses, coefficients, best)
+
+
+def candidate_features(
+  candidates: Sequence[Candidate], tokens: np.ndarray
+) -> np.ndarray:
+  """x of `forms.features`, [V, n], of candidates trained on tokens [n]."""
+  return features(
+    [it.parameters for it in candidates],
+    tokens * np.array([it.bytes_per_token for it in candidates]),
+    [it.chunk_size for it in candidates],
+    [it.backbone_parameters for it in candidates],
+    [it.autoencoder_parameters for it in candidates],
+  )
 
 
 def _is_outside(

@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from calm_jax.scaling import plots
+from calm_jax.scaling import choice_plots
+from calm_jax.scaling.drawing import to_svg
 from calm_jax.scaling.page import Page, identifier, with_error
 
 _COLUMNS = {
@@ -66,10 +67,10 @@ def _add_samples(page: Page, result: Mapping[str, Any], place: str) -> None:
   }
   if curves:
     name = f"choices-samples-{place}"
-    figure = plots.accuracy_over_samples(curves, result["chance"])
+    figure = choice_plots.accuracy_over_samples(curves, result["chance"])
     page.figure(
       name,
-      plots.to_svg(figure, name),
+      to_svg(figure, name),
       "Accuracy with the first so many samples of each chunk. Dotted: chance."
       " The samples are the same, so points of a line err together.",
     )
@@ -87,7 +88,7 @@ def _add_calibration(page: Page, result: Mapping[str, Any], place: str) -> None:
     name = f"choices-calibration-{place}"
     page.figure(
       name,
-      plots.to_svg(plots.reliability(curves), name),
+      to_svg(choice_plots.reliability(curves), name),
       "Calibration: the accuracy of answers by their confidence, the largest"
       " share of a softmax over the candidates. Below the dotted line an"
       " estimate is too sure.",

@@ -1,5 +1,6 @@
 """The result files of a sweep in one table, and what a page shows beside it."""
 
+import dataclasses
 import os
 import pathlib
 from collections.abc import Mapping
@@ -10,6 +11,7 @@ from calm_jax.scaling.points import Point, write_points
 from calm_jax.scaling.scored_run import read_point
 
 _SHOWN = ("_stderr", "_per_dimension")  # of an autoencoder, and its scores
+_CHOICES = "choices.json"
 _SAME = ("commit", "device", "versions", "hashes", "settings")
 
 
@@ -17,6 +19,9 @@ def collect(
   results: Mapping[str, str | os.PathLike], directory: str | os.PathLike
 ) -> list[Point]:
   """Writes table.csv, table.parquet and results.json.
+
+  Beside a result file may lie choices.json, written by launch.choose for the
+  same run, all of the same questions: it adds scores.
 
   Args:
     results: the result file of each finished point, by its name. Those of
@@ -42,11 +47,19 @@ def collect(
       f"{directory} has no finished next-vector or token point; run them"
       " first, or look for error.txt in their directories."
     )
+  choices = _choices({name: results[name] for name in scored})
+  used = {name: _autoencoder_name(found[name]) for name in scored}
   points = [
-    read_point(
-      results[name],
-      name,
-      autoencoder=results.get(_autoencoder_name(found[name])),
+    dataclasses.replace(
+      read_point(
+        results[name],
+        name,
+        autoencoder=results.get(used[name]),
+        choices=choices.get(name),
+      ),
+      autoencoder_users=list(used.values()).count(used[name])
+      if used[name] in results
+      else 1,
     )
     for name in scored
   ]
@@ -74,6 +87,27 @@ def collect(
   write_json(directory / "results.json", summary)
   write_points(points, directory / "table")
   return points
+
+
+def _choices(
+  results: Mapping[str, str | os.PathLike],
+) -> dict[str, pathlib.Path]:
+  """The answered questions beside result files, which are all the same."""
+  beside = {
+    name: path
+    for name, it in results.items()
+    if (path := pathlib.Path(it).parent / _CHOICES).exists()
+  }
+  hashes: dict[Any, pathlib.Path] = {}
+  for path in beside.values():
+    hashes.setdefault(read_json(path).get("task_hash"), path)
+  if len(hashes) > 1:
+    first, second, *_ = hashes.values()
+    raise ValueError(
+      f"{first} and {second} answer different questions; scores of one table"
+      " are those of one --task."
+    )
+  return beside
 
 
 def _autoencoder_name(result: Mapping[str, Any]) -> str:

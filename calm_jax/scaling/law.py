@@ -6,15 +6,17 @@ from collections.abc import Sequence
 import numpy as np
 
 from calm_jax.scaling import estimator
+from calm_jax.scaling.forms import CHUNK_FORMS, TOKEN_FORM, Form
 from calm_jax.scaling.points import (
-  QUANTITIES,
   Point,
   check_unique,
-  score_of_loss,
+  point_features,
   split_censored,
 )
+from calm_jax.scaling.quantities import quantity_of
+from calm_jax.scaling.seeds import SeedScatter, seed_scatter
 
-_MAX_CONDITION = 1e5  # of the Jacobian by (E, lnA, lnB, a, b, p, q)
+_MAX_CONDITION = 1e5  # of the Jacobian by the parameters, coefficients as ln
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,78 +24,67 @@ class Law:
   """A fitted law of one family and one quantity."""
 
   family: str  # calm | token
-  quantity: str  # brier_lm | brier_1 | cross_entropy; see `Point.loss`
+  quantity: str  # see `quantities`
+  form: Form
   points: tuple[Point, ...]  # that were fitted
   censored: tuple[tuple[Point, str], ...]  # that were not, and why
-  names: tuple[str, ...]  # E, lnA, lnB, a, b (, p, q)
   estimate: np.ndarray  # [P]
-  samples: np.ndarray  # [S, P], of the bootstrap over runs, as fitted
+  samples: np.ndarray  # [S, P], of the bootstrap over places, as fitted
   widening: float  # of bands, see `estimator.estimate_laws`
   scatter: float  # robust std about the law of the ln L of an exact score
+  seeds: SeedScatter | None = None  # None: no place has two
 
   @property
-  def uses_chunk_size(self) -> bool:
-    return "p" in self.names
+  def run_scatter(self) -> float:
+    """Of ln L between seeds, measured or taken."""
+    return self.seeds.value if self.seeds else estimator.RUN_SCATTER
 
   def parameters(self, level: float = 0.9) -> dict[str, tuple[float, ...]]:
-    """E, A, B, a, b (, p, q): the estimate, low and high ends of its band."""
+    """E, A, B, a, b, …: the estimate, low and high ends of its band."""
     samples = estimator.widen(self.estimate, self.samples, self.widening)
-    low, high = np.quantile(samples, _ends(level), axis=0)
+    low, high = np.quantile(samples, ends(level), axis=0)
     result = {}
-    for i, name in enumerate(self.names):
+    for i, name in enumerate(self.form.names):
       values = np.array([self.estimate[i], low[i], high[i]])
       if name.startswith("ln"):
         name, values = name[2:], np.exp(values)
       result[name] = tuple(values.tolist())
     return result
 
-  def losses(self, parameters, tokens, chunk_size) -> np.ndarray:
-    """L at points given as arrays [n] or numbers: [n] float64."""
-    arrays = _arrays(parameters, tokens, chunk_size)
-    return np.exp(estimator.log_law(self.estimate, *arrays))
+  def losses(self, x: np.ndarray) -> np.ndarray:
+    """L at features x [V, n]: [n] float64."""
+    return np.exp(self.form.log_law(self.estimate, x))
 
-  def sampled_losses(self, parameters, tokens, chunk_size) -> np.ndarray:
+  def sampled_losses(self, x: np.ndarray) -> np.ndarray:
     """L of every bootstrap sample at the points, widened in ln L: [S, n]."""
-    arrays = _arrays(parameters, tokens, chunk_size)
-    middle = estimator.log_law(self.estimate, *arrays)
-    shift = estimator.log_law(self.samples, *arrays) - middle
+    middle = self.form.log_law(self.estimate, x)
+    shift = self.form.log_law(self.samples, x) - middle
     return np.exp(middle + self.widening * shift)
 
   def score(self, losses: np.ndarray) -> np.ndarray:
-    """BrierLM, Brier-1 or cross-entropy of losses."""
-    return np.vectorize(score_of_loss, otypes=[float])(losses, self.quantity)
-
-
-@dataclasses.dataclass(frozen=True)
-class Prediction:
-  """The largest run as the law of all smaller ones sees it."""
-
-  point: Point
-  loss: float  # observed
-  predicted: float
-  low: float  # of the 90 % band of a new run: its scatter, its score's error
-  high: float
-
-  @property
-  def is_inside(self) -> bool:
-    return self.low <= self.loss <= self.high
+    """The quantity's score, such as BrierLM, of losses."""
+    score_fn = quantity_of(self.quantity).score_of_loss
+    return np.vectorize(score_fn, otypes=[float])(losses)
 
 
 def fit_law(
   points: Sequence[Point],
   quantity: str = "brier_lm",
   *,
+  form: Form | None = None,
   num_bootstraps: int = 200,
   seed: int = 0,
 ) -> Law:
-  """Fits L = E + A·K^p/N^a + B·K^q/D^b to the points of one family.
+  """Fits a form of the law to the points of one family.
 
-  K enters where the points have several; `estimator.estimate_laws` says how,
-  `points.split_censored` which points count.
+  A run counts by the error of its text and the scatter of seeds, measured where
+  places have several; `quantities` says which points count.
 
   Args:
     points: of one family, in any order.
-    quantity: brier_lm, brier_1 or cross_entropy.
+    quantity: see `quantities`.
+    form: None: L = E + A·K^p/N^a + B·K^q/D^b where the points have several K,
+      and the law without K otherwise.
     num_bootstraps: S.
     seed: of the bootstrap.
 
@@ -103,15 +94,12 @@ def fit_law(
   Raises:
     ValueError: with the reason, if the points cannot identify the law.
   """
-  family = _check_points(points, quantity)
+  family = check_points(points, quantity)
   kept, censored = split_censored(points, quantity)
-  arrays = {
-    name: np.array([getattr(point, name) for point in kept], float)
-    for name in ("parameters", "tokens", "chunk_size")
-  }
-  use_chunk_size = len({point.chunk_size for point in points}) > 1
-  names = estimator.parameter_names(use_chunk_size)
-  _check_variation(arrays, names, len(censored))
+  if form is None:
+    several = len({point.chunk_size for point in points}) > 1
+    form = CHUNK_FORMS["coefficients"] if several else TOKEN_FORM
+  _check_variation(kept, form, len(censored))
   losses, errors = np.array([point.loss(quantity) for point in kept]).T
   if losses.min() <= 0:
     worst = kept[int(losses.argmin())].name
@@ -119,97 +107,39 @@ def fit_law(
       f"point {worst!r} has a {quantity} loss of {losses.min():.3g}; the law"
       " needs losses above 0."
     )
+  seeds = seed_scatter(kept, quantity)
   estimates = estimator.estimate_laws(
-    *arrays.values(),
+    form,
+    point_features(kept),
     losses[None],
     errors,
-    use_chunk_size=use_chunk_size,
+    run_scatter=seeds.value if seeds else estimator.RUN_SCATTER,
     num_bootstraps=num_bootstraps,
     seed=seed,
   )
-  _check_identified(estimates)
+  check_identified(estimates)
   return Law(
     family,
     quantity,
+    form,
     tuple(kept),
     tuple(censored),
-    names,
     estimates.estimate[0],
     estimates.samples[0],
     estimates.widening,
     float(estimates.scatter[0]),
+    seeds,
   )
 
 
-def predict_largest(
-  points: Sequence[Point],
-  quantity: str = "brier_lm",
-  *,
-  num_bootstraps: int = 200,
-  seed: int = 0,
-) -> list[Prediction]:
-  """Predicts the largest run from a law that has not seen it.
-
-  The largest is the one with most training FLOPs among those that count, N·D
-  where FLOPs are not given; all seeds of it are held out together.
-
-  Args:
-    points: of one family.
-    quantity: see `fit_law`.
-    num_bootstraps: see `fit_law`.
-    seed: see `fit_law`.
-
-  Returns:
-    One prediction for each seed of the largest run.
-
-  Raises:
-    ValueError: with the reason, if the others cannot identify the law.
-  """
-  _check_points(points, quantity)
-  kept, _ = split_censored(points, quantity)
-  if not kept:
-    raise ValueError(f"no point has a {quantity} that counts.")
-  largest = max(kept, key=_size)
-  held_out = [point for point in kept if _shape(point) == _shape(largest)]
-  others = [point for point in points if _shape(point) != _shape(largest)]
-  fitted = fit_law(others, quantity, num_bootstraps=num_bootstraps, seed=seed)
-  shape = _shape(largest)
-  predicted = fitted.losses(*shape)[0]
-  middles = fitted.sampled_losses(*shape)[:, 0]
-  noise = np.random.default_rng(seed).standard_normal(num_bootstraps)
-  predictions = []
-  for point in held_out:
-    loss, error = point.loss(quantity)
-    scatter = fitted.scatter / estimator.run_weights(error / loss)
-    new_runs = middles * np.exp(scatter * noise)
-    low, high = np.quantile(new_runs, _ends(0.9))
-    predictions.append(Prediction(point, loss, predicted, low, high))
-  return predictions
-
-
-def _ends(level: float) -> tuple[float, float]:
+def ends(level: float) -> tuple[float, float]:
+  """The quantiles between which a share `level` of samples lies."""
   return (1 - level) / 2, (1 + level) / 2
 
 
-def _arrays(*values) -> list[np.ndarray]:
-  arrays = [np.atleast_1d(np.asarray(value, float)) for value in values]
-  return list(np.broadcast_arrays(*arrays))
-
-
-def _shape(point: Point) -> tuple[float, float, int]:
-  return point.parameters, point.tokens, point.chunk_size
-
-
-def _size(point: Point) -> float:
-  return point.training_flops or point.parameters * point.tokens
-
-
-def _check_points(points: Sequence[Point], quantity: str) -> str:
-  """The one family of the points."""
-  if quantity not in QUANTITIES:
-    raise ValueError(
-      f"quantity is {quantity!r}; choose one of {', '.join(QUANTITIES)}."
-    )
+def check_points(points: Sequence[Point], quantity: str) -> str:
+  """The one family of the points; raises ValueError if it is not one."""
+  quantity_of(quantity)
   families = {point.family for point in check_unique(list(points))}
   if len(families) != 1:
     raise ValueError(
@@ -220,20 +150,29 @@ def _check_points(points: Sequence[Point], quantity: str) -> str:
 
 
 def _check_variation(
-  arrays: dict[str, np.ndarray], names: tuple[str, ...], num_censored: int
+  points: Sequence[Point], form: Form, num_censored: int
 ) -> None:
   """Raises ValueError where counting shows that points do not suffice."""
-  num_points, needed = len(arrays["tokens"]), len(names) + 1
-  if num_points < needed:
+  num_places, needed = len({it.place for it in points}), len(form.names) + 1
+  if num_places < needed:
     raise ValueError(
-      f"{num_points} points count and {num_censored} are censored; a law with"
-      f" {len(names)} parameters needs at least {needed} that count."
+      f"{num_places} points count and {num_censored} are censored; a law with"
+      f" {len(form.names)} parameters needs at least {needed} that count, seeds"
+      " apart."
     )
-  wanted = {"parameters": 2, "tokens": 2, "chunk_size": 2}
-  if "p" not in names:
-    wanted = {"parameters": 3, "tokens": 3}
+  wanted = {"parameters": 3, "tokens": 3}
+  if form.uses_chunk_size:
+    wanted = {"parameters": 2, "tokens": 2, "chunk_size": 2}
+  if form.needs_backbone:
+    wanted["chunk_size"] = 3
+    lacking = [it.name for it in points if not it.backbone_parameters]
+    if lacking:
+      raise ValueError(
+        f"point {lacking[0]!r} has no backbone_parameters, which the form"
+        f" {form.name!r} needs; collect the sweep again."
+      )
   for name, number in wanted.items():
-    found = len(set(arrays[name].tolist()))
+    found = len({getattr(point, name) for point in points})
     if found < number:
       raise ValueError(
         f"the points that count have {found} different values of {name}; the"
@@ -241,16 +180,18 @@ def _check_variation(
       )
 
 
-def _check_identified(estimates: estimator.Estimates) -> None:
+def check_identified(estimates: estimator.Estimates) -> None:
   """Raises ValueError where the fit shows that the law is not determined."""
-  vanished = {
-    "lnA": "the loss does not fall with N",
-    "lnB": "the loss does not fall with D",
-  }
-  for i, name in enumerate(estimates.names):
+  form = estimates.form
+  variables = {f"ln{term.coefficient}": term.variable for term in form.terms}
+  words = {"N_token": "what works on tokens", "N_chunk": "the backbone"}
+  for i, name in enumerate(form.names):
     # An E of 0 is an answer: the points do not tell it from 0.
     if estimates.is_at_bound[0, i] and name != "E":
-      reason = vanished.get(name, "a power law does not follow these points")
+      reason = "a power law does not follow these points"
+      if name in variables:
+        variable = words.get(variables[name], variables[name])
+        reason = f"the loss does not fall with {variable}"
       raise ValueError(
         f"the points do not identify the law: {name} ran to its limit;"
         f" {reason}."
@@ -258,9 +199,7 @@ def _check_identified(estimates: estimator.Estimates) -> None:
   if estimates.condition[0] > _MAX_CONDITION:
     weak = np.abs(estimates.weakest[0])
     together = [
-      name
-      for name, share in zip(estimates.names, weak, strict=True)
-      if share > 0.2
+      name for name, share in zip(form.names, weak, strict=True) if share > 0.2
     ]
     raise ValueError(
       "the points do not identify the law: the Jacobian has no full rank"

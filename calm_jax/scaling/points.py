@@ -5,17 +5,24 @@ import dataclasses
 import math
 import os
 import pathlib
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
 
+import numpy as np
 import pyarrow
 import pyarrow.parquet
 
 from calm_jax import paths
 from calm_jax.config import ModelConfig
+from calm_jax.scaling.forms import features
+from calm_jax.scaling.quantities import quantity_of
 
-QUANTITIES = ("brier_lm", "brier_1", "cross_entropy")
-SCORES = ("brier_lm", *(f"brier_{n}" for n in range(1, 5)), "cross_entropy")
+SCORES = (
+  "brier_lm",
+  *(f"brier_{n}" for n in range(1, 5)),
+  "cross_entropy",
+  "cloze_accuracy",  # (accuracy − chance) / (1 − chance)
+  "cloze_nats",  # −log p̂ of the true continuation, a question
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,8 +35,12 @@ class Point:
   tokens: float  # of training
   chunk_size: int = 1  # K; 1 for a token model
   seed: int = 0
+  bytes_per_token: float = 0.0  # of the training text; 0: not known
+  backbone_parameters: float = 0.0  # of them; 0: not known
+  autoencoder_parameters: float = 0.0  # of the frozen one; 0: none
   training_flops: float = 0.0  # of the run; 0: not counted
   autoencoder_flops: float = 0.0  # of training the frozen one; 0: none
+  autoencoder_users: int = 1  # points of the study that it serves
   inference_flops: float = 0.0  # a token, one sample; 0: not counted
   inference_flops_sampled: float = 0.0  # a token at T = 0.5; 0: not counted
   scores: dict[str, float] = dataclasses.field(default_factory=dict)
@@ -65,32 +76,58 @@ class Point:
     """With all of the autoencoder's, though others may use it, too."""
     return self.training_flops and self.training_flops + self.autoencoder_flops
 
+  @property
+  def shared_training_flops(self) -> float:
+    """With this point's share of the autoencoder's, equal for all its users."""
+    share = self.autoencoder_flops / self.autoencoder_users
+    return self.training_flops and self.training_flops + share
+
+  @property
+  def inference_flops_per_byte(self) -> float:
+    """One sample; 0: not known."""
+    return self._per_byte(self.inference_flops)
+
+  @property
+  def inference_flops_sampled_per_byte(self) -> float:
+    """At T = 0.5; 0: not known."""
+    return self._per_byte(self.inference_flops_sampled)
+
+  @property
+  def place(self) -> tuple[str, float, float, int]:
+    """What points that differ by their seed alone have in common."""
+    return self.family, self.parameters, self.tokens, self.chunk_size
+
   def loss(self, quantity: str) -> tuple[float, float]:
-    """What a law is fitted to, and its standard error.
+    """What a law is fitted to, and its standard error; see `quantities`.
 
-    brier_lm: −ln(BrierLM / 100) · brier_1: −ln(Brier-1) · cross_entropy:
-    itself, in nats a token. The error of −ln(s) is that of s over s.
+    The error is that of the evaluated text; of −ln(s) it is that of s over s.
     """
-    score = self.scores[quantity]
-    error = self.errors.get(quantity, 0.0)
-    if quantity == "cross_entropy":
-      return score, error
-    return -math.log(score / _brier(quantity).best), error / score
+    it = quantity_of(quantity)
+    score, error = it.score(self), it.error(self)
+    return it.loss(score), error if it.best is None else error / score
+
+  def _per_byte(self, flops: float) -> float:
+    return flops / self.bytes_per_token if self.bytes_per_token else 0.0
 
 
-class _Brier(NamedTuple):
-  best: int  # the largest score
-  num_orders: int  # of Brier-n that it is made of
+def point_features(points: Sequence[Point]) -> np.ndarray:
+  """x of `forms.features`, [V, n]: D in bytes where all points know theirs."""
+  data = [
+    point.tokens * (point.bytes_per_token if in_bytes(points) else 1.0)
+    for point in points
+  ]
+  return features(
+    [point.parameters for point in points],
+    data,
+    [point.chunk_size for point in points],
+    [point.backbone_parameters or math.nan for point in points],
+    [point.autoencoder_parameters for point in points],
+  )
 
 
-def _brier(quantity: str) -> _Brier:
-  known = {"brier_lm": _Brier(100, 4), "brier_1": _Brier(1, 1)}
-  if quantity not in known:
-    raise ValueError(
-      f"the quantity {quantity!r} is not known; choose one of"
-      f" {', '.join(QUANTITIES)}."
-    )
-  return known[quantity]
+def in_bytes(points: Sequence[Point]) -> bool:
+  """Whether D can be counted in bytes; in tokens otherwise."""
+  return all(point.bytes_per_token for point in points)
 
 
 def families() -> dict[str, type[ModelConfig]]:
@@ -106,40 +143,13 @@ def series_title(family: str, chunk_size: int) -> str:
   return f"{model.title}, K = {chunk_size}" if has_chunks else model.title
 
 
-def score_of_loss(loss: float, quantity: str) -> float:
-  """The score that a value of `Point.loss` stands for."""
-  if quantity == "cross_entropy":
-    return loss
-  return _brier(quantity).best * math.exp(-loss)
-
-
-def censored_reason(point: Point, quantity: str) -> str | None:
-  """Why a point does not count for a quantity; None where it does.
-
-  BrierLM is a product and −ln diverges at 0, so it counts only where each
-  Brier-n stands above two of its errors; Brier-1 needs only itself.
-  """
-  if quantity == "cross_entropy":
-    return None if quantity in point.scores else f"has no {quantity}"
-  order = _brier(quantity).num_orders
-  for name in (f"brier_{n}" for n in range(1, order + 1)):
-    score, error = point.scores.get(name), point.errors.get(name)
-    if score is None or error is None:
-      return f"has no {name} with its error"
-    if score <= 2 * error or score <= 0:
-      return f"{name} {score:.2g} is not above two errors ({error:.2g})"
-  if point.scores.get(quantity, 0) <= 0:
-    return f"has no {quantity} above 0"
-  return None
-
-
 def split_censored(
   points: Iterable[Point], quantity: str
 ) -> tuple[list[Point], list[tuple[Point, str]]]:
   """The points that count for a quantity, and the others with the reason."""
   kept, censored = [], []
   for point in points:
-    reason = censored_reason(point, quantity)
+    reason = quantity_of(quantity).censored_reason(point)
     if reason is None:
       kept.append(point)
     else:

@@ -9,7 +9,11 @@ from typing import Any
 
 from calm_jax import paths
 from calm_jax.scaling import plots
+from calm_jax.scaling.answer import Answer, find_answer
+from calm_jax.scaling.answer_words import markdown as markdown_of
 from calm_jax.scaling.choice_sections import add_choices
+from calm_jax.scaling.drawing import to_svg
+from calm_jax.scaling.markdown_block import replace_block, split_block
 from calm_jax.scaling.page import Page, identifier, with_error
 from calm_jax.scaling.study import Run, Study, read_study
 from calm_jax.scaling.sweep_sections import add_points
@@ -29,6 +33,7 @@ def write_report(
   directory: str | os.PathLike,
   output: str | os.PathLike,
   beside: str | os.PathLike | None = None,
+  markdown: str | os.PathLike | None = None,
 ) -> list[pathlib.Path]:
   """Writes the page, and every figure of it as an SVG beside it.
 
@@ -37,6 +42,8 @@ def write_report(
     output: the page; figures go to the folder of its name + "_figures".
     beside: of a second quickstart, whose scores and samples stand beside those
       of the first; None: no other.
+    markdown: a page of documentation that gets a sweep's tables and sentences
+      between its marks, see `replace_block`; None: none.
 
   Returns:
     The files written, the page first.
@@ -48,7 +55,15 @@ def write_report(
   study = read_study(directory)
   if beside is not None:
     study = with_beside(study, read_study(beside))
-  page = build_page(study)
+  answer = find_answer(study.points) if study.points else None
+  if markdown is not None:
+    if answer is None:
+      raise ValueError(
+        f"{study.directory} has no table of a sweep to tell of in {markdown};"
+        " run launch.sweep --collect, or leave --markdown out."
+      )
+    split_block(markdown)  # better known before the page is written
+  page = build_page(study, answer)
   output = pathlib.Path(output)
   folder = output.with_name(f"{output.stem}_figures")
   folder.mkdir(parents=True, exist_ok=True)
@@ -57,6 +72,8 @@ def write_report(
   }
   for path, content in contents.items():
     paths.write_whole(path, content)
+  if markdown is not None and answer is not None:
+    replace_block(markdown, markdown_of(answer))
   return list(contents)
 
 
@@ -95,11 +112,16 @@ def with_beside(study: Study, other: Study) -> Study:
   return dataclasses.replace(study, results=results)
 
 
-def build_page(study: Study) -> Page:
-  """All sections for which the study has something."""
+def build_page(study: Study, answer: Answer | None = None) -> Page:
+  """All sections for which the study has something.
+
+  Args:
+    study: what was found.
+    answer: of its points; None: asked for here.
+  """
   page = Page(f"calm_jax: {study.directory.resolve().name}")
   if study.points:
-    add_points(page, study.points)
+    add_points(page, answer or find_answer(study.points))
   _add_results(page, study.results)
   add_choices(page, study.choices)
   _add_samples(page, study.results)
@@ -187,7 +209,7 @@ def _add_trade_off(page: Page, results: Mapping[str, Any]) -> None:
   page.section("Accuracy and collision")
   page.figure(
     "trade-off",
-    plots.to_svg(figure, "trade-off"),
+    to_svg(figure, "trade-off"),
     "Sharper sampling is right more often and repeats itself more often.",
   )
 
@@ -221,7 +243,7 @@ def _add_runs(page: Page, runs: list[Run]) -> None:
       caption = metric
       if metric == "loss":
         caption = _LOSSES.get(kind.partition(",")[0], metric)
-      page.figure(name, plots.to_svg(figure, name), caption)
+      page.figure(name, to_svg(figure, name), caption)
 
 
 def _add_autoencoders(page: Page, study: Study) -> None:
@@ -240,11 +262,11 @@ def _add_autoencoders(page: Page, study: Study) -> None:
   for run in mine:
     name = identifier(f"health-{run.name}")
     figure = plots.autoencoder_health(run.rows)
-    page.figure(name, plots.to_svg(figure, name), run.name)
+    page.figure(name, to_svg(figure, name), run.name)
   if stds:
     page.figure(
       "health-stds",
-      plots.to_svg(plots.std_per_dimension(stds), "health-stds"),
+      to_svg(plots.std_per_dimension(stds), "health-stds"),
       "The posterior's standard deviation of each dimension, over held-out"
       " text. Near 1 a dimension tells nothing of its chunk.",
     )

@@ -1,35 +1,94 @@
-"""The part of a report that is about the points of a sweep."""
+"""The part of a report that is about the points of a sweep.
+
+First the answer, in one figure and a few sentences; then the laws it rests on;
+then all else.
+"""
 
 from collections import defaultdict
+from collections.abc import Sequence
 
-from calm_jax.scaling import plots
-from calm_jax.scaling.allocation import (
-  Candidate,
-  isoflop_parabolas,
-  rank_allocations,
+from calm_jax.scaling import sweep_plots
+from calm_jax.scaling.answer import Answer
+from calm_jax.scaling.answer_words import (
+  best_table,
+  capitalised,
+  laws_table,
+  scores_table,
+  sentences,
 )
-from calm_jax.scaling.law import Law, fit_law, predict_largest
+from calm_jax.scaling.drawing import count, to_svg
+from calm_jax.scaling.isoflop import isoflop_parabolas
+from calm_jax.scaling.law_sections import add_laws, add_parameters
 from calm_jax.scaling.page import Page, with_error
 from calm_jax.scaling.points import (
-  QUANTITIES,
   SCORES,
   Point,
-  families,
+  in_bytes,
   series_title,
 )
+from calm_jax.scaling.quantities import quantity_of
 
-_COSTS = ("whole_training_flops", "inference_flops", "inference_flops_sampled")
-
-
-def add_points(page: Page, points: list[Point]) -> None:
-  """Scores against cost, laws with bands, IsoFLOP curves, and the table."""
-  _add_scores(page, points)
-  _add_laws(page, points)
-  _add_isoflops(page, points)
-  _add_table(page, points)
+_WHOLE = "whole_training_flops"
 
 
-def _add_scores(page: Page, points: list[Point]) -> None:
+def add_points(page: Page, answer: Answer) -> None:
+  """The answer for K, the laws, other scores and costs, and the table."""
+  _add_answer(page, answer)
+  _add_forms(page, answer)
+  _add_scores(page, answer)
+  add_laws(page, answer)
+  _add_isoflops(page, answer.points)
+  _add_table(page, answer.points)
+
+
+def _add_answer(page: Page, answer: Answer) -> None:
+  page.section("How many tokens should a vector carry?")
+  _add_figure(page, answer, _WHOLE)
+  for words in sentences(answer):
+    page.text(words)
+  if answer.best:
+    page.table(*best_table(answer))
+    page.text(
+      "“Best in” is the share of bootstrap samples. Budgets are those at which"
+      " every K has a model that was trained on about as many tokens as the"
+      " budget buys."
+    )
+  it = quantity_of(answer.quantity)
+  if any(it.censored_reason(point) is None for point in answer.points):
+    page.text("After the largest budget, ± one standard error:")
+    page.table(*scores_table(answer))
+
+
+def _add_forms(page: Page, answer: Answer) -> None:
+  if not answer.candidates:
+    return
+  page.section("The laws side by side")
+  page.text(
+    "Each form of the law of CALMs is fitted without a size, without the"
+    " largest budget and without a K, and predicts what was left out: the root"
+    " mean square of its error in ln L, and the geometric mean over all that"
+    " was left out. The first is used above."
+  )
+  page.table(*laws_table(answer))
+  page.text(
+    f"N are the trained parameters, D the "
+    f"{_unit(answer)} of training. P is the"
+    " backbone's share of N; the rest works on tokens, and the frozen"
+    " autoencoder with it, whose parameters stand beside N(1−P). DLCM's offsets"
+    " of N and D are 0 here, and its two exponents of N are one: the points"
+    " cannot tell them apart, because both parts of a model grow together."
+  )
+  for candidate in answer.candidates:
+    if candidate.law is not None:
+      page.text(candidate.form.words)
+      add_parameters(page, candidate.law)
+
+
+def _unit(answer: Answer) -> str:
+  return "bytes" if in_bytes(answer.points) else "tokens"
+
+
+def _add_scores(page: Page, answer: Answer) -> None:
   page.section("Scores against cost")
   page.text(
     "A CALM predicts K tokens at once, as one vector that a frozen autoencoder"
@@ -40,183 +99,73 @@ def _add_scores(page: Page, points: list[Point]) -> None:
     " positions, from what they draw at temperature T = 1."
   )
   page.text(
-    "Bars are standard errors over the evaluated text; they do not hold what"
-    " another seed would change. A line joins the best runs up to each cost."
-    " FLOPs count every multiplication that is executed, the optimizer's among"
-    " them, and to each CALM's all of its autoencoder's training where the"
-    " table has it, though the models of one K share it; laws, allocations and"
-    " IsoFLOP curves leave the autoencoder's out. One sample draws"
-    " each chunk once; at T = 0.5 a CALM draws and counts 200 candidates, and"
-    " only the cost changes here, not the score."
+    "FLOPs count every multiplication that is executed: of training the frozen"
+    " encoder's, the head's samples' and the optimizer's, too. To each CALM's"
+    " is added all of its autoencoder's training where the table has it, or its"
+    " share where that is said. One sample draws each chunk once; at T = 0.5 a"
+    " CALM draws and counts 200 candidates, and only the cost changes here, not"
+    " the score. Curves are the best size of each K by the law, with 90 %"
+    " bands, within what was trained; without a law a line joins the best runs"
+    " up to each cost. A mark tells its run where the mouse rests."
   )
-  for quantity in ("brier_lm", "brier_1"):
-    for cost in _COSTS:
-      if any(
-        quantity in point.scores and getattr(point, cost) > 0
-        for point in points
-      ):
-        figure = plots.scores_over_flops(points, quantity, cost)
-        name = f"{quantity}-{cost}"
-        caption = f"{plots.LABELS[quantity]} against {plots.LABELS[cost]}."
-        page.figure(name, plots.to_svg(figure, name), caption)
+  unit = "_per_byte" if in_bytes(answer.points) else ""
+  _add_figure(page, answer, "shared_training_flops")
+  for cost in (f"inference_flops{unit}", f"inference_flops_sampled{unit}"):
+    _add_figure(page, answer, cost)
+  if any("brier_1" in point.scores for point in answer.points):
+    _add_figure(page, answer, _WHOLE, quantity="brier_1")
 
 
-def _add_laws(page: Page, points: list[Point]) -> None:
-  for quantity in QUANTITIES:
-    for family, model in families().items():
-      mine = [
-        point
-        for point in points
-        if point.family == family
-        and (quantity != "cross_entropy" or quantity in point.scores)
-      ]
-      if mine:
-        title = _capitalised(model.title)
-        page.section(f"{title}: law of {plots.LABELS[quantity]}")
-        _add_law(page, mine, quantity)
-
-
-def _add_law(page: Page, points: list[Point], quantity: str) -> None:
-  try:
-    law = fit_law(points, quantity)
-  except ValueError as error:
-    page.text(f"No law: {error}")
+def _add_figure(
+  page: Page, answer: Answer, cost: str, quantity: str = "brier_lm"
+) -> None:
+  it = quantity_of(quantity)
+  if not any(
+    it.censored_reason(point) is None and getattr(point, cost) > 0
+    for point in answer.points
+  ):
     return
-  formula, words = "L = E + A/N^a + B/D^b", ""
-  if law.uses_chunk_size:
-    formula = "L = E + A·K^p/N^a + B·K^q/D^b"
-    words = (
-      " A larger K acts as if the model had N/K^(p/a) parameters and D/K^(q/b)"
-      " tokens: p above 0 says that it asks for a larger model, q above 0 that"
-      " it asks for more text."
-    )
-  loss = {"brier_lm": "−ln(BrierLM/100)", "brier_1": "−ln(Brier-1)"}.get(
-    quantity, "nats a token"
+  curves = {}
+  if quantity == answer.quantity and "training" in cost:
+    curves = answer.curves(is_shared=cost != _WHOLE)
+  figure = sweep_plots.scores_over_flops(
+    answer.points,
+    quantity,
+    cost,
+    curves=curves,
+    scatters=answer.scatters if quantity == answer.quantity else None,
   )
-  page.text(
-    f"{formula}, L in {loss}, N trained parameters, D training tokens; E is"
-    f" what neither reduces.{words}"
-  )
-  page.text(
-    f"{len(law.points)} points count and {len(law.censored)} do not. 90 %"
-    f" bands are from {len(law.samples)} bootstrap samples over runs; a run"
-    f" scatters by {law.scatter:.2g} in ln L."
-  )
-  parameters = law.parameters()
-  if parameters["E"][1] == 0:
-    page.text(
-      "The band of E reaches 0, the least it can be: these points do not say"
-      " how good a model can become at most."
-    )
-  name = f"law-{law.family}-{quantity}"
-  svg = plots.to_svg(plots.law_with_bands(law), name)
-  page.figure(name, svg, "Runs, the law, and its 90 % bands.")
-  page.table(
-    ("", "estimate", "90 % band"),
-    [
-      (name, value, f"{low:.4g} to {high:.4g}")
-      for name, (value, low, high) in parameters.items()
-    ],
-  )
-  _add_held_out(page, points, quantity)
-  if law.censored:
-    page.text("Points that do not count:")
-    page.table(
-      ("point", "why"), [(point.name, why) for point, why in law.censored]
-    )
-  _add_allocations(page, law)
+  name = f"{quantity}-{cost}"
+  caption = f"{it.label} against {sweep_plots.COSTS[cost]}."
+  if curves:
+    caption += " Curves: the law's best size, with 90 % bands."
+  page.figure(name, to_svg(figure, name), caption)
 
 
-def _add_held_out(page: Page, points: list[Point], quantity: str) -> None:
-  try:
-    predictions = predict_largest(points, quantity)
-  except ValueError as error:
-    page.text(f"The largest run cannot be held out: {error}")
-    return
-  page.text("The largest run, predicted by the law of all others:")
-  page.table(
-    ("run", "predicted L", "90 % band", "observed L", "in its band"),
-    [
-      (
-        one.point.name,
-        one.predicted,
-        f"{one.low:.4g} to {one.high:.4g}",
-        one.loss,
-        "yes" if one.is_inside else "no",
-      )
-      for one in predictions
-    ],
-  )
-
-
-def _add_allocations(page: Page, law: Law) -> None:
-  """The best K and size for the largest budget spent, and for ten times it."""
-  has_likelihoods = families()[law.family].has_likelihoods
-  candidates = {
-    (point.parameters, point.chunk_size): Candidate(
-      f"N = {plots.count(point.parameters)}"
-      + ("" if has_likelihoods else f", K = {point.chunk_size}"),
-      point.parameters,
-      point.training_flops / point.tokens,
-      point.chunk_size,
-    )
-    for point in law.points
-    if point.training_flops > 0
-  }
-  if not candidates:
-    return
-  spent = max(point.training_flops for point in law.points)
-  page.text(
-    "The models of this sweep on as many tokens as a budget buys, best first by"
-    " the law. “Best in” is the share of bootstrap samples; an extrapolated row"
-    " lies outside the points. For other models and budgets call"
-    " calm_jax.scaling.allocation.rank_allocations."
-  )
-  for budget in (spent, 10 * spent):
-    ranked = rank_allocations(law, list(candidates.values()), budget)
-    page.text(f"{budget:.2g} training FLOPs:")
-    page.table(
-      (
-        *("model", "tokens", plots.LABELS[law.quantity], "L, 90 % band"),
-        *("best in", ""),
-      ),
-      [
-        (
-          one.candidate.name,
-          plots.count(one.tokens),
-          one.score,
-          f"{one.low:.4g} to {one.high:.4g}",
-          f"{one.win_share:.0%}",
-          "extrapolated" if one.is_extrapolated else "",
-        )
-        for one in ranked[:5]
-      ],
-    )
-
-
-def _add_isoflops(page: Page, points: list[Point]) -> None:
+def _add_isoflops(page: Page, points: Sequence[Point]) -> None:
   page.section("IsoFLOP curves")
   page.text(
-    "Sizes at one training budget, each read off between its own two nearest"
-    " runs, and a parabola of L in ln N through them."
+    "Sizes at one training budget, the autoencoder's left out, each read off"
+    " between its own two nearest runs, and a parabola of L in ln N through"
+    " them."
   )
   groups = defaultdict(list)
   for point in points:
     groups[point.family, point.chunk_size].append(point)
   for (family, chunk_size), mine in sorted(groups.items()):
-    title = _capitalised(series_title(family, chunk_size))
+    title = capitalised(series_title(family, chunk_size))
     try:
       fits = isoflop_parabolas(mine, "brier_lm")
     except ValueError as error:
       page.text(f"{title}: none, {error}")
       continue
     name = f"isoflop-{family}-{chunk_size}"
-    figure = plots.isoflop_curves(fits, "brier_lm")
+    figure = sweep_plots.isoflop_curves(fits, "brier_lm")
     caption = f"{title}. Dotted: the best size, if it is not at an end."
-    page.figure(name, plots.to_svg(figure, name), caption)
+    page.figure(name, to_svg(figure, name), caption)
 
 
-def _add_table(page: Page, points: list[Point]) -> None:
+def _add_table(page: Page, points: Sequence[Point]) -> None:
   page.section("All points")
   scores = [
     name for name in SCORES if any(name in point.scores for point in points)
@@ -224,18 +173,25 @@ def _add_table(page: Page, points: list[Point]) -> None:
   page.table(
     (
       *("point", "family", "N", "D", "K", "seed", "training FLOPs"),
-      *("autoencoder's", *scores),
+      *("autoencoder's", "FLOPs a byte", "at T = 0.5", *scores),
     ),
     [
       (
         point.name,
         point.family,
-        plots.count(point.parameters),
-        plots.count(point.tokens),
+        count(point.parameters),
+        count(point.tokens),
         point.chunk_size,
         point.seed,
         f"{point.training_flops:.3g}",
         f"{point.autoencoder_flops:.3g}",
+        *(
+          f"{cost:.3g}" if cost else "not known"
+          for cost in (
+            point.inference_flops_per_byte,
+            point.inference_flops_sampled_per_byte,
+          )
+        ),
         *(
           with_error(point.scores.get(name), point.errors.get(name))
           for name in scores
@@ -244,7 +200,3 @@ def _add_table(page: Page, points: list[Point]) -> None:
       for point in points
     ],
   )
-
-
-def _capitalised(title: str) -> str:
-  return title[0].upper() + title[1:]

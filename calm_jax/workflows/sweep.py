@@ -64,6 +64,7 @@ class Sweep:
     self.scoring = scoring
     self.points: Points = {}
     self._data_hash = store.content_hash
+    self.bytes_per_token = store.num_bytes("train") / store.num_tokens("train")
     for name, config in points.items():
       try:
         self.points[name] = self._resolve(config, store)

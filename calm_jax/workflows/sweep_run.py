@@ -126,6 +126,7 @@ def _attempt(sweep: Sweep, name: str) -> Status:
       return Status.STOPPED
     result = score_point(config, directory, sweep.scoring, name in sweep.shown)
     if jax.process_index() == 0:
+      result["bytes_per_token"] = sweep.bytes_per_token
       result["fingerprint"] = sweep.fingerprint(name)
       write_result(str(sweep.result_file(name)), result)
       (directory / "error.txt").unlink(missing_ok=True)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from calm_jax.scaling import allocation
+from calm_jax.scaling.forms import CHUNK_FORMS, TOKEN_FORM
 from calm_jax.scaling.law import Law
 from calm_jax.scaling.points import Point
 
@@ -32,16 +33,15 @@ def _law(chunk_sizes=(1, 8)):
   points = [_point(n, 1e10, k) for n in (1e6, 1e12) for k in chunk_sizes]
   use_k = len(chunk_sizes) > 1
   size = 7 if use_k else 5
-  names = ("E", "lnA", "lnB", "a", "b", "p", "q")[:size]
   samples = np.stack(
     [_PARAMETERS[:size] + [0.01 * _E, 0, 0, 0, 0, 0, 0][:size]] * 4
   )
   return Law(
     "calm",
     "cross_entropy",
+    CHUNK_FORMS["coefficients"] if use_k else TOKEN_FORM,
     tuple(points),
     (),
-    names,
     _PARAMETERS[:size],
     samples,
     widening=1.0,
@@ -104,29 +104,17 @@ def test_ranking_refuses_what_the_law_does_not_know():
     allocation.rank_allocations(_law(), [], 1e20)
 
 
-def test_isoflop_finds_the_minimum():
-  points = [
-    _point(n, c / (6 * n))
-    for c in np.geomspace(1e19, 1e21, 41)
-    for n in np.geomspace(3e8, 3e9, 7)
-  ]
-  fits = allocation.isoflop_parabolas(points, "cross_entropy")
-  assert len(fits) == 3
-  for one in fits:
-    exponent = _ALPHA + _BETA
-    g = (_ALPHA * _A / (_BETA * _B)) ** (1 / exponent)
-    expected = g * (one.training_flops / 6) ** (_BETA / exponent)
-    if 4e8 < expected < 2e9:
-      assert one.best_parameters == pytest.approx(expected, rel=0.1)
-    x = np.log(one.parameters)
-    parabola = np.polynomial.polynomial.polyval(x, one.coefficients)
-    np.testing.assert_allclose(parabola, one.losses, rtol=1e-2)
-  assert any(one.best_parameters for one in fits)
+def test_the_autoencoder_is_paid_before_the_first_token():
+  candidate = allocation.Candidate("a", 1e8, 6e8, fixed_flops=4e20)
+  [best] = allocation.rank_allocations(_law(), [candidate], 1e21)
+  assert best.tokens == pytest.approx(1e12)
+  with pytest.raises(ValueError, match="do not pay for the autoencoder of 'a'"):
+    allocation.rank_allocations(_law(), [candidate], 1e20)
 
 
-def test_isoflop_needs_three_sizes_at_one_budget():
-  points = [_point(n, 20 * n * x) for n in (1e7, 1e9, 1e11) for x in (1, 2)]
-  with pytest.raises(
-    ValueError, match="3 sizes have points that count, and no"
-  ):
-    allocation.isoflop_parabolas(points, "cross_entropy")
+def test_candidates_are_the_models_of_the_points():
+  law = _law()
+  [first, *_] = found = allocation.candidates_of(law)
+  assert len(found) == 4
+  assert first.training_flops_per_token == pytest.approx(6e6)
+  assert first.bytes_per_token == 1  # of no point known

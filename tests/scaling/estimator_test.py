@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from calm_jax.scaling import estimator
+from calm_jax.scaling.forms import TOKEN_FORM, features
 from tests.scaling.known_laws import (
   CHUNK_LAW,
   SIZES,
@@ -11,6 +12,8 @@ from tests.scaling.known_laws import (
   SMALL_LAW,
   TOKEN_LAW,
   TOKENS,
+  form_of,
+  log_law,
   make_grid,
   make_losses,
 )
@@ -19,9 +22,9 @@ from tests.scaling.known_laws import (
 def _num_covered(truth, grid, noise, num_trials):
   """In how many trials each parameter lies in its 90 % band."""
   found = estimator.estimate_laws(
-    *grid,
+    form_of(truth),
+    features(*grid),
     make_losses(truth, grid, noise, num_trials),
-    use_chunk_size=len(truth) > 5,
     num_bootstraps=200,
   )
   covered = np.zeros(len(truth), int)
@@ -49,50 +52,25 @@ def test_parameters_lie_in_their_bands(truth, grid, noise):
 def test_exact_points_give_the_exact_law():
   grid = make_grid(chunk_sizes=(1, 2, 4))
   found = estimator.estimate_laws(
-    *grid,
+    form_of(CHUNK_LAW),
+    features(*grid),
     make_losses(CHUNK_LAW, grid, 0.0),
-    use_chunk_size=True,
     num_bootstraps=2,
   )
   np.testing.assert_allclose(found.estimate[0], CHUNK_LAW, rtol=1e-4)
-
-
-def test_log_law_is_the_formula():
-  e, a, b = 1.5, 20.0, 30.0
-  parameters = np.array([e, *np.log([a, b]), 0.3, 0.2, 0.4, 0.6])
-  n, d, k = np.array([1e6, 3e7]), np.array([1e8, 1e9]), np.array([1.0, 4.0])
-  expected = e + a * k**0.4 / n**0.3 + b * k**0.6 / d**0.2
-  np.testing.assert_allclose(
-    estimator.log_law(parameters, n, d, k), np.log(expected), rtol=1e-12
-  )
-
-
-def test_jacobian_is_the_slope():
-  x = np.log(np.stack(make_grid(chunk_sizes=(1, 4))))
-  x = x - x.mean(axis=1, keepdims=True)
-  parameters = np.array([[0.1, -0.5, 0.3, 0.4, 0.2, 0.3, 0.5]])
-  _, jacobian = estimator._evaluate(parameters, x)
-  for i in range(7):
-    step = 1e-6 * np.eye(7)[i]
-    up, _ = estimator._evaluate(parameters + step, x)
-    down, _ = estimator._evaluate(parameters - step, x)
-    slope = (up - down)[0] / 2e-6
-    np.testing.assert_allclose(jacobian[0, i], slope, atol=1e-8)
 
 
 def test_one_broken_run_does_not_move_the_law():
   grid = make_grid()
   losses = make_losses(TOKEN_LAW, grid, 0.002)
   clean = estimator.estimate_laws(
-    *grid, losses, use_chunk_size=False, num_bootstraps=2
+    TOKEN_FORM, features(*grid), losses, num_bootstraps=2
   )
   losses[0, 5] *= 1.5
   broken = estimator.estimate_laws(
-    *grid, losses, use_chunk_size=False, num_bootstraps=2
+    TOKEN_FORM, features(*grid), losses, num_bootstraps=2
   )
-  shift = estimator.log_law(broken.estimate, *grid) - estimator.log_law(
-    clean.estimate, *grid
-  )
+  shift = log_law(broken.estimate, grid) - log_law(clean.estimate, grid)
   assert np.abs(shift).max() < 0.01  # least squares moves by 0.05
 
 
@@ -103,10 +81,10 @@ def test_noisy_runs_count_less():
   losses[0, 3:6] *= 1.1
   errors[3:6] = 0.3 * losses[0, 3:6]
   found = estimator.estimate_laws(
-    *grid, losses, errors, use_chunk_size=False, num_bootstraps=2
+    TOKEN_FORM, features(*grid), losses, errors, num_bootstraps=2
   )
-  expected = estimator.log_law(TOKEN_LAW, *grid)
-  predicted = estimator.log_law(found.estimate, *grid)[0]
+  expected = log_law(TOKEN_LAW, grid)
+  predicted = log_law(found.estimate[0], grid)
   assert np.abs(predicted - expected).max() < 0.002
 
 

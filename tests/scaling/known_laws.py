@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from calm_jax.scaling import estimator
+from calm_jax.scaling.forms import CHUNK_FORMS, TOKEN_FORM, features
 from calm_jax.scaling.points import Point
 
 SIZES = np.geomspace(5e7, 2e9, 4)
@@ -22,9 +22,17 @@ SMALL_LAW = np.array([0.0, 1.78, 7.79, 0.1, 0.54, 0.44, -0.05])
 SMALL_GRID = make_grid([1.8e5, 5e5, 1e6], [4.1e5, 9.2e5, 2e6], (1, 2, 4))
 
 
+def form_of(truth):
+  return TOKEN_FORM if truth.shape[-1] == 5 else CHUNK_FORMS["coefficients"]
+
+
+def log_law(truth, grid):
+  return form_of(truth).log_law(truth, features(*grid))
+
+
 def make_losses(truth, grid, noise, num_sets=1, seed=0):
   draws = np.random.default_rng(seed).standard_normal((num_sets, len(grid[0])))
-  return np.exp(estimator.log_law(truth, *grid) + noise * draws)
+  return np.exp(log_law(truth, grid) + noise * draws)
 
 
 def make_points(truth, grid, losses, quantity="cross_entropy"):

@@ -5,7 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from calm_jax.scaling.law import fit_law, predict_largest
+from calm_jax.scaling.forms import CHUNK_FORMS, features
+from calm_jax.scaling.held_out import predict_largest
+from calm_jax.scaling.law import fit_law
 from calm_jax.scaling.points import Point
 from tests.scaling.known_laws import (
   CHUNK_LAW,
@@ -38,7 +40,7 @@ def test_law_of_points_with_k():
   for name, (value, low, high) in found.parameters().items():
     assert low < value < high
     assert low < truth[name] < high, name
-  predicted = found.losses(*grid)
+  predicted = found.losses(features(*grid))
   np.testing.assert_allclose(predicted, losses, rtol=0.03)
   scores = found.score(predicted)
   np.testing.assert_allclose(scores, 100 * np.exp(-predicted))
@@ -112,8 +114,10 @@ def test_an_irreducible_loss_of_0_is_an_answer():
   estimate, low, high = found.parameters()["E"]
   assert (estimate, low) == (0, 0)
   assert high < 0.3 * losses.min()
-  np.testing.assert_allclose(found.losses(*grid), losses, rtol=0.03)
-  ends = np.quantile(found.sampled_losses(*grid), (0.05, 0.95), axis=0)
+  np.testing.assert_allclose(found.losses(features(*grid)), losses, rtol=0.03)
+  ends = np.quantile(
+    found.sampled_losses(features(*grid)), (0.05, 0.95), axis=0
+  )
   assert (ends[1] / ends[0]).max() < 1.1
 
 
@@ -122,6 +126,13 @@ def test_loss_that_does_not_fall_is_refused():
   flat = 3 + 40 / grid[1] ** 0.2
   with pytest.raises(ValueError, match="do not identify the law"):
     fit_law(make_points(TOKEN_LAW, grid, flat), "cross_entropy")
+
+
+def test_a_form_whose_parts_are_not_counted_is_refused():
+  grid = make_grid(chunk_sizes=(1, 2, 4))
+  points = make_points(CHUNK_LAW, grid, make_losses(CHUNK_LAW, grid, 0.01)[0])
+  with pytest.raises(ValueError, match="'run0' has no backbone_parameters"):
+    fit_law(points, "cross_entropy", form=CHUNK_FORMS["backbone"])
 
 
 def test_bad_input_is_refused():
@@ -133,7 +144,7 @@ def test_bad_input_is_refused():
     fit_law([*points, other])
   with pytest.raises(ValueError, match="2 families"):
     fit_law([*points[1:], other])
-  with pytest.raises(ValueError, match="quantity is 'bleu'"):
+  with pytest.raises(ValueError, match="quantity 'bleu' is not known"):
     fit_law(points, "bleu")
   with pytest.raises(ValueError, match="0 points count and 16 are censored"):
     fit_law(points, "brier_lm")

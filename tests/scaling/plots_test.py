@@ -1,4 +1,4 @@
-"""Tests calm_jax/scaling/plots.py: the numbers that stand in the pictures."""
+"""Tests calm_jax/scaling/{plots,sweep_plots,drawing}.py by their numbers."""
 
 import dataclasses
 import re
@@ -8,8 +8,8 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from calm_jax.scaling import plots
-from calm_jax.scaling.allocation import isoflop_parabolas
+from calm_jax.scaling import drawing, plots, sweep_plots
+from calm_jax.scaling.isoflop import isoflop_parabolas
 from calm_jax.scaling.law import fit_law
 
 from . import studies
@@ -39,7 +39,7 @@ def test_learning_curves_hold_their_data():
 
 def test_scores_have_error_bars_of_their_errors(points):
   mine = [point for point in points if point.family == "token"]
-  figure = plots.scores_over_flops(mine, "brier_lm", "training_flops")
+  figure = sweep_plots.scores_over_flops(mine, "brier_lm", "training_flops")
   [bars] = figure.axes[0].containers
   segments = np.array(bars.lines[2][0].get_segments())  # [n, 2 ends, xy]
   expected = [
@@ -52,7 +52,7 @@ def test_scores_have_error_bars_of_their_errors(points):
 
 
 def test_frontier_rises(points):
-  figure = plots.scores_over_flops(points, "brier_lm", "inference_flops")
+  figure = sweep_plots.scores_over_flops(points, "brier_lm", "inference_flops")
   joined = [
     line.get_ydata()
     for line in figure.axes[0].lines
@@ -75,7 +75,7 @@ def test_law_stands_between_its_bands(points):
       if point.family == "calm"
     ]
   )
-  figure = plots.law_with_bands(law)
+  figure = sweep_plots.law_with_bands(law)
   *panels, spare = figure.axes
   titles = [axes.get_title() for axes in panels]
   assert titles == ["CALM, K = 1", "CALM, K = 2", "CALM, K = 4"]
@@ -90,14 +90,14 @@ def test_law_stands_between_its_bands(points):
 def test_large_numbers_are_written_out():
   values = (12, 999.9, 175_776, 999_900, 1.04e6, 2.3e11)
   words = ["12", "1 k", "176 k", "1 M", "1.04 M", "230 B"]
-  assert [plots.count(value) for value in values] == words
+  assert [drawing.count(value) for value in values] == words
 
 
 def test_isoflop_marks_the_best_size(points):
   fits = isoflop_parabolas(
     [point for point in points if point.family == "token"], "brier_lm"
   )
-  figure = plots.isoflop_curves(fits, "brier_lm")
+  figure = sweep_plots.isoflop_curves(fits, "brier_lm")
   dotted = [
     line.get_xdata()[0]
     for line in figure.axes[0].lines
@@ -128,16 +128,16 @@ def test_trade_off_and_health_hold_their_data():
 def test_svg_fits_into_a_page():
   curves = {"a": ([1, 2], [3.0, 2.0])}
   first, second = (
-    plots.to_svg(plots.learning_curves(curves, label="a < b"), name)
+    drawing.to_svg(plots.learning_curves(curves, label="a < b"), name)
     for name in ("one", "two")
   )
   root = ElementTree.fromstring(first)
   assert "width" not in root.attrib and "viewBox" in root.attrib
-  assert "currentColor" in first and plots._INK not in first
+  assert "currentColor" in first and drawing.INK not in first
   ids = [set(re.findall(r'\bid="([^"]*)"', svg)) for svg in (first, second)]
   assert ids[0] and not ids[0] & ids[1]
   assert set(re.findall(r"url\(#([^)]*)\)", first)) <= ids[0]
-  assert first == plots.to_svg(
+  assert first == drawing.to_svg(
     plots.learning_curves(curves, label="a < b"), "one"
   )
 

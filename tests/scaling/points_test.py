@@ -6,6 +6,7 @@ import pytest
 
 from calm_jax.scaling import points as points_lib
 from calm_jax.scaling.points import Point
+from calm_jax.scaling.quantities import QUANTITIES, quantity_of
 
 
 def _point(**changes):
@@ -31,15 +32,14 @@ def test_losses_of_scores():
   assert point.loss("cross_entropy") == (3.5, 0.0)
   for quantity, score in point.scores.items():
     loss = point.loss(quantity)[0]
-    assert points_lib.score_of_loss(loss, quantity) == pytest.approx(score)
+    assert quantity_of(quantity).score_of_loss(loss) == pytest.approx(score)
 
 
 def test_an_unknown_quantity_is_taken_for_no_other():
   point = _point(scores={"brier_2": 0.5})
   for ask in (
     lambda: point.loss("brier_2"),
-    lambda: points_lib.score_of_loss(1.0, "brier_2"),
-    lambda: points_lib.censored_reason(point, "brier_2"),
+    lambda: points_lib.split_censored([point], "brier_2"),
   ):
     with pytest.raises(ValueError, match="'brier_2' is not known; choose one"):
       ask()
@@ -49,6 +49,31 @@ def test_error_of_a_loss_is_the_relative_error_of_the_score():
   loss, error = _point().loss("brier_lm")
   up = -math.log((17.0 + 0.004) / 100)
   assert error == pytest.approx(100 * (loss - up), rel=1e-3)
+
+
+def test_cross_entropy_in_bytes():
+  """3.5 nats a token of 4 bytes are 3.5 / (4 ln 2) bits a byte."""
+  point = _point(
+    scores={"cross_entropy": 3.5},
+    errors={"cross_entropy": 0.02},
+    bytes_per_token=4.0,
+    inference_flops=8.0,
+  )
+  loss, error = point.loss("bits_per_byte")
+  assert loss == pytest.approx(3.5 / (4 * math.log(2)))
+  assert error == pytest.approx(loss * 0.02 / 3.5)
+  assert point.inference_flops_per_byte == 2
+  x = points_lib.point_features([point])
+  assert math.exp(x[1, 0]) == pytest.approx(4 * point.tokens)
+  unknown = _point(scores={"cross_entropy": 3.5})
+  reason = QUANTITIES["bits_per_byte"].censored_reason(unknown)
+  assert reason == "has no bytes_per_token"
+
+
+def test_the_autoencoder_is_paid_whole_or_shared():
+  point = _point(autoencoder_users=5)
+  assert point.whole_training_flops == 1.75e14
+  assert point.shared_training_flops == 1.55e14
 
 
 def test_brier_lm_counts_where_every_order_is_above_two_errors():
@@ -63,15 +88,15 @@ def test_brier_lm_counts_where_every_order_is_above_two_errors():
 
 
 def test_a_score_without_its_error_does_not_count():
-  reason = points_lib.censored_reason(_point(errors={}), "brier_1")
+  reason = quantity_of("brier_1").censored_reason(_point(errors={}))
   assert reason == "has no brier_1 with its error"
-  reason = points_lib.censored_reason(_point(scores={}), "cross_entropy")
+  reason = quantity_of("cross_entropy").censored_reason(_point(scores={}))
   assert reason == "has no cross_entropy"
 
 
 def test_an_unresolved_brier_lm_says_which_order_is_too_low():
   scores = {f"brier_{n}": 0.5**n for n in range(1, 4)} | {"brier_4": -0.01}
-  reason = points_lib.censored_reason(_point(scores=scores), "brier_lm")
+  reason = quantity_of("brier_lm").censored_reason(_point(scores=scores))
   assert reason == "brier_4 -0.01 is not above two errors (0.01)"
 
 

@@ -2,6 +2,7 @@
 
 import html.parser
 import json
+import pathlib
 import re
 import shutil
 import subprocess
@@ -11,6 +12,10 @@ import tempfile
 import pytest
 
 from calm_jax.scaling import report
+from calm_jax.scaling.answer import find_answer
+from calm_jax.scaling.answer_words import markdown
+from calm_jax.scaling.markdown_block import BEGIN, replace_block, split_block
+from calm_jax.scaling.points import read_points
 
 from . import studies
 
@@ -184,7 +189,8 @@ def test_sweep_page(sweep_page):
   names = {figure.stem for figure in figures}
   assert {
     "brier_lm-whole_training_flops",
-    "brier_lm-inference_flops_sampled",
+    "brier_lm-shared_training_flops",
+    "brier_lm-inference_flops_sampled_per_byte",
     "law-calm-brier_lm",
     "law-token-brier_lm",
     "law-calm-brier_1",
@@ -192,6 +198,13 @@ def test_sweep_page(sweep_page):
   assert "L = E + A·K^p/N^a + B·K^q/D^b" in text
   assert "A larger K acts as if" in text and "rank_allocations" in text
   assert "predicted by the law of all others" in text
+  first = text.index("<h2>How many tokens should a vector carry?</h2>")
+  assert first < text.index('id="brier_lm-whole_training_flops"')
+  assert text.index("Best K for a budget") < text.index("laws side by side")
+  assert "L = E + A/N^(a·K^−u) + B/D^(b·K^−v)" in text
+  assert "Nothing is said of a K above 4" in text
+  assert "no two runs differ by their seed alone" in text
+  assert "<title>calm-n100000-d1000000-k1: BrierLM" in text  # for the mouse
   assert "extrapolated" in text  # ten times the largest budget
   assert "IsoFLOP curves" in text
 
@@ -201,6 +214,36 @@ def test_too_few_points_are_said_on_the_page(tmp_path):
   studies.write_points(points, tmp_path / "table")
   text = report.build_page(report.read_study(tmp_path)).html()
   assert "No law: 4 points count and 0 are censored" in text
+
+
+_ROOT = pathlib.Path(__file__).parents[2]
+_NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:e[+-]\d+)?")
+
+
+def test_the_documentation_says_what_the_table_says():
+  """Word for word; numbers to what linear algebra on another CPU changes."""
+  table = _ROOT / "benchmarks/sweep_k/table.csv"
+  _, found, _ = split_block(_ROOT / "docs/scaling.md")
+  expected = markdown(find_answer(read_points(table)))
+  texts = [
+    _NUMBER.sub("#", " ".join(text.split())) for text in (found, expected)
+  ]
+  assert texts[0] == texts[1]
+  numbers = [[*map(float, _NUMBER.findall(it))] for it in (found, expected)]
+  assert numbers[0] == pytest.approx(numbers[1], rel=0.05, abs=0.3)
+
+
+@pytest.mark.parametrize("text", ["", f"{BEGIN}\n", f"{BEGIN}\n{BEGIN}\n"])
+def test_a_page_without_its_two_marks_is_refused(tmp_path, text):
+  path = tmp_path / "a.md"
+  path.write_text(text)
+  with pytest.raises(ValueError, match=r"a.md has \d marks for the text of"):
+    replace_block(path, "b")
+  assert path.read_text() == text
+  studies.write_run(tmp_path)
+  with pytest.raises(ValueError, match="has no table of a sweep to tell of"):
+    report.write_report(tmp_path, tmp_path / "page.html", markdown=path)
+  assert not (tmp_path / "page.html").exists()
 
 
 def _launch(*flags):

@@ -70,6 +70,10 @@ def test_point_of_a_calm(tmp_path):
     parameters=sum(flops.num_parameters(config.model).values()),
     tokens=100 * 4 * 32,
     chunk_size=2,
+    backbone_parameters=flops.num_parameters(config.model)["backbone"],
+    autoencoder_parameters=sum(
+      flops.num_parameters(config.autoencoder).values()
+    ),
     training_flops=flops.training_flops(config, convention="executed"),
     inference_flops=point.inference_flops,
     inference_flops_sampled=sum(sampled.values()),
@@ -101,6 +105,34 @@ def test_point_of_a_token_model(tmp_path):
   # Training passes thrice over what inference passes over once.
   expected = 3 * point.inference_flops * point.tokens
   assert point.training_flops == pytest.approx(expected)
+
+
+def test_answered_questions_are_scores(tmp_path):
+  result = _write(tmp_path / "r.json", "token", bytes_per_token=4.2)
+  found = {
+    "accuracy": 0.4,
+    "accuracy_stderr": 0.03,
+    "chance": 0.25,
+    "log_score": -12.5,
+    "log_score_stderr": 0.5,
+    "step": 100,
+    "task_hash": "a",
+  }
+  path = tmp_path / "choices.json"
+  path.write_text(json.dumps(found))
+  point = read_point(result, "a", choices=path)
+  assert point.bytes_per_token == 4.2
+  assert point.scores["cloze_accuracy"] == pytest.approx(0.2)
+  assert point.errors["cloze_accuracy"] == pytest.approx(0.04)
+  assert (point.scores["cloze_nats"], point.errors["cloze_nats"]) == (12.5, 0.5)
+  for change, message in (
+    ({"step": 50}, "is of step 50, and the point was scored at step 100"),
+    ({"chance": None}, "has no chance; expected a result of launch.choose"),
+  ):
+    changed = {k: v for k, v in (found | change).items() if v is not None}
+    path.write_text(json.dumps(changed))
+    with pytest.raises(ValueError, match=message):
+      read_point(result, "a", choices=path)
 
 
 @pytest.mark.parametrize(

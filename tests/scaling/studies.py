@@ -37,6 +37,8 @@ def _point(family, n, d, k, loss):
     parameters=float(n),
     tokens=float(d),
     chunk_size=k,
+    bytes_per_token=1.0,
+    backbone_parameters=float(0.6 * n + 1e4 * n**0.1),
     training_flops=float(6 * n * d / k),
     inference_flops=float(2 * n / k),
     inference_flops_sampled=float(40 * n / k),

@@ -16,6 +16,7 @@ import jax
 import pytest
 
 from calm_jax.scaling.collect import collect
+from calm_jax.scaling.markdown_block import BEGIN, END, split_block
 from calm_jax.scaling.points import read_points
 from calm_jax.scaling.report import build_page, read_study
 from calm_jax.training.metrics import MetricsWriter
@@ -144,6 +145,12 @@ def test_table_and_page_have_all_points(finished):
       <= point.errors.keys() | {"brier_lm"}
       for point in points
     )
+    token, calm = points
+    # 44 bytes of ASCII a sentence, and two ids at a document's ends.
+    assert 0.9 < token.bytes_per_token == calm.bytes_per_token < 1.1
+    assert token.backbone_parameters < token.parameters
+    assert (calm.autoencoder_users, token.autoencoder_users) == (1, 1)
+    assert calm.autoencoder_parameters > 0 == token.autoencoder_parameters
     study = read_study(finished.workdir)
   assert {sample["name"] for sample in study.results["samples"]} == {
     "token",
@@ -163,6 +170,23 @@ def test_table_and_page_have_all_points(finished):
     "config of calm",
   ):
     assert words in page
+
+
+def test_answered_questions_of_one_task_enter_the_table(finished, tmp_path):
+  results = {}
+  for name in ("token", "calm"):
+    results[name] = tmp_path / name / "result.json"
+    results[name].parent.mkdir()
+    results[name].write_bytes(finished.result_file(name).read_bytes())
+    choices = {"accuracy": 0.5, "chance": 0.25, "log_score": -9.0, "step": 4}
+    choices |= {"accuracy_stderr": 0.1, "task_hash": name}
+    (tmp_path / name / "choices.json").write_text(json.dumps(choices))
+  with pytest.raises(ValueError, match="answer different questions; scores of"):
+    collect(results, tmp_path)
+  (tmp_path / "calm/choices.json").unlink()
+  token, calm = collect(results, tmp_path)
+  assert token.scores["cloze_nats"] == 9
+  assert "cloze_nats" not in calm.scores
 
 
 def test_one_failure_leaves_the_rest(place, tmp_path, monkeypatch):
@@ -403,6 +427,33 @@ def test_binary_runs_the_point_of_a_number(place, tmp_path):
   assert path.parent.name == _open(place, tmp_path).name(1)
 
 
+def test_one_command_writes_table_page_and_documentation(
+  place, finished, tmp_path
+):
+  for path in finished.workdir.glob("*/result.json"):
+    (tmp_path / path.parent.name).mkdir()
+    (tmp_path / path.parent.name / path.name).write_bytes(path.read_bytes())
+  docs = tmp_path / "scaling.md"
+  docs.write_text(f"before\n{BEGIN}\nearlier text\n{END}\nafter\n")
+  flags = (f"--report={tmp_path}/page.html", f"--markdown={docs}")
+  assert _start(place, tmp_path, "--collect", *flags).wait() == 0
+  for name in ("table.csv", "table.parquet"):
+    whole = (finished.workdir / name).read_bytes()
+    assert (tmp_path / name).read_bytes() == whole
+  assert "How many tokens" in (tmp_path / "page.html").read_text()
+  before, between, after = split_block(docs)
+  assert (before, after) == ("before\n", "\nafter\n")
+  assert "earlier text" not in between and "No law of CALMs: " in between
+  for extra, words in (
+    (["--index=0", flags[0]], "give --all or --collect, too"),
+    (["--collect", flags[1]], "goes with --report=PAGE"),
+  ):
+    command = [sys.executable, "-m", "launch.sweep", *extra]
+    command += [f"--sweep={place}/sweep.py", f"--workdir={tmp_path}"]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert found.returncode == 1 and words in found.stderr
+
+
 def test_ladders_are_whole():
   """Enough sizes, budgets and K for the laws of both families."""
   for size in ("tiny", "tiny_paper", "small"):
@@ -422,29 +473,82 @@ def test_ladders_are_whole():
       assert len(by_kind[kind]) == total
 
 
+def test_a_ladder_that_is_cut_off_is_a_smaller_ladder():
+  """Every size with every K before a longer budget; seeds before the last."""
+  names = list(read_sweep_file("experiments/sweep_k.py:small"))
+  assert len(names) == 79
+  assert all(name.startswith("autoencoder-k") for name in names[:4])
+  found = [re.search(r"-d(\d+)-(\d+)steps-seed(\d)", it) for it in names[4:]]
+  rounds = [(int(it[2]), int(it[3])) for it in found]
+  assert list(dict.fromkeys(rounds)) == [
+    *((250, 0), (750, 0), (250, 1), (250, 2), (2250, 0))
+  ]
+  assert all(rounds.count(it) == 15 for it in rounds)
+  # Of one size all K, the token model's included, before the next.
+  assert [it[1] for it in found[:15]] == ["128"] * 5 + ["256"] * 5 + ["384"] * 5
+
+
+def _start(place, workdir, *flags):
+  """`launch.sweep --all` in a process of its own."""
+  return subprocess.Popen(
+    [
+      *(sys.executable, "-m", "launch.sweep", *(flags or ["--all"])),
+      *(f"--sweep={place}/sweep.py", f"--data={place}/store"),
+      *(f"--workdir={workdir}", "--num_rows=4", "--num_samples=2"),
+    ],
+    env=runs.environment(),
+    stdout=subprocess.DEVNULL,
+  )
+
+
+@pytest.mark.slow
+@pytest.mark.processes
+def test_two_processes_killed_ten_times_give_the_same_table(place, tmp_path):
+  """Each kill takes one of the two at random, and another takes its place."""
+  assert _start(place, tmp_path / "whole").wait() == 0
+  killed, rng, num_kills, finished_at = (
+    tmp_path / "two",
+    random.Random(0),
+    0,
+    {},
+  )
+  pair = [_start(place, killed) for _ in range(2)]
+
+  def check_written_once():
+    for path in killed.glob("*/result.json"):
+      when = path.stat().st_mtime_ns
+      assert finished_at.setdefault(path, when) == when
+
+  while num_kills < 10:
+    time.sleep(rng.uniform(1, 8))
+    victim = rng.randrange(2)
+    num_kills += pair[victim].poll() is None
+    pair[victim].kill()
+    pair[victim].wait()
+    check_written_once()
+    pair[victim] = _start(place, killed)
+  for process in pair:
+    process.wait()
+  assert _start(place, killed).wait() == 0
+  check_written_once()
+  assert len(finished_at) == 3
+  for name in ("table.csv", "table.parquet"):
+    whole = (tmp_path / "whole" / name).read_bytes()
+    assert (killed / name).read_bytes() == whole
+
+
 @pytest.mark.slow
 def test_binary_killed_at_random_gives_the_same_table(place, tmp_path):
-  def start(workdir):
-    return subprocess.Popen(
-      [
-        *(sys.executable, "-m", "launch.sweep", "--all"),
-        *(f"--sweep={place}/sweep.py", f"--data={place}/store"),
-        *(f"--workdir={workdir}", "--num_rows=4", "--num_samples=2"),
-      ],
-      env=runs.environment(),
-      stdout=subprocess.DEVNULL,
-    )
-
   def written():
     """Modification times of all metrics and results."""
     files = [*killed.glob("*/metrics.jsonl"), *killed.glob("*/result.json")]
     return {path: path.stat().st_mtime_ns for path in files}
 
-  assert start(tmp_path / "whole").wait() == 0
+  assert _start(place, tmp_path / "whole").wait() == 0
   killed = tmp_path / "killed"
   rng, num_kills, finished_at = random.Random(0), 0, {}
   while not (killed / "table.csv").exists():
-    process, before = start(killed), written()
+    process, before = _start(place, killed), written()
     num_left, delay = rng.randint(1, 6), rng.uniform(0, 1)
     while process.poll() is None and num_left:
       time.sleep(0.01)

@@ -1,0 +1,271 @@
+"""Laws judged by what they predict of runs that they have not seen."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from calm_jax.scaling import estimator
+from calm_jax.scaling.forms import CHUNK_FORMS, VARIABLES, Form
+from calm_jax.scaling.law import Law, check_points, ends, fit_law
+from calm_jax.scaling.points import Point, point_features, split_censored
+from calm_jax.scaling.seeds import seed_scatter
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+  """A run as the law of others sees it."""
+
+  point: Point
+  loss: float  # observed
+  predicted: float
+  low: float  # of the 90 % band of a new run: its scatter, its score's error
+  high: float
+
+  @property
+  def is_inside(self) -> bool:
+    return self.low <= self.loss <= self.high
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+  """A form among others."""
+
+  form: Form
+  law: Law | None  # of all points; None: they do not identify it
+  refusal: str  # why; empty: they do
+  errors: dict[str, float]  # rms of ln L in each split
+  win_share: float  # of the bootstrap samples in which it predicts best
+
+  @property
+  def error(self) -> float:
+    """Geometric mean over splits, so that the hardest does not decide alone."""
+    return float(np.exp(np.mean(np.log(list(self.errors.values())))))
+
+
+def compare_forms(
+  points: Sequence[Point],
+  quantity: str = "brier_lm",
+  forms: Sequence[Form] = tuple(CHUNK_FORMS.values()),
+  *,
+  num_bootstraps: int = 200,
+  seed: int = 0,
+) -> list[Candidate]:
+  """Forms side by side, the best prediction of unseen runs first.
+
+  Each size, the largest budget and each K are left out in turn and predicted
+  from the rest. A form that the whole of the points does not identify comes
+  last.
+
+  Args:
+    points: of one family with several K.
+    quantity: see `quantities`.
+    forms: to compare.
+    num_bootstraps: S.
+    seed: of the bootstrap.
+
+  Returns:
+    One candidate a form.
+
+  Raises:
+    ValueError: if the points are of several families, or too few for any split.
+  """
+  check_points(points, quantity)
+  kept, _ = split_censored(points, quantity)
+  if not kept:
+    raise ValueError(f"no point has a {quantity} that counts.")
+  x = point_features(kept)
+  losses, errors = np.array([point.loss(quantity) for point in kept]).T
+  seeds = seed_scatter(kept, quantity)
+  scatter = seeds.value if seeds else estimator.RUN_SCATTER
+  most = max(len(form.names) for form in forms)
+  splits = {
+    name: mask
+    for name, mask in splits_of(x).items()
+    if len(np.unique(x[:, ~mask], axis=1).T) > most
+  }
+  if not splits:
+    raise ValueError(
+      f"{len(kept)} points count, too few to leave out a size, a budget or a K;"
+      f" what is left must be more than {most}."
+    )
+  laws = [
+    _law_or_reason(points, quantity, form, num_bootstraps) for form in forms
+  ]
+  logs = {}  # [1 + S] mean ln of the error over splits; the first of the fit
+  tables: dict[str, dict[str, float]] = {}
+  for form in forms:
+    if not np.isfinite(form.centre(x)).all():  # parts of N are not counted
+      tables[form.name] = dict.fromkeys(splits, float("nan"))
+      continue
+    found = {
+      name: prediction_errors(
+        form,
+        x,
+        losses[None],
+        errors,
+        mask,
+        run_scatter=scatter,
+        num_bootstraps=num_bootstraps,
+        seed=seed,
+      )[0]
+      for name, mask in splits.items()
+    }
+    tables[form.name] = {name: float(it[0]) for name, it in found.items()}
+    logs[form.name] = np.mean([np.log(it) for it in found.values()], axis=0)
+  able = [form.name for form, (law, _) in zip(forms, laws, strict=True) if law]
+  wins = np.zeros(len(able))
+  if able:
+    best = np.argmin([logs[name][1:] for name in able], axis=0)
+    wins = np.bincount(best, minlength=len(able)) / num_bootstraps
+  shares = dict(zip(able, wins.tolist(), strict=True))
+  candidates = [
+    Candidate(form, law, why, tables[form.name], shares.get(form.name, 0.0))
+    for form, (law, why) in zip(forms, laws, strict=True)
+  ]
+  return sorted(candidates, key=lambda it: (it.law is None, it.error))
+
+
+def splits_of(x: np.ndarray) -> dict[str, np.ndarray]:
+  """What is left out in turn, by name, as masks [n] of features x [V, n].
+
+  Sizes are ranked within each K, for models of one shape have other N at
+  another K. Of the budgets it is the largest alone: without the smallest a
+  ladder of three would no longer tell E from B.
+  """
+  n, d, k = (x[VARIABLES.index(name)].round(6) for name in "NDK")
+  rank = np.zeros(len(n), int)
+  for value in np.unique(k):
+    mine = k == value
+    rank[mine] = np.unique(n[mine], return_inverse=True)[1]
+  last = rank.max()
+  masks = {f"size {i + 1}": rank == i for i in range(last)}
+  masks["the largest size"] = rank == last
+  masks["the largest budget"] = d == d.max()
+  masks |= {f"K = {np.exp(it):.0f}": k == it for it in np.unique(k)}
+  return {name: mask for name, mask in masks.items() if not mask.all()}
+
+
+def prediction_errors(
+  form: Form,
+  x: np.ndarray,
+  losses: np.ndarray,
+  errors: np.ndarray,
+  is_held_out: np.ndarray,
+  *,
+  run_scatter: float,
+  num_bootstraps: int,
+  seed: int = 0,
+) -> np.ndarray:
+  """How far a fit of the others misses what was left out.
+
+  Args:
+    form: of the law.
+    x: [V, n] features.
+    losses: [R, n], data sets at the same points.
+    errors: [n], standard errors of the losses.
+    is_held_out: [n] bool.
+    run_scatter: see `estimate_laws`.
+    num_bootstraps: S; what was left out is weighted anew for each.
+    seed: of the bootstrap.
+
+  Returns:
+    [R, 1 + S], root mean square of ln L; that of the estimate first.
+  """
+  others = ~is_held_out
+  found = estimator.estimate_laws(
+    form,
+    x[:, others],
+    losses[:, others],
+    errors[others],
+    run_scatter=run_scatter,
+    num_bootstraps=num_bootstraps,
+    seed=seed,
+  )
+  fits = np.concatenate([found.estimate[:, None], found.samples], axis=1)
+  wanted = np.log(losses[:, None, is_held_out])
+  residuals = form.log_law(fits, x[:, is_held_out]) - wanted
+  weights = np.random.default_rng(seed + 1).exponential(size=residuals.shape)
+  weights[:, 0] = 1
+  weights /= weights.sum(axis=-1, keepdims=True)
+  return np.sqrt((weights * residuals**2).sum(axis=-1))
+
+
+def predict_largest(
+  points: Sequence[Point],
+  quantity: str = "brier_lm",
+  *,
+  form: Form | None = None,
+  num_bootstraps: int = 200,
+  seed: int = 0,
+) -> list[Prediction]:
+  """Predicts the largest run from a law that has not seen it.
+
+  The largest is the one with most training FLOPs among those that count, N·D
+  where FLOPs are not given; all seeds of it are held out together.
+
+  Args:
+    points: of one family.
+    quantity: see `fit_law`.
+    form: see `fit_law`.
+    num_bootstraps: see `fit_law`.
+    seed: see `fit_law`.
+
+  Returns:
+    One prediction for each seed of the largest run.
+
+  Raises:
+    ValueError: with the reason, if the others cannot identify the law.
+  """
+  check_points(points, quantity)
+  kept, _ = split_censored(points, quantity)
+  if not kept:
+    raise ValueError(f"no point has a {quantity} that counts.")
+  largest = max(kept, key=_size)
+  held_out = [point for point in kept if point.place == largest.place]
+  fitted = fit_law(
+    [point for point in points if point.place != largest.place],
+    quantity,
+    form=form,
+    num_bootstraps=num_bootstraps,
+    seed=seed,
+  )
+  x = point_features(held_out)
+  predicted, samples = fitted.losses(x), fitted.sampled_losses(x)
+  noise = np.random.default_rng(seed).standard_normal(num_bootstraps)
+  predictions = []
+  for i, point in enumerate(held_out):
+    loss, error = point.loss(quantity)
+    weight = estimator.run_weights(error / loss, fitted.run_scatter)
+    new_runs = samples[:, i] * np.exp(fitted.scatter / weight * noise)
+    low, high = np.quantile(new_runs, ends(0.9))
+    predictions.append(
+      Prediction(point, loss, float(predicted[i]), float(low), float(high))
+    )
+  return predictions
+
+
+def win_counts(errors: Mapping[str, np.ndarray]) -> dict[str, int]:
+  """Of R data sets, how often each form predicts best.
+
+  Args:
+    errors: [splits, R] of each form.
+  """
+  names = list(errors)
+  scores = [np.log(errors[name]).mean(axis=0) for name in names]
+  counts = np.bincount(np.argmin(scores, axis=0), minlength=len(names))
+  return dict(zip(names, counts.tolist(), strict=True))
+
+
+def _size(point: Point) -> float:
+  return point.training_flops or point.parameters * point.tokens
+
+
+def _law_or_reason(
+  points: Sequence[Point], quantity: str, form: Form, num_bootstraps: int
+) -> tuple[Law | None, str]:
+  try:
+    law = fit_law(points, quantity, form=form, num_bootstraps=num_bootstraps)
+  except ValueError as error:
+    return None, str(error)
+  return law, ""
