@@ -33,6 +33,8 @@ def _stay_on_cpus():
   """Eight virtual devices, and broadcasting between ranks is an error."""
   os.environ.setdefault("JAX_PLATFORMS", "cpu")
   os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+  # Compiling for TPUs touches none, and several processes may do it at once.
+  os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
   # Tests spend their time compiling small programs, not running them.
   os.environ["XLA_FLAGS"] = " ".join(
     [

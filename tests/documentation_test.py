@@ -19,7 +19,8 @@ _COMMANDS = [
   for name, text in _TEXTS.items()
   for number, command in enumerate(
     command
-    for block in re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
+    for form in (r"(?s)```bash\n(.*?)```", r"`(python -m launch[^`\n]+)`")
+    for block in re.findall(form, text)
     for command in re.split(r"\n|&&", block.replace("\\\n", " "))
     if "python -m launch." in command and not command.startswith("#")
   )
@@ -57,6 +58,13 @@ def test_every_block_says_whether_it_is_run(name):
   for number, line in enumerate(lines):
     if line == "```bash":
       assert _MARK.fullmatch(lines[number - 1]), f"{name}:{number + 1}"
+
+
+@pytest.mark.parametrize("name", _TEXTS)
+def test_files_that_are_named_exist(name):
+  folders = "benchmarks|calm_jax|docs|experiments|launch|tests"
+  for path in re.findall(rf"`((?:{folders})/[\w./*-]*)", _TEXTS[name]):
+    assert "NAME" in path or list(_ROOT.glob(path)), path
 
 
 @pytest.mark.parametrize("name", _TEXTS)

@@ -2,7 +2,7 @@
 
 Byte-pair encoding over the bytes of pre-split words, exact for every text.
 Both files give the same ids and the same content hash. They need the packages
-`tiktoken` and `tokenizers`, which `pip install 'calm_jax[tokenizers]'` brings.
+`tiktoken` and `tokenizers`, which `pip install '.[tokenizers]'` brings.
 """
 
 from __future__ import annotations
@@ -212,5 +212,5 @@ def _import(package: str, name: str) -> ModuleType:
   except ImportError:
     raise ValueError(
       f"{name} needs the package {package}, which is not installed; run"
-      " pip install 'calm_jax[tokenizers]'."
+      " pip install '.[tokenizers]'."
     ) from None

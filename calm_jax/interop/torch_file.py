@@ -96,6 +96,6 @@ def _torch(path: pathlib.Path) -> Any:
   except ImportError:
     raise ValueError(
       f"{path} was written by torch, which is not installed; run"
-      " pip install 'calm_jax[torch]', or give safetensors."
+      " pip install '.[torch]', or give safetensors."
     ) from None
   return torch

@@ -88,7 +88,7 @@ def _style() -> contextlib.AbstractContextManager[None]:
     import matplotlib
   except ModuleNotFoundError:
     raise ValueError(
-      "pictures need matplotlib; install it with pip install 'calm_jax[plots]'."
+      "pictures need matplotlib; install it with pip install '.[plots]'."
     ) from None
   return matplotlib.rc_context(_STYLE)
 

@@ -70,7 +70,7 @@ def check_matplotlib() -> None:
   """Raises ValueError if matplotlib is not installed."""
   if importlib.util.find_spec("matplotlib") is None:
     raise ValueError(
-      "pictures need matplotlib; install it with pip install 'calm_jax[plots]'."
+      "pictures need matplotlib; install it with pip install '.[plots]'."
     )
 
 

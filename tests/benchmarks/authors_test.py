@@ -8,6 +8,8 @@ from benchmarks import authors, suites
 from benchmarks.against import OURS, THEIRS, Against
 from benchmarks.timing import Version
 
+pytestmark = pytest.mark.extras
+
 _AUTOENCODER = """
 import os
 import types

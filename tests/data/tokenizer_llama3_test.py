@@ -15,6 +15,8 @@ tiktoken = pytest.importorskip("tiktoken")
 tokenizers = pytest.importorskip("tokenizers")
 pre_tokenizers = tokenizers.pre_tokenizers
 
+pytestmark = pytest.mark.extras
+
 
 @pytest.fixture(scope="module")
 def ranked():

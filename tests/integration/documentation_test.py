@@ -21,7 +21,6 @@ _ROOT = pathlib.Path(__file__).parents[2]
 _DOCS = _ROOT / "docs"
 # What makes a command of each binary small; the last value of a flag counts.
 _SMALL = {
-  "prepare": "--vocab_size=300",
   "train": "--config.num_steps=4 --config.save_interval=2"
   " --config.eval_interval=4 --config.num_eval_rows=2"
   " --config.num_scored_rows=2 --config.data.batch_size=1"
@@ -31,6 +30,7 @@ _SMALL = {
   "generate": "--num_tokens=8 --num_candidates=8 --max_draws=64",
   "explore": "--num_rows=2 --num_samples=2 --candidate_counts=4",
   "sweep": "--num_rows=8 --num_samples=2",
+  "choose": "--num_items=4 --num_context_chunks=4 --num_samples=2",
 }
 
 
@@ -44,8 +44,9 @@ def _blocks(page, language="bash"):
 
 
 def _small(block):
-  """Flags behind the commands, and less time before a kill."""
+  """Flags behind the commands, few pieces, and less time before a kill."""
   block = block.replace("\\\n", " ").replace("KILL 60", "KILL 25")
+  block = block.replace("--vocab_size=8000", "--vocab_size=300")
   lines = []
   for line in block.splitlines():
     found = re.search(r"python -m launch\.(\w+)", line)
@@ -122,10 +123,12 @@ def test_the_config_is_printed(place):
 
 def test_evaluation(place):
   blocks = _blocks("evaluation.md")
-  for name in ("evaluation", "ngram", "report"):
+  for name in ("evaluation", "ngram", "follow", "report"):
     place.run(blocks[name])
   scores = json.loads((place.path / "calm.json").read_text())
   assert {"brier_1_minus_permuted", "brier_1_last_chunk"} <= scores.keys()
+  rows = (place.path / "scores.jsonl").read_text().splitlines()
+  assert [json.loads(row)["step"] for row in rows] == [2, 4]
   assert (place.path / "calm.html").exists()
 
 
@@ -134,6 +137,33 @@ def test_temperature(place):
   for block in _blocks("temperature.md").values():
     place.run(block)
   assert (place.path / "explore.png").exists()
+
+
+def test_choices(place):
+  place.run(_blocks("choose.md")["cloze"])
+  assert len((place.path / "cloze.jsonl").read_text().splitlines()) == 4
+  result = json.loads((place.path / "cloze.json").read_text())
+  assert 0 <= result["accuracy"] <= 1 and "accuracy_mutual" in result
+
+
+def test_drafts(place):
+  finished = place.run(_blocks("drafting.md")["drafting"])
+  assert "without drafts" in finished.stderr
+
+
+def test_training_on_pairs(place):
+  pairs = [
+    {"prompt": f"{i} + 1 = ", "completion": str(i + 1)} for i in range(400)
+  ]
+  (place.path / "pairs.jsonl").write_text("\n".join(map(json.dumps, pairs)))
+  place.run(_blocks("drafting.md")["pairs"])
+  assert (place.path / "runs/calm-pairs/steps/4").exists()
+
+
+def test_a_change_is_allowed_and_kept(place):
+  place.run(_blocks("training.md")["allow_change"])
+  saved = json.loads((place.path / "runs/calm/config.json").read_text())
+  assert "optimizer.learning_rate" in json.dumps(saved["history"])
 
 
 def test_a_sweep_of_four_points(place):

@@ -113,6 +113,7 @@ def test_what_is_not_read_is_called_by_its_name(case, source, tmp_path):
   assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.extras
 def test_buffers_of_torch_files_too(source, tmp_path):
   torch = pytest.importorskip("torch")
   path = source / "model.safetensors"

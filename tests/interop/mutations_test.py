@@ -180,6 +180,7 @@ _TOKENIZERS = {
 _TEXTS = [texts.ENGLISH, "the the", "  a\n\nb é", "<|begin_of_text|>", "aaaa"]
 
 
+@pytest.mark.extras
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(200))
 def test_ids_are_those_of_the_hash_or_refused(seed, tmp_path):

@@ -46,6 +46,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 
+@pytest.mark.extras
 @pytest.mark.parametrize("kind", _KINDS)
 def test_every_recorded_array_and_the_way_back(kind, tmp_path):
   if not (_PARITY / kind / "model.safetensors").exists():

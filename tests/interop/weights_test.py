@@ -178,6 +178,7 @@ class _Evil:
     return open, (str(self._path), "w")
 
 
+@pytest.mark.extras
 class TestTorch:
   @pytest.fixture(autouse=True)
   def torch(self):

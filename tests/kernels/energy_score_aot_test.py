@@ -1,7 +1,6 @@
 """Compiles the TPU energy score for real topologies, with no TPU at hand."""
 
 import functools
-import os
 import re
 
 import jax
@@ -37,8 +36,6 @@ _NUM_ROWS, _NUM_CHUNKS, _NUM_SAMPLES, _NUM_TARGETS, _LATENT_SIZE = (
 )
 def devices(request):
   pytest.importorskip("libtpu", reason="the extra [aot] brings libtpu")
-  # Read when libtpu is loaded, which the next line does.
-  os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
   topologies = pytest.importorskip("jax.experimental.topologies")
   topology = topologies.get_topology_desc(
     platform="tpu", topology_name=request.param

@@ -1,7 +1,5 @@
 """Compiles attention for real TPU topologies, with no TPU at hand."""
 
-import os
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,8 +15,6 @@ pytestmark = pytest.mark.aot
 @pytest.fixture(scope="module")
 def devices():
   pytest.importorskip("libtpu", reason="the extra [aot] brings libtpu")
-  # Read when libtpu is loaded, which the next line does.
-  os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
   topologies = pytest.importorskip("jax.experimental.topologies")
   topology = topologies.get_topology_desc(
     platform="tpu", topology_name="v5e:2x4"

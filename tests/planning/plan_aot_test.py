@@ -1,5 +1,6 @@
 """Compiles tiny plans for absent TPUs through the binary."""
 
+import importlib.metadata
 import json
 import os
 import pathlib
@@ -57,6 +58,8 @@ def plan(tmp_path_factory):
   for words in ("tokens/s", "chip-hours", "leave out", "Nothing ran"):
     assert words in finished.stdout
   assert {*plan["lower_bounds_leave_out"]} == {"compute", "memory", "network"}
+  for name in ("jax", "libtpu"):
+    assert plan["versions"][name] == importlib.metadata.version(name)
   return plan
 
 

@@ -1,7 +1,5 @@
 """Arranges the devices of real TPU slices, with no TPU at hand."""
 
-import os
-
 import pytest
 
 from calm_jax.config import MeshConfig
@@ -12,8 +10,6 @@ pytestmark = pytest.mark.aot
 
 def _devices(name, **options):
   pytest.importorskip("libtpu", reason="the extra [aot] brings libtpu")
-  # Read when libtpu is loaded, which the next line does.
-  os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
   topologies = pytest.importorskip("jax.experimental.topologies")
   return topologies.get_topology_desc(
     platform="tpu", topology_name=name, **options

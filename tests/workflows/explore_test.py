@@ -105,7 +105,7 @@ def test_points_do_not_depend_on_the_mesh(mesh, text):
 def test_says_before_the_work_that_matplotlib_is_missing(monkeypatch):
   check_matplotlib()
   monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-  with pytest.raises(ValueError, match=r"install 'calm_jax\[plots\]'"):
+  with pytest.raises(ValueError, match=r"install '\.\[plots\]'"):
     check_matplotlib()
 
 
