@@ -5,10 +5,9 @@ from collections.abc import Mapping, Sequence
 from calm_jax.scaling.drawing import (
   INK,
   Figure,
-  color,
   legend,
-  marker,
   new_figure,
+  series,
   styled,
 )
 
@@ -33,12 +32,8 @@ def accuracy_over_samples(
       counts,
       accuracies,
       errors,
-      color=color(i),
-      marker=marker(i),
-      markersize=4,
       capsize=2,
-      linewidth=1,
-      label=name,
+      **series(i, name),
     )
   axes.axhline(chance, color=INK, linestyle=":")
   axes.set_xscale("log", base=2)
@@ -66,11 +61,7 @@ def reliability(
     axes.plot(
       confidences,
       accuracies,
-      color=color(i),
-      marker=marker(i),
-      markersize=4,
-      linewidth=1,
-      label=name,
+      **series(i, name),
     )
   axes.axline((0, 0), slope=1, color=INK, linestyle=":")
   axes.set(

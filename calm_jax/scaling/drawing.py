@@ -148,6 +148,17 @@ def marker(i: int) -> str:
   return _MARKERS[i % len(_MARKERS)]
 
 
+def series(i: int, name: str) -> dict[str, Any]:
+  """How the i-th line with marks is drawn, and its name."""
+  return {
+    "color": color(i),
+    "marker": marker(i),
+    "markersize": 4,
+    "linewidth": 1,
+    "label": name,
+  }
+
+
 def hover(artist: Any, words: str) -> None:
   """Shows words where the mouse rests on a mark; SVG does so by itself."""
   artist.set_gid(_HOVER + words)

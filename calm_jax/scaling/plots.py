@@ -9,8 +9,8 @@ from calm_jax.scaling.drawing import (
   color,
   legend,
   line_style,
-  marker,
   new_figure,
+  series,
   styled,
 )
 
@@ -62,11 +62,7 @@ def accuracy_over_collision(
     axes.plot(
       collisions,
       accuracies,
-      color=color(i),
-      marker=marker(i),
-      markersize=4,
-      linewidth=1,
-      label=name,
+      **series(i, name),
     )
     for label, x, y in zip(labels, collisions, accuracies, strict=True):
       axes.annotate(
