@@ -21,6 +21,7 @@ best.candidate.name, best.tokens, best.score, best.low, best.high
 
 import dataclasses
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
@@ -42,6 +43,8 @@ class Candidate:
   bytes_per_token: float = 1.0  # 1: the law counts D in tokens
   backbone_parameters: float = math.nan  # of N; nan: not known
   autoencoder_parameters: float = 0.0  # of the frozen one
+  min_tokens: float = 0.0  # that a model of this size and K was trained on
+  max_tokens: float = math.inf
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,11 +139,13 @@ def candidates_of(law: Law, *, is_shared: bool = False) -> list[Candidate]:
       alone, instead of all of it.
   """
   unit = in_bytes(law.points)
-  found = {}
+  found, trained = {}, defaultdict(list)
   for point in law.points:
     if point.training_flops > 0:
       users = point.autoencoder_users if is_shared else 1
-      found[point.parameters, point.chunk_size] = Candidate(
+      key = point.parameters, point.chunk_size
+      trained[key].append(point.tokens)
+      found[key] = Candidate(
         name=point.name,
         parameters=point.parameters,
         training_flops_per_token=point.training_flops / point.tokens,
@@ -149,6 +154,8 @@ def candidates_of(law: Law, *, is_shared: bool = False) -> list[Candidate]:
         bytes_per_token=point.bytes_per_token if unit else 1.0,
         backbone_parameters=point.backbone_parameters or math.nan,
         autoencoder_parameters=point.autoencoder_parameters,
+        min_tokens=min(trained[key]),
+        max_tokens=max(trained[key]),
       )
   return [found[key] for key in sorted(found)]
 

@@ -13,6 +13,7 @@ from calm_jax.scaling.best_chunk import (
   best_chunk_sizes,
   common_budgets,
   loss_curves,
+  trained_costs,
 )
 from calm_jax.scaling.held_out import Candidate, compare_forms
 from calm_jax.scaling.law import Law, fit_law
@@ -52,7 +53,7 @@ class Answer:
       for chunk_size in sorted({it.chunk_size for it in models}):
         mine = [it for it in models if it.chunk_size == chunk_size]
         [found[law.family, chunk_size]] = loss_curves(
-          law, mine, _whole_range(law, mine)
+          law, mine, _whole_range(mine)
         )
     return found
 
@@ -123,7 +124,7 @@ def find_answer(
 def _best(law: Law, models: Sequence[Model]) -> tuple[BestChunk, ...]:
   if not models:
     raise ValueError("the points have no training FLOPs; collect them again.")
-  budgets = common_budgets(law, models)
+  budgets = common_budgets(models)
   return tuple(best_chunk_sizes(loss_curves(law, models, budgets)))
 
 
@@ -145,11 +146,6 @@ def _token_gaps(
   return tuple((a, b, c) for a, b, c in rows)
 
 
-def _whole_range(law: Law, models: Sequence[Model]) -> np.ndarray:
-  tokens = [point.tokens for point in law.points]
-  costs = [
-    it.fixed_flops + it.training_flops_per_token * d
-    for it in models
-    for d in (min(tokens), max(tokens))
-  ]
+def _whole_range(models: Sequence[Model]) -> np.ndarray:
+  costs = [cost for it in models for cost in trained_costs(it)]
   return np.geomspace(min(costs), max(costs), _NUM_CURVE_BUDGETS)

@@ -49,8 +49,9 @@ def loss_curves(
 
       L_K(C) = min over N of L(N, (C − f(K)) / c(N, K), K)
 
-  A size counts from the budget that buys it the fewest tokens of the sweep, and
-  spends no more than what buys the most, so that nothing is extrapolated.
+  A model, one size and K, counts from the budget that buys the fewest tokens
+  that it was trained on, and spends no more than what buys the most, so that no
+  model is extrapolated beyond its own runs.
 
   Args:
     law: of one family.
@@ -60,16 +61,16 @@ def loss_curves(
   Returns:
     A curve for each K, rising.
   """
-  trained = [point.tokens for point in law.points]
   curves = []
   for chunk_size in sorted({it.chunk_size for it in candidates}):
     mine = [it for it in candidates if it.chunk_size == chunk_size]
     tokens = np.array([affordable_tokens(mine, c) for c in budgets])  # [m, n]
+    fewest, most = np.array([[it.min_tokens, it.max_tokens] for it in mine]).T
     # A budget computed from a run buys its tokens but for rounding.
-    is_inside = tokens >= min(trained) * (1 - 1e-9)
+    is_inside = tokens >= fewest * (1 - 1e-9)
     flat = candidate_features(
       mine * len(budgets),
-      np.where(is_inside, np.minimum(tokens, max(trained)), 1.0).reshape(-1),
+      np.where(is_inside, np.minimum(tokens, most), 1.0).reshape(-1),
     )
     outside = np.where(is_inside, 0.0, np.inf)
     shape = tokens.shape
@@ -87,26 +88,34 @@ def loss_curves(
 
 
 def common_budgets(
-  law: Law, candidates: Sequence[Candidate], num_budgets: int = 4
+  candidates: Sequence[Candidate], num_budgets: int = 4
 ) -> np.ndarray:
   """Budgets [m] at which every K has a model within what was trained.
 
   Raises:
     ValueError: if there are none.
   """
-  trained = [point.tokens for point in law.points]
   low, high = 0.0, np.inf
   for chunk_size in {it.chunk_size for it in candidates}:
     mine = [it for it in candidates if it.chunk_size == chunk_size]
-    cost = lambda it, d: it.fixed_flops + it.training_flops_per_token * d
-    low = max(low, min(cost(it, min(trained)) for it in mine))
-    high = min(high, max(cost(it, max(trained)) for it in mine))
+    costs = [trained_costs(it) for it in mine]
+    low = max(low, min(least for least, _ in costs))
+    high = min(high, max(most for _, most in costs))
   if not low < high:
     raise ValueError(
       "no budget lies within what was trained of every K; train the smaller K"
       " on less or the larger K on more."
     )
   return np.geomspace(low, high, num_budgets)
+
+
+def trained_costs(candidate: Candidate) -> tuple[float, float]:
+  """FLOPs of the shortest and the longest training that a model has had."""
+  it = candidate
+  return (
+    it.fixed_flops + it.training_flops_per_token * it.min_tokens,
+    it.fixed_flops + it.training_flops_per_token * it.max_tokens,
+  )
 
 
 def best_chunk_sizes(curves: Sequence[Curve]) -> list[BestChunk]:
