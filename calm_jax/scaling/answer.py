@@ -5,8 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from calm_jax.scaling.allocation import Candidate as Model
-from calm_jax.scaling.allocation import candidates_of
+from calm_jax.scaling.allocation import Candidate, candidates_of
 from calm_jax.scaling.best_chunk import (
   BestChunk,
   Curve,
@@ -15,7 +14,7 @@ from calm_jax.scaling.best_chunk import (
   loss_curves,
   trained_costs,
 )
-from calm_jax.scaling.held_out import Candidate, compare_forms
+from calm_jax.scaling.held_out import FormResult, compare_forms
 from calm_jax.scaling.law import Law, fit_law
 from calm_jax.scaling.points import Point
 from calm_jax.scaling.seeds import SeedScatter, seed_scatter
@@ -29,7 +28,7 @@ class Answer:
 
   quantity: str
   points: tuple[Point, ...]
-  candidates: tuple[Candidate, ...]  # forms of the CALMs' law, best first
+  candidates: tuple[FormResult, ...]  # forms of the CALMs' law, best first
   token_law: Law | None
   scatters: dict[str, SeedScatter | None]  # of seeds, by family
   best: tuple[BestChunk, ...]  # by full price of the autoencoder
@@ -121,7 +120,7 @@ def find_answer(
   )
 
 
-def _best(law: Law, models: Sequence[Model]) -> tuple[BestChunk, ...]:
+def _best(law: Law, models: Sequence[Candidate]) -> tuple[BestChunk, ...]:
   if not models:
     raise ValueError("the points have no training FLOPs; collect them again.")
   budgets = common_budgets(models)
@@ -146,6 +145,6 @@ def _token_gaps(
   return tuple((a, b, c) for a, b, c in rows)
 
 
-def _whole_range(models: Sequence[Model]) -> np.ndarray:
+def _whole_range(models: Sequence[Candidate]) -> np.ndarray:
   costs = [cost for it in models for cost in trained_costs(it)]
   return np.geomspace(min(costs), max(costs), _NUM_CURVE_BUDGETS)

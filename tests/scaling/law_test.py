@@ -121,6 +121,35 @@ def test_an_irreducible_loss_of_0_is_an_answer():
   assert (ends[1] / ends[0]).max() < 1.1
 
 
+def test_copies_of_runs_leave_the_law_as_it_is():
+  """Seeds equal to the last bit measure no scatter; runs keep a weight."""
+  grid = make_grid()
+  losses = make_losses(TOKEN_LAW, grid, 0.005)[0]
+  points = [
+    dataclasses.replace(it, errors={"cross_entropy": 0.01})
+    for it in make_points(TOKEN_LAW, grid, losses)
+  ]
+  copies = [
+    dataclasses.replace(it, name=f"{it.name}-copy", seed=1) for it in points[:4]
+  ]
+  once = fit_law(points, "cross_entropy", num_bootstraps=20)
+  twice = fit_law([*points, *copies], "cross_entropy", num_bootstraps=20)
+  assert twice.seeds is not None and twice.run_scatter == once.run_scatter
+  np.testing.assert_allclose(
+    *(it.losses(features(*grid)) for it in (once, twice)), rtol=5e-3
+  )
+  assert twice.scatter == pytest.approx(once.scatter, rel=0.3)
+
+
+def test_sizes_are_counted_within_one_k():
+  """Models of one shape have other N at another K: that is still one size."""
+  n, d, k = make_grid([1e8], np.geomspace(1e9, 5e10, 3), (1, 2, 4))
+  grid = [n * k**0.1, d, k]
+  points = make_points(CHUNK_LAW, grid, make_losses(CHUNK_LAW, grid, 0.0)[0])
+  with pytest.raises(ValueError, match="1 different values of parameters at"):
+    fit_law(points, "cross_entropy")
+
+
 def test_loss_that_does_not_fall_is_refused():
   grid = make_grid()
   flat = 3 + 40 / grid[1] ** 0.2
