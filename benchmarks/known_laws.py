@@ -24,7 +24,7 @@ from calm_jax.scaling import estimator
 from calm_jax.scaling.flops import num_parameters
 from calm_jax.scaling.forms import CHUNK_FORMS, Form, features, places_of
 from calm_jax.scaling.held_out import prediction_errors, splits_of, win_counts
-from calm_jax.scaling.law import is_identified
+from calm_jax.scaling.law import ends, is_identified
 from experiments import sweep_k
 
 _TARGET = pathlib.Path(__file__).parent / "laws"
@@ -130,7 +130,7 @@ def recover(
   inside = np.zeros(len(truth), int)
   for estimate, samples in zip(found.estimate, found.samples, strict=True):
     samples = estimator.widen(estimate, samples, found.widening)
-    low, high = np.quantile(samples, (0.05, 0.95), axis=0)
+    low, high = np.quantile(samples, ends(0.9), axis=0)
     inside += (low <= truth) & (truth <= high)
   misses = {
     other.name: _errors_of_accepted(other, x, losses, errors)

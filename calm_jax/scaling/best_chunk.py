@@ -10,7 +10,9 @@ from calm_jax.scaling.allocation import (
   affordable_tokens,
   candidate_features,
 )
-from calm_jax.scaling.law import Law
+from calm_jax.scaling.law import Law, ends
+
+Band = tuple[float, float, float]  # by the law, low and high end of 90 %
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +26,7 @@ class Curve:
 
   def band(self) -> tuple[np.ndarray, np.ndarray]:
     """Low and high ends of the 90 % band, [m] each."""
-    low, high = np.quantile(self.samples, (0.05, 0.95), axis=0)
+    low, high = np.quantile(self.samples, ends(0.9), axis=0)
     return low, high
 
 
@@ -37,9 +39,8 @@ class BestChunk:
   low: int  # of the K that are best in 90 % of the bootstrap samples
   high: int
   shares: dict[int, float]  # of the samples in which a K is the best
-  loss: tuple[float, float, float]  # of the best: by the law, low, high
-  # ln of L of each K over L of the smallest: by the law, low, high
-  gaps: dict[int, tuple[float, float, float]]
+  loss: Band  # of the best
+  gaps: dict[int, Band]  # ln of L of each K over L of the smallest
 
 
 def loss_curves(
@@ -129,7 +130,7 @@ def best_chunk_sizes(curves: Sequence[Curve]) -> list[BestChunk]:
       continue
     best = int(losses[:, i].argmin())
     winners = sizes[samples[:, :, i].argmin(axis=0)]
-    low, high = np.quantile(winners, (0.05, 0.95), method="nearest")
+    low, high = np.quantile(winners, ends(0.9), method="nearest")
     gaps = np.log(losses[:, i] / losses[0, i])
     spread = np.log(samples[:, :, i] / samples[0, :, i])
     found.append(
@@ -150,8 +151,31 @@ def best_chunk_sizes(curves: Sequence[Curve]) -> list[BestChunk]:
   return found
 
 
-def _with_band(value: float, samples: np.ndarray) -> tuple[float, float, float]:
-  low, high = np.quantile(samples, (0.05, 0.95))
+def gap_changes(curves: Sequence[Curve]) -> dict[int, Band]:
+  """How ln of L over that of the smallest K grows from first to last budget.
+
+  Both ends are of the same bootstrap samples, so that what moves them together
+  is not in the band.
+
+  Args:
+    curves: finite at the first and the last of their budgets.
+
+  Returns:
+    For every K but the smallest.
+  """
+  logs = np.log([curve.losses[[0, -1]] for curve in curves])  # [K, 2]
+  samples = np.log([curve.samples[:, [0, -1]] for curve in curves])  # [K, S, 2]
+  changes = np.diff(logs - logs[0])[..., 0]
+  spread = np.diff(samples - samples[0])[..., 0]
+  return {
+    curve.chunk_size: _with_band(changes[j], spread[j])
+    for j, curve in enumerate(curves)
+    if j
+  }
+
+
+def _with_band(value: float, samples: np.ndarray) -> Band:
+  low, high = np.quantile(samples, ends(0.9))
   return float(value), float(low), float(high)
 
 

@@ -9,6 +9,7 @@ from calm_jax.scaling.allocation import candidates_of
 from calm_jax.scaling.best_chunk import (
   best_chunk_sizes,
   common_budgets,
+  gap_changes,
   loss_curves,
 )
 from calm_jax.scaling.forms import CHUNK_FORMS, features
@@ -145,3 +146,18 @@ def test_a_model_is_not_extrapolated_beyond_its_own_runs():
   *_, curve = loss_curves(law, models, np.array([6e15 / 4]))
   expected = min(_loss(1e5, 1e8, 4), _loss(1e6, 1e8, 4), _loss(1e7, 1e7, 4))
   np.testing.assert_allclose(curve.losses, expected)
+
+
+def test_changes_of_gaps_are_of_the_same_samples():
+  """What moves both ends of a gap together is not in the band of its change."""
+  dear = _TRUTH.copy()
+  dear[5] += 0.05  # p: all gaps grow, at small budgets and large ones
+  law = _law(samples=np.stack([_TRUTH, dear] * 10))
+  models = candidates_of(law)
+  curves = loss_curves(law, models, common_budgets(models))
+  first, *_, last = best_chunk_sizes(curves)
+  for k, (change, low, high) in gap_changes(curves).items():
+    assert change == pytest.approx(last.gaps[k][0] - first.gaps[k][0])
+    assert low <= change <= high
+    ends = [gap[2] - gap[1] for gap in (first.gaps[k], last.gaps[k])]
+    assert high - low < min(ends)
