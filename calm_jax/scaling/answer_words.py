@@ -74,10 +74,10 @@ def missing(answer: Answer) -> list[str]:
       )
   if answer.law is not None or answer.token_law is not None:
     words.append(
-      "The bands of a law are those of how runs scatter about it, by their seeds"
-      " and by the part of the text's error that differs between places. What"
-      " other text would change for all runs together is in the ± of a score"
-      " alone"
+      "The bands of a law are those of how runs scatter about it, by their"
+      " seeds and by the part of the text's error that differs between places."
+      " What other text would change for all runs together is in the ± of a"
+      " score alone"
       + (
         "; all seeds share the autoencoder of their K, and what another one"
         " would change is in neither."
@@ -99,7 +99,8 @@ def markdown(answer: Answer) -> str:
       f"{it.label} after {count(most)} tokens, ± one standard error:",
       _markdown_table(scores_table(answer)),
     ]
-    first = 1 if answer.best else 0  # below what leads
+    # Below what leads, and the bands of that.
+    first = bool(answer.best) + bool(_there(answer))
     parts[first:first] = table
   if answer.candidates:
     parts.append(

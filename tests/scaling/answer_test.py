@@ -217,6 +217,7 @@ def test_markdown_holds_tables_and_sentences(answer):
   text = answer_words.markdown(answer)
   rows = [line for line in text.splitlines() if line.startswith("|")]
   assert "a vector" in text[:80]
+  assert "compared with that of the token model" in text[: text.index("|")]
   header = answer_tables.scores_table(answer)[0]
   assert rows[0] == f"| {' | '.join(header)} |"
   assert len(rows) == (2 + 4) + (2 + 3)

@@ -5,9 +5,10 @@ import dataclasses
 import numpy as np
 import pytest
 
-from calm_jax.scaling.forms import CHUNK_FORMS, features
+from calm_jax.scaling.estimator import estimate_laws
+from calm_jax.scaling.forms import CHUNK_FORMS, TOKEN_FORM, features
 from calm_jax.scaling.held_out import predict_largest
-from calm_jax.scaling.law import fit_law
+from calm_jax.scaling.law import fit_law, is_identified
 from calm_jax.scaling.points import Point
 from tests.scaling.known_laws import (
   CHUNK_LAW,
@@ -155,6 +156,24 @@ def test_loss_that_does_not_fall_is_refused():
   flat = 3 + 40 / grid[1] ** 0.2
   with pytest.raises(ValueError, match="do not identify the law"):
     fit_law(make_points(TOKEN_LAW, grid, flat), "cross_entropy")
+
+
+def test_one_rule_says_which_data_sets_identify_a_law():
+  """By limits, but for that of E, and by the condition."""
+  grid = make_grid()
+  found = estimate_laws(
+    TOKEN_FORM,
+    features(*grid),
+    make_losses(TOKEN_LAW, grid, 0.005, 4),
+    num_bootstraps=0,
+  )
+  assert is_identified(found).all()
+  is_at_bound = found.is_at_bound.copy()
+  is_at_bound[0, 0] = is_at_bound[1, 3] = True
+  found = dataclasses.replace(
+    found, is_at_bound=is_at_bound, condition=np.array([1, 1, 1e9, 1])
+  )
+  assert is_identified(found).tolist() == [True, False, False, True]
 
 
 def test_a_form_whose_parts_are_not_counted_is_refused():

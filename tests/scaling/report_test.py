@@ -200,7 +200,9 @@ def test_sweep_page(sweep_page):
   assert "predicted by the law of all others" in text
   first = text.index("<h2>How many tokens should a vector carry?</h2>")
   assert first < text.index('id="brier_lm-whole_training_flops"')
-  assert text.index("Best K for a budget") < text.index("laws side by side")
+  assert text.index("a vector is best") < text.index("compared with that of K")
+  assert "level where the budget buys more tokens than any of its" in text
+  assert text.index("a vector is best") < text.index("laws side by side")
   assert "L = E + A/N^(a·K^−u) + B/D^(b·K^−v)" in text
   assert "Nothing is said of a K above 4" in text
   assert "no two runs differ by their seed alone" in text
