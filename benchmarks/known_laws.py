@@ -4,7 +4,8 @@
 
 writes benchmarks/laws/recovery.json: of 100 synthetic sweeps a form, how often
 each parameter lies in its 90 % band, and how often held-out prediction chooses
-the form that is true; and the same where K matters less, its exponents 0.6
+the form that is true, of those that the sweep does not refuse by the same rule
+as a report; and the same where K matters less, its exponents 0.6
 times as large, for forms that differ less are harder to tell apart. Sizes,
 budgets, K and seeds are the ladder's, N and its parts counted from its models
 on bytes. A run's ln L has the noise of a seed and the error of a text; half of
@@ -21,8 +22,9 @@ import numpy as np
 from calm_jax.config import VocabularyConfig, resolve
 from calm_jax.scaling import estimator
 from calm_jax.scaling.flops import num_parameters
-from calm_jax.scaling.forms import CHUNK_FORMS, Form, features
+from calm_jax.scaling.forms import CHUNK_FORMS, Form, features, places_of
 from calm_jax.scaling.held_out import prediction_errors, splits_of, win_counts
+from calm_jax.scaling.law import ends, is_identified
 from experiments import sweep_k
 
 _TARGET = pathlib.Path(__file__).parent / "laws"
@@ -50,8 +52,8 @@ class Recovery:
   num_trials: int
   truth: dict[str, float]
   num_inside: dict[str, int]  # trials in which a parameter is in its band
-  num_refused: int  # trials whose law would be refused
-  num_chosen: dict[str, int]  # trials in which a form predicts best
+  num_refused: int  # trials whose law of the true form would be refused
+  num_chosen: dict[str, int]  # trials in which a form, not refused, is the best
 
 
 def ladder(size: str = "small") -> np.ndarray:
@@ -97,8 +99,7 @@ def make_sweeps(
 ) -> np.ndarray:
   """Losses [R, n] that follow a form's known law, with noise."""
   rng = np.random.default_rng(seed)
-  _, place = np.unique(x, axis=1, return_inverse=True)
-  place = place.reshape(-1)
+  place = places_of(x)
   half = TEXT_ERROR / np.sqrt(2)
   common = half * rng.standard_normal((num_trials, 1))
   text = half * rng.standard_normal((num_trials, place.max() + 1))
@@ -129,24 +130,10 @@ def recover(
   inside = np.zeros(len(truth), int)
   for estimate, samples in zip(found.estimate, found.samples, strict=True):
     samples = estimator.widen(estimate, samples, found.widening)
-    low, high = np.quantile(samples, (0.05, 0.95), axis=0)
+    low, high = np.quantile(samples, ends(0.9), axis=0)
     inside += (low <= truth) & (truth <= high)
-  is_refused = found.is_at_bound[:, 1:].any(axis=1)
   misses = {
-    other.name: np.array(
-      [
-        prediction_errors(
-          other,
-          x,
-          losses,
-          errors,
-          mask,
-          run_scatter=SEED_SCATTER,
-          num_bootstraps=0,
-        )[:, 0]
-        for mask in splits_of(x).values()
-      ]
-    )
+    other.name: _errors_of_accepted(other, x, losses, errors)
     for other in CHUNK_FORMS.values()
   }
   return Recovery(
@@ -155,9 +142,31 @@ def recover(
     num_trials,
     dict(zip(form.names, truth.tolist(), strict=True)),
     dict(zip(form.names, inside.tolist(), strict=True)),
-    int(is_refused.sum()),
+    int((~is_identified(found)).sum()),
     win_counts(misses),
   )
+
+
+def _errors_of_accepted(
+  form: Form, x: np.ndarray, losses: np.ndarray, errors: np.ndarray
+) -> np.ndarray:
+  """Errors of unseen runs, [splits, R]; inf where the form is refused."""
+  whole = estimator.estimate_laws(
+    form, x, losses, errors, run_scatter=SEED_SCATTER, num_bootstraps=0
+  )
+  found = [
+    prediction_errors(
+      form,
+      x,
+      losses,
+      errors,
+      mask,
+      run_scatter=SEED_SCATTER,
+      num_bootstraps=0,
+    )[:, 0]
+    for mask in splits_of(x).values()
+  ]
+  return np.where(is_identified(whole), np.array(found), np.inf)
 
 
 def main() -> None:

@@ -21,12 +21,13 @@ best.candidate.name, best.tokens, best.score, best.low, best.high
 
 import dataclasses
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
 
 from calm_jax.scaling.forms import features
-from calm_jax.scaling.law import Law
+from calm_jax.scaling.law import Law, ends
 from calm_jax.scaling.points import Point, in_bytes
 
 
@@ -42,6 +43,8 @@ class Candidate:
   bytes_per_token: float = 1.0  # 1: the law counts D in tokens
   backbone_parameters: float = math.nan  # of N; nan: not known
   autoencoder_parameters: float = 0.0  # of the frozen one
+  min_tokens: float = 0.0  # that a model of this size and K was trained on
+  max_tokens: float = math.inf
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +112,7 @@ def rank_allocations(
     tokens = np.minimum(tokens, max_tokens)
   x = candidate_features(candidates, tokens)
   losses, samples = law.losses(x), law.sampled_losses(x)
-  low, high = np.quantile(samples, (0.05, 0.95), axis=0)
+  low, high = np.quantile(samples, ends(0.9), axis=0)
   wins = np.bincount(samples.argmin(axis=1), minlength=len(candidates))
   allocations = [
     Allocation(
@@ -131,24 +134,31 @@ def candidates_of(law: Law, *, is_shared: bool = False) -> list[Candidate]:
   """The models that a law was fitted to, one a size and K.
 
   Args:
-    law: whose points have training FLOPs; others are left out.
+    law: whose points have training FLOPs; others are left out, and where the
+      price is shared, those that do not know by how many.
     is_shared: whether a model pays its share of its autoencoder's training
       alone, instead of all of it.
   """
   unit = in_bytes(law.points)
-  found = {}
+  found, trained = {}, defaultdict(list)
   for point in law.points:
-    if point.training_flops > 0:
-      users = point.autoencoder_users if is_shared else 1
-      found[point.parameters, point.chunk_size] = Candidate(
+    price = (
+      point.shared_training_flops if is_shared else point.whole_training_flops
+    )
+    if price > 0:
+      key = point.parameters, point.chunk_size
+      trained[key].append(point.tokens)
+      found[key] = Candidate(
         name=point.name,
         parameters=point.parameters,
         training_flops_per_token=point.training_flops / point.tokens,
         chunk_size=point.chunk_size,
-        fixed_flops=point.autoencoder_flops / users,
+        fixed_flops=max(price - point.training_flops, 0.0),
         bytes_per_token=point.bytes_per_token if unit else 1.0,
         backbone_parameters=point.backbone_parameters or math.nan,
         autoencoder_parameters=point.autoencoder_parameters,
+        min_tokens=min(trained[key]),
+        max_tokens=max(trained[key]),
       )
   return [found[key] for key in sorted(found)]
 

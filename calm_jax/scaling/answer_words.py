@@ -1,4 +1,4 @@
-"""The answer in sentences and tables, for the page and for documentation.
+"""The answer in sentences, for the page and for documentation.
 
 Every number about K stands with its 90 % band, and what the points do not say
 is said.
@@ -6,53 +6,37 @@ is said.
 
 import math
 import textwrap
-from collections import defaultdict
 from collections.abc import Sequence
 
 from calm_jax.scaling.answer import Answer
+from calm_jax.scaling.answer_tables import (
+  Table,
+  laws_table,
+  parameters_words,
+  scores_table,
+)
+from calm_jax.scaling.best_chunk import Band, BestChunk
 from calm_jax.scaling.drawing import count
-from calm_jax.scaling.page import with_error
-from calm_jax.scaling.points import Point, families, series_title
+from calm_jax.scaling.estimator import RUN_SCATTER
+from calm_jax.scaling.points import families
 from calm_jax.scaling.quantities import quantity_of
-from calm_jax.scaling.seeds import score_error
-
-Table = tuple[tuple[str, ...], list[tuple[str, ...]]]  # header, rows
 
 
 def sentences(answer: Answer) -> list[str]:
-  """What follows for K, and what does not."""
+  """What follows for K, and what does not; the answer first."""
   words = []
   if answer.best:
-    first, last = answer.best[0], answer.best[-1]
-    words.append(
-      "Best K for a budget of training FLOPs (90 % band), each model paying for"
-      f" all of its autoencoder: {_best(first)}, {_best(last)}. With the"
-      " autoencoder shared by the models that use it:"
-      f" {_best(answer.best_shared[0])}, {_best(answer.best_shared[-1])}."
-    )
-    smallest = min(first.shares)
-    words.append(
-      f"At equal cost L = {quantity_of(answer.quantity).unit} exceeds that of"
-      f" K = {smallest} "
-      + "; ".join(
-        f"with K = {k} by {_percent(first.gaps[k])} at the smallest of these"
-        f" budgets and {_percent(last.gaps[k])} at the largest"
-        for k in first.gaps
-      )
-      + "."
-    )
+    words.append(_lead(answer))
+    if _there(answer):
+      words.append(_token_words(answer))
+    words.append(_compared(answer.best, answer.quantity))
     words.append(_movement(answer))
-  there = [
-    (best.training_flops, gap)
-    for best, gap in zip(answer.best, answer.token_gaps, strict=False)
-    if gap[0] == gap[0]  # no nan
-  ]
-  if there:
-    words.append(
-      "The L of the best K exceeds that of the token model at equal cost by "
-      + ", ".join(f"{_percent(gap)} at {cost:.2g}" for cost, gap in there)
-      + " training FLOPs."
-    )
+    if answer.best_shared:
+      words.append(
+        "With the autoencoder shared by the models that use it the best is"
+        f" {_best_words(answer.best_shared)} training FLOPs."
+      )
+    words.append(_second(answer))
   return words + missing(answer)
 
 
@@ -68,190 +52,204 @@ def missing(answer: Answer) -> list[str]:
     )
   for family, scatter in answer.scatters.items():
     title = capitalised(families()[family].title)
+    taken = f"{RUN_SCATTER:.0%} of L is taken for it where a law weighs runs"
     if scatter is None:
       words.append(
-        f"{title}: no two runs differ by their seed alone, so errors are those"
-        " of the evaluated text and do not hold what another seed would change."
+        f"{title}: no two runs differ by their seed alone, so the ± of a score"
+        " is that of the evaluated text alone and does not hold what another"
+        f" seed would change; {taken}."
+      )
+    elif scatter.is_of_copies:
+      words.append(
+        f"{title}: runs that differ by their seed alone have one and the same"
+        " L, as copies of one run have, and measure nothing: the ± of a score"
+        f" is that of the evaluated text alone, and {taken}."
       )
     else:
       words.append(
         f"{title}: another seed changes L by {scatter.value:.2%} (90 % band"
         f" {scatter.low:.2%} to {scatter.high:.2%}; {scatter.degrees} degrees"
-        " of freedom), taken to be the same at all places. All seeds share the"
-        " autoencoder; what another one would change is not in it."
+        " of freedom), taken to be the same at all places. It is in the ± of a"
+        " score and weighs the runs of a law."
       )
+  if answer.law is not None or answer.token_law is not None:
+    words.append(
+      "The bands of a law are those of how runs scatter about it, by their"
+      " seeds and by the part of the text's error that differs between places."
+      " What other text would change for all runs together is in the ± of a"
+      " score alone"
+      + (
+        "; all seeds share the autoencoder of their K, and what another one"
+        " would change is in neither."
+        if calms
+        else "."
+      )
+    )
   return words
 
 
-def laws_table(answer: Answer) -> Table:
-  """The forms side by side, the best first."""
-  header = ("law", "error of unseen runs", *_splits(answer), "best in", "")
-  rows = []
-  for it in answer.candidates:
-    rows.append(
-      (
-        it.form.formula,
-        *(
-          f"{error:.1%}" if math.isfinite(error) else ""
-          for error in (it.error, *it.errors.values())
-        ),
-        f"{it.win_share:.0%}" if it.law else "",
-        "" if it.law else f"refused: {it.refusal}",
-      )
-    )
-  return header, rows
-
-
-def best_table(answer: Answer) -> Table:
-  """The best K at each budget, for both prices of the autoencoder."""
-  header = (
-    "training FLOPs",
-    "autoencoder",
-    "best K",
-    "90 % band",
-    "best in",
-    f"{quantity_of(answer.quantity).label}, 90 % band",
-  )
-  score_fn = quantity_of(answer.quantity).score_of_loss
-  rows = []
-  for title, found in (("full", answer.best), ("shared", answer.best_shared)):
-    for best in found:
-      middle, low, high = map(score_fn, best.loss)
-      shares = best.shares.items()
-      rows.append(
-        (
-          f"{best.training_flops:.2g}",
-          title,
-          str(best.chunk_size),
-          f"{best.low} to {best.high}",
-          ", ".join(f"K = {k}: {share:.0%}" for k, share in shares if share),
-          f"{middle:.3g}, {min(low, high):.3g} to {max(low, high):.3g}",
-        )
-      )
-  return header, rows
-
-
-def scores_table(answer: Answer) -> Table:
-  """Scores after the largest budget, a row a size; seeds averaged."""
-  it = quantity_of(answer.quantity)
-  kept = [one for one in answer.points if it.censored_reason(one) is None]
-  most = max(point.tokens for point in kept)
-  groups: dict[tuple[str, int], list[Point]] = defaultdict(list)
-  for point in kept:
-    if point.tokens == most:
-      groups[point.family, point.chunk_size].append(point)
-  keys = sorted(groups, key=lambda key: (key[0] != "token", key))
-  header = ("N", *(series_title(*key) for key in keys))
-  columns = []
-  for key in keys:
-    sizes = sorted({point.parameters for point in groups[key]})
-    columns.append(
-      [[one for one in groups[key] if one.parameters == size] for size in sizes]
-    )
-  rows = []
-  for i in range(max(map(len, columns))):
-    there = [column[i] if i < len(column) else [] for column in columns]
-    sizes = [point.parameters for cell in there for point in cell]
-    rows.append(
-      (
-        " to ".join(dict.fromkeys((count(min(sizes)), count(max(sizes))))),
-        *(_mean(cell, answer) for cell in there),
-      )
-    )
-  return header, rows
-
-
 def markdown(answer: Answer) -> str:
-  """Tables and sentences for a page of documentation."""
+  """Tables and sentences for a page of documentation, the answer first."""
   it = quantity_of(answer.quantity)
   kept = [one for one in answer.points if it.censored_reason(one) is None]
-  parts = []
+  parts = sentences(answer)
   if kept:
     most = max(point.tokens for point in kept)
-    parts.append(
-      f"{it.label} after {count(most)} tokens, ± one standard error:"
-    )
-    parts.append(_markdown_table(scores_table(answer)))
-  parts += sentences(answer)
+    table = [
+      f"{it.label} after {count(most)} tokens, ± one standard error:",
+      _markdown_table(scores_table(answer)),
+    ]
+    # Below what leads, and the bands of that.
+    first = bool(answer.best) + bool(_there(answer))
+    parts[first:first] = table
   if answer.candidates:
     parts.append(
       "The laws, by how far they miss the L of runs that they have not seen"
-      " (root mean square of ln L; every size, the largest budget and every K"
-      " left out in turn; “best in” is the share of bootstrap samples):"
+      " (root mean square of ln L, a place with several seeds counting as one;"
+      " each size, the largest budget and each K left out in turn where the"
+      " rest suffices; “best in” is the share of bootstrap samples):"
     )
     parts.append(_markdown_table(laws_table(answer)))
     if answer.law is not None:
       parts.append(
-        f"Of the first, with 90 % bands: {parameters_words(answer)}."
+        f"Of the first, with 90 % bands: {parameters_words(answer.law)}"
       )
   return "\n\n".join(_wrapped(part) for part in parts) + "\n"
-
-
-def parameters_words(answer: Answer) -> str:
-  """The parameters of the best form with their bands."""
-  assert answer.law is not None
-  return ", ".join(
-    f"{name} = {value:.3g} ({low:.3g} to {high:.3g})"
-    for name, (value, low, high) in answer.law.parameters().items()
-  )
 
 
 def capitalised(words: str) -> str:
   return words[0].upper() + words[1:]
 
 
+def _lead(answer: Answer) -> str:
+  """How many tokens a vector should carry, and which family is ahead."""
+  sizes = [best.chunk_size for best in answer.best]
+  if len(set(sizes)) == 1:
+    one = "One token" if sizes[0] == 1 else f"{sizes[0]} tokens"
+    lead = f"{one} a vector {'is' if sizes[0] == 1 else 'are'} best"
+  else:
+    lead = (
+      f"Between {min(sizes)} and {max(sizes)} tokens a vector are best,"
+      " depending on the budget"
+    )
+  gaps = [gap for _, gap in _there(answer)]
+  if gaps and all(low > 0 for _, low, _ in gaps):
+    lead += ", and the token model is ahead of every CALM at equal cost"
+  elif gaps and all(high < 0 for _, _, high in gaps):
+    lead += ", and the best CALM is ahead of the token model at equal cost"
+  elif gaps:
+    lead += (
+      "; whether the token model or the best CALM is ahead at equal cost is not"
+      " the same, or not resolved, at all budgets"
+    )
+  return (
+    f"{lead}. Each model pays for all of its autoencoder, and with its 90 %"
+    f" band the best is {_best_words(answer.best)} training FLOPs."
+  )
+
+
+def _token_words(answer: Answer) -> str:
+  return (
+    "L of the best K, compared with that of the token model at equal cost: "
+    + ", ".join(
+      f"{_percent(gap)} at {cost:.2g}" for cost, gap in _there(answer)
+    )
+    + " training FLOPs."
+  )
+
+
+def _there(answer: Answer) -> list[tuple[float, Band]]:
+  """Budgets at which a token model was trained, with its gap."""
+  return [
+    (best.training_flops, gap)
+    for best, gap in zip(answer.best, answer.token_gaps, strict=False)
+    if gap[0] == gap[0]  # no nan
+  ]
+
+
+def _compared(found: Sequence[BestChunk], quantity: str) -> str:
+  """Each K beside the smallest, at both ends of the budgets."""
+  first, last = found[0], found[-1]
+  return (
+    f"L = {quantity_of(quantity).unit}, compared with that of K ="
+    f" {min(first.shares)} at equal cost: "
+    + "; ".join(
+      f"with K = {k} {_percent(first.gaps[k])} at {first.training_flops:.2g}"
+      f" training FLOPs and {_percent(last.gaps[k])} at"
+      f" {last.training_flops:.2g}"
+      for k in first.gaps
+    )
+    + "."
+  )
+
+
 def _movement(answer: Answer) -> str:
-  """How the best K moves with the budget."""
+  """How the gaps between K, and the best K, move with the budget."""
   first, last = answer.best[0], answer.best[-1]
-  if first.high < last.low:
-    return "The best K rises with compute: the two bands lie apart."
-  if last.high < first.low:
-    return "The best K falls with compute: the two bands lie apart."
-  falling = [k for k in first.gaps if first.gaps[k][2] < last.gaps[k][1]]
-  rising = [k for k in first.gaps if first.gaps[k][1] > last.gaps[k][2]]
-  moved = (
-    "whether the best K moves with compute is not resolved: the bands meet"
+  smallest = min(first.shares)
+  words = []
+  for title, is_meant in (
+    ("falls behind", lambda low, high: low > 0),
+    ("catches up with", lambda low, high: high < 0),
+    ("", lambda low, high: low <= 0 <= high),
+  ):
+    mine = {k: it for k, it in answer.changes.items() if is_meant(*it[1:])}
+    if mine and title:
+      words += [
+        f"K = {k} {title} K = {smallest}, the ratio of their L becoming"
+        f" {_percent(it)}"
+        for k, it in mine.items()
+      ]
+    elif mine:
+      which = " or ".join(f"K = {k}" for k in mine)
+      words.append(
+        f"whether {which} falls behind K = {smallest} or catches up is not"
+        " resolved"
+      )
+  if first.high < last.low or last.high < first.low:
+    way = "rises" if first.high < last.low else "falls"
+    words.append(f"the best K {way}: the two bands lie apart")
+  elif first.low == first.high == last.low == last.high:
+    words.append("the best K stays what it is")
+  else:
+    words.append("whether the best K moves is not resolved: the bands meet")
+  return (
+    f"As the budget grows from {first.training_flops:.2g} to"
+    f" {last.training_flops:.2g} training FLOPs: {'; '.join(words)}."
   )
-  if falling:
+
+
+def _second(answer: Answer) -> str:
+  """What the next form would have answered."""
+  if answer.second is None or not answer.best_of_second:
     return (
-      f"A larger K falls behind as compute grows (K = "
-      f"{', '.join(map(str, falling))}: the bands lie apart); {moved}."
+      "No second form is identified: how far this depends on the form of the"
+      " law is not known."
     )
-  if rising:
-    return (
-      f"A larger K catches up as compute grows (K = "
-      f"{', '.join(map(str, rising))}: the bands lie apart); {moved}."
-    )
-  return f"{capitalised(moved)}."
+  return (
+    f"By the form that predicts second best, {answer.second.form.formula}, the"
+    f" best is {_best_words(answer.best_of_second)} training FLOPs;"
+    f" {_compared(answer.best_of_second, answer.quantity)}"
+  )
 
 
-def _best(best) -> str:
-  budget = f"{best.training_flops:.2g}"
-  return f"K = {best.chunk_size} ({best.low} to {best.high}) at {budget}"
+def _best_words(found: Sequence[BestChunk]) -> str:
+  """At both ends of the budgets."""
+  return " and ".join(
+    f"K = {best.chunk_size} ({best.low} to {best.high}) at"
+    f" {best.training_flops:.2g}"
+    for best in (found[0], found[-1])
+  )
 
 
-def _percent(band: tuple[float, float, float]) -> str:
+def _percent(band: Band) -> str:
   """A difference of ln L as a share of L, with its band."""
-  value, low, high = (f"{100 * math.expm1(it):.1f}" for it in band)
-  return f"{value} % ({low} to {high})"
-
-
-def _splits(answer: Answer) -> list[str]:
-  return list(answer.candidates[0].errors) if answer.candidates else []
-
-
-def _mean(points: Sequence[Point], answer: Answer) -> str:
-  if not points:
-    return ""
-  it = quantity_of(answer.quantity)
-  scores = [it.score(point) for point in points]
-  text = max(it.error(point) for point in points)
-  both = max(
-    score_error(point, answer.quantity, answer.scatters.get(point.family))
-    for point in points
-  )
-  seeds = max(both**2 - text**2, 0) / len(points)
-  return with_error(sum(scores) / len(scores), (text**2 + seeds) ** 0.5)
+  value, low, high = (100 * math.expm1(it) for it in band)
+  if low <= 0 <= high:
+    return f"not resolved ({low:.1f} to {high:.1f} %)"
+  if high < 0:
+    return f"{-value:.1f} % lower ({-high:.1f} to {-low:.1f})"
+  return f"{value:.1f} % higher ({low:.1f} to {high:.1f})"
 
 
 def _markdown_table(table: Table) -> str:

@@ -10,7 +10,9 @@ from calm_jax.scaling.allocation import (
   affordable_tokens,
   candidate_features,
 )
-from calm_jax.scaling.law import Law
+from calm_jax.scaling.law import Law, ends
+
+Band = tuple[float, float, float]  # by the law, low and high end of 90 %
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +26,7 @@ class Curve:
 
   def band(self) -> tuple[np.ndarray, np.ndarray]:
     """Low and high ends of the 90 % band, [m] each."""
-    low, high = np.quantile(self.samples, (0.05, 0.95), axis=0)
+    low, high = np.quantile(self.samples, ends(0.9), axis=0)
     return low, high
 
 
@@ -37,9 +39,8 @@ class BestChunk:
   low: int  # of the K that are best in 90 % of the bootstrap samples
   high: int
   shares: dict[int, float]  # of the samples in which a K is the best
-  loss: tuple[float, float, float]  # of the best: by the law, low, high
-  # ln of L of each K over L of the smallest: by the law, low, high
-  gaps: dict[int, tuple[float, float, float]]
+  loss: Band  # of the best
+  gaps: dict[int, Band]  # ln of L of each K over L of the smallest
 
 
 def loss_curves(
@@ -49,8 +50,9 @@ def loss_curves(
 
       L_K(C) = min over N of L(N, (C − f(K)) / c(N, K), K)
 
-  A size counts from the budget that buys it the fewest tokens of the sweep, and
-  spends no more than what buys the most, so that nothing is extrapolated.
+  A model, one size and K, counts from the budget that buys the fewest tokens
+  that it was trained on, and spends no more than what buys the most, so that no
+  model is extrapolated beyond its own runs.
 
   Args:
     law: of one family.
@@ -60,16 +62,16 @@ def loss_curves(
   Returns:
     A curve for each K, rising.
   """
-  trained = [point.tokens for point in law.points]
   curves = []
   for chunk_size in sorted({it.chunk_size for it in candidates}):
     mine = [it for it in candidates if it.chunk_size == chunk_size]
     tokens = np.array([affordable_tokens(mine, c) for c in budgets])  # [m, n]
+    fewest, most = np.array([[it.min_tokens, it.max_tokens] for it in mine]).T
     # A budget computed from a run buys its tokens but for rounding.
-    is_inside = tokens >= min(trained) * (1 - 1e-9)
+    is_inside = tokens >= fewest * (1 - 1e-9)
     flat = candidate_features(
       mine * len(budgets),
-      np.where(is_inside, np.minimum(tokens, max(trained)), 1.0).reshape(-1),
+      np.where(is_inside, np.minimum(tokens, most), 1.0).reshape(-1),
     )
     outside = np.where(is_inside, 0.0, np.inf)
     shape = tokens.shape
@@ -87,26 +89,34 @@ def loss_curves(
 
 
 def common_budgets(
-  law: Law, candidates: Sequence[Candidate], num_budgets: int = 4
+  candidates: Sequence[Candidate], num_budgets: int = 4
 ) -> np.ndarray:
   """Budgets [m] at which every K has a model within what was trained.
 
   Raises:
     ValueError: if there are none.
   """
-  trained = [point.tokens for point in law.points]
   low, high = 0.0, np.inf
   for chunk_size in {it.chunk_size for it in candidates}:
     mine = [it for it in candidates if it.chunk_size == chunk_size]
-    cost = lambda it, d: it.fixed_flops + it.training_flops_per_token * d
-    low = max(low, min(cost(it, min(trained)) for it in mine))
-    high = min(high, max(cost(it, max(trained)) for it in mine))
+    costs = [trained_costs(it) for it in mine]
+    low = max(low, min(least for least, _ in costs))
+    high = min(high, max(most for _, most in costs))
   if not low < high:
     raise ValueError(
       "no budget lies within what was trained of every K; train the smaller K"
       " on less or the larger K on more."
     )
   return np.geomspace(low, high, num_budgets)
+
+
+def trained_costs(candidate: Candidate) -> tuple[float, float]:
+  """FLOPs of the shortest and the longest training that a model has had."""
+  it = candidate
+  return (
+    it.fixed_flops + it.training_flops_per_token * it.min_tokens,
+    it.fixed_flops + it.training_flops_per_token * it.max_tokens,
+  )
 
 
 def best_chunk_sizes(curves: Sequence[Curve]) -> list[BestChunk]:
@@ -120,7 +130,7 @@ def best_chunk_sizes(curves: Sequence[Curve]) -> list[BestChunk]:
       continue
     best = int(losses[:, i].argmin())
     winners = sizes[samples[:, :, i].argmin(axis=0)]
-    low, high = np.quantile(winners, (0.05, 0.95), method="nearest")
+    low, high = np.quantile(winners, ends(0.9), method="nearest")
     gaps = np.log(losses[:, i] / losses[0, i])
     spread = np.log(samples[:, :, i] / samples[0, :, i])
     found.append(
@@ -141,8 +151,31 @@ def best_chunk_sizes(curves: Sequence[Curve]) -> list[BestChunk]:
   return found
 
 
-def _with_band(value: float, samples: np.ndarray) -> tuple[float, float, float]:
-  low, high = np.quantile(samples, (0.05, 0.95))
+def gap_changes(curves: Sequence[Curve]) -> dict[int, Band]:
+  """How ln of L over that of the smallest K grows from first to last budget.
+
+  Both ends are of the same bootstrap samples, so that what moves them together
+  is not in the band.
+
+  Args:
+    curves: finite at the first and the last of their budgets.
+
+  Returns:
+    For every K but the smallest.
+  """
+  logs = np.log([curve.losses[[0, -1]] for curve in curves])  # [K, 2]
+  samples = np.log([curve.samples[:, [0, -1]] for curve in curves])  # [K, S, 2]
+  changes = np.diff(logs - logs[0])[..., 0]
+  spread = np.diff(samples - samples[0])[..., 0]
+  return {
+    curve.chunk_size: _with_band(changes[j], spread[j])
+    for j, curve in enumerate(curves)
+    if j
+  }
+
+
+def _with_band(value: float, samples: np.ndarray) -> Band:
+  low, high = np.quantile(samples, ends(0.9))
   return float(value), float(low), float(high)
 
 

@@ -13,7 +13,7 @@ import dataclasses
 import numpy as np
 from scipy import stats
 
-from calm_jax.scaling.forms import Form
+from calm_jax.scaling.forms import Form, places_of
 
 RUN_SCATTER = 0.01  # of ln L between seeds, where no two runs measure it
 _HUBER = 1.345  # robust standard deviations: 95 % efficient on Gaussian noise
@@ -65,6 +65,7 @@ def estimate_laws(
   run_scatter: float = RUN_SCATTER,
   num_bootstraps: int = 200,
   seed: int = 0,
+  weights: np.ndarray | None = None,
 ) -> Estimates:
   """Fits a form, and bootstraps over the places of the sweep.
 
@@ -81,6 +82,8 @@ def estimate_laws(
     run_scatter: of ln L between runs that differ by their seed alone.
     num_bootstraps: S.
     seed: of the bootstrap weights.
+    weights: [R, S, n], those of `bootstrap_weights` for more runs than are
+      fitted here; None: drawn from the seed.
 
   Returns:
     The estimates of all data sets.
@@ -97,19 +100,18 @@ def estimate_laws(
   problem = _Problem(form, x, centre, log_losses - level, scale)
 
   everything = np.arange(num_sets)
-  _, place = np.unique(x, axis=1, return_inverse=True)
-  place = place.reshape(-1)
+  place = places_of(x)
   num_places = place.max() + 1
   inflation = num_places / max(num_places - size, 1)
   best, limit = _search(problem, everything, np.sqrt(inflation))
   residuals, jacobian = problem.residuals(everything, best)
 
   repeated = np.repeat(everything, num_bootstraps)
-  weights = np.random.default_rng(seed).exponential(
-    size=(len(repeated), num_places)
-  )[:, place]
+  if weights is None:
+    weights = bootstrap_weights(place, num_sets, num_bootstraps, seed)
+  flat = weights.reshape(len(repeated), len(place))
   samples, _ = _minimise(
-    problem, repeated, best[repeated], weights, limit[repeated]
+    problem, repeated, best[repeated], flat, limit[repeated]
   )
   samples = samples.reshape(num_sets, num_bootstraps, size)
 
@@ -131,6 +133,14 @@ def estimate_laws(
     / np.maximum(singular[everything, last], np.finfo(float).tiny),
     directions[everything, last],
   )
+
+
+def bootstrap_weights(
+  place: np.ndarray, num_sets: int, num_bootstraps: int, seed: int = 0
+) -> np.ndarray:
+  """Weights from Exp(1), [R, S, n], one for all runs of a place [n]."""
+  size = (num_sets, num_bootstraps, place.max() + 1)
+  return np.random.default_rng(seed).exponential(size=size)[..., place]
 
 
 @dataclasses.dataclass(frozen=True)

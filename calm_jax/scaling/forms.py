@@ -199,6 +199,15 @@ def features(
   return np.log(np.stack([n, d, k, n - chunk + frozen, chunk]))
 
 
+def places_of(x: np.ndarray) -> np.ndarray:
+  """The place of each run, [n] integers: runs of equal x [V, n] share one.
+
+  What is not known of the parts of N is nan, and nan is not equal to itself.
+  """
+  known = np.nan_to_num(x)
+  return np.unique(known, axis=1, return_inverse=True)[1].reshape(-1)
+
+
 TOKEN_FORM = Form(
   "tokens",
   "L = E + A/N^a + B/D^b",

@@ -6,10 +6,16 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from calm_jax.scaling import estimator
-from calm_jax.scaling.forms import CHUNK_FORMS, VARIABLES, Form
-from calm_jax.scaling.law import Law, check_points, ends, fit_law
+from calm_jax.scaling.forms import CHUNK_FORMS, VARIABLES, Form, places_of
+from calm_jax.scaling.law import (
+  Law,
+  check_points,
+  check_variation,
+  ends,
+  fit_law,
+)
 from calm_jax.scaling.points import Point, point_features, split_censored
-from calm_jax.scaling.seeds import seed_scatter
+from calm_jax.scaling.seeds import run_scatter, seed_scatter
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,19 +34,19 @@ class Prediction:
 
 
 @dataclasses.dataclass(frozen=True)
-class Candidate:
+class FormResult:
   """A form among others."""
 
   form: Form
   law: Law | None  # of all points; None: they do not identify it
   refusal: str  # why; empty: they do
-  errors: dict[str, float]  # rms of ln L in each split
+  errors: dict[str, float]  # rms of ln L in each split; nan: not predicted
   win_share: float  # of the bootstrap samples in which it predicts best
 
   @property
   def error(self) -> float:
-    """Geometric mean over splits, so that the hardest does not decide alone."""
-    return float(np.exp(np.mean(np.log(list(self.errors.values())))))
+    """The mean over splits."""
+    return float(mean_error(list(self.errors.values())))
 
 
 def compare_forms(
@@ -50,12 +56,15 @@ def compare_forms(
   *,
   num_bootstraps: int = 200,
   seed: int = 0,
-) -> list[Candidate]:
+) -> list[FormResult]:
   """Forms side by side, the best prediction of unseen runs first.
 
   Each size, the largest budget and each K are left out in turn and predicted
-  from the rest. A form that the whole of the points does not identify comes
-  last.
+  from the rest, where the rest suffices for every form that the whole of the
+  points identifies. A form that they do not identify comes last.
+
+  In a bootstrap sample a place has one weight, wherever it is fitted or
+  predicted, and what the fits predict is widened as all bands are.
 
   Args:
     points: of one family with several K.
@@ -65,7 +74,7 @@ def compare_forms(
     seed: of the bootstrap.
 
   Returns:
-    One candidate a form.
+    One result a form.
 
   Raises:
     ValueError: if the points are of several families, or too few for any split.
@@ -77,53 +86,58 @@ def compare_forms(
   x = point_features(kept)
   losses, errors = np.array([point.loss(quantity) for point in kept]).T
   seeds = seed_scatter(kept, quantity)
-  scatter = seeds.value if seeds else estimator.RUN_SCATTER
-  most = max(len(form.names) for form in forms)
-  splits = {
-    name: mask
-    for name, mask in splits_of(x).items()
-    if len(np.unique(x[:, ~mask], axis=1).T) > most
-  }
-  if not splits:
-    raise ValueError(
-      f"{len(kept)} points count, too few to leave out a size, a budget or a K;"
-      f" what is left must be more than {most}."
-    )
   laws = [
     _law_or_reason(points, quantity, form, num_bootstraps) for form in forms
   ]
-  logs = {}  # [1 + S] mean ln of the error over splits; the first of the fit
-  tables: dict[str, dict[str, float]] = {}
-  for form in forms:
-    if not np.isfinite(form.centre(x)).all():  # parts of N are not counted
-      tables[form.name] = dict.fromkeys(splits, float("nan"))
-      continue
-    found = {
+  able = [form for form, (law, _) in zip(forms, laws, strict=True) if law]
+  splits = {
+    name: mask
+    for name, mask in splits_of(x).items()
+    if all(_suffices(kept, mask, form) for form in able or forms)
+  }
+  if not splits:
+    raise ValueError(
+      f"{len(kept)} points count, too few to leave out a size, a budget or a K"
+      " and fit the rest."
+    )
+  tables = {
+    form.name: {
       name: prediction_errors(
         form,
         x,
         losses[None],
         errors,
         mask,
-        run_scatter=scatter,
+        run_scatter=run_scatter(seeds),
         num_bootstraps=num_bootstraps,
         seed=seed,
       )[0]
+      if _suffices(kept, mask, form)
+      else np.full(1 + num_bootstraps, np.nan)
       for name, mask in splits.items()
     }
-    tables[form.name] = {name: float(it[0]) for name, it in found.items()}
-    logs[form.name] = np.mean([np.log(it) for it in found.values()], axis=0)
-  able = [form.name for form, (law, _) in zip(forms, laws, strict=True) if law]
-  wins = np.zeros(len(able))
+    for form in forms
+  }
+  shares = dict.fromkeys(tables, 0.0)
   if able:
-    best = np.argmin([logs[name][1:] for name in able], axis=0)
-    wins = np.bincount(best, minlength=len(able)) / num_bootstraps
-  shares = dict(zip(able, wins.tolist(), strict=True))
-  candidates = [
-    Candidate(form, law, why, tables[form.name], shares.get(form.name, 0.0))
+    counts = win_counts(
+      {
+        form.name: np.array(list(tables[form.name].values()))[:, 1:]
+        for form in able
+      }
+    )
+    shares |= {name: it / num_bootstraps for name, it in counts.items()}
+  results = [
+    FormResult(
+      form,
+      law,
+      why,
+      {name: float(it[0]) for name, it in tables[form.name].items()},
+      shares[form.name],
+    )
     for form, (law, why) in zip(forms, laws, strict=True)
   ]
-  return sorted(candidates, key=lambda it: (it.law is None, it.error))
+  return sorted(results, key=lambda it: (it.law is None, it.error))
 
 
 def splits_of(x: np.ndarray) -> dict[str, np.ndarray]:
@@ -159,6 +173,9 @@ def prediction_errors(
 ) -> np.ndarray:
   """How far a fit of the others misses what was left out.
 
+  Of what was left out, the seeds of a place share the weight of one run, so
+  that a place with several does not count for more.
+
   Args:
     form: of the law.
     x: [V, n] features.
@@ -166,13 +183,16 @@ def prediction_errors(
     errors: [n], standard errors of the losses.
     is_held_out: [n] bool.
     run_scatter: see `estimate_laws`.
-    num_bootstraps: S; what was left out is weighted anew for each.
+    num_bootstraps: S; each weights the places anew.
     seed: of the bootstrap.
 
   Returns:
     [R, 1 + S], root mean square of ln L; that of the estimate first.
   """
-  others = ~is_held_out
+  others, place = ~is_held_out, places_of(x)
+  weights = estimator.bootstrap_weights(
+    place, len(losses), num_bootstraps, seed
+  )
   found = estimator.estimate_laws(
     form,
     x[:, others],
@@ -180,15 +200,26 @@ def prediction_errors(
     errors[others],
     run_scatter=run_scatter,
     num_bootstraps=num_bootstraps,
-    seed=seed,
+    weights=weights[..., others],
   )
   fits = np.concatenate([found.estimate[:, None], found.samples], axis=1)
-  wanted = np.log(losses[:, None, is_held_out])
-  residuals = form.log_law(fits, x[:, is_held_out]) - wanted
-  weights = np.random.default_rng(seed + 1).exponential(size=residuals.shape)
-  weights[:, 0] = 1
+  logs = form.log_law(fits, x[:, is_held_out])
+  middle = logs[:, :1]
+  wide = middle + found.widening * (logs - middle)
+  residuals = wide - np.log(losses[:, None, is_held_out])
+  weights = np.insert(weights[..., is_held_out], 0, 1.0, axis=1)
+  weights = weights / np.bincount(place)[place[is_held_out]]
   weights /= weights.sum(axis=-1, keepdims=True)
   return np.sqrt((weights * residuals**2).sum(axis=-1))
+
+
+def mean_error(errors) -> np.ndarray:
+  """Geometric mean over splits, so that the hardest does not decide alone.
+
+  Args:
+    errors: [splits, ...].
+  """
+  return np.exp(np.log(errors).mean(axis=0))
 
 
 def predict_largest(
@@ -249,16 +280,30 @@ def win_counts(errors: Mapping[str, np.ndarray]) -> dict[str, int]:
   """Of R data sets, how often each form predicts best.
 
   Args:
-    errors: [splits, R] of each form.
+    errors: [splits, R] of each form; inf where a data set refuses it. One that
+      refuses all counts for none.
   """
   names = list(errors)
-  scores = [np.log(errors[name]).mean(axis=0) for name in names]
-  counts = np.bincount(np.argmin(scores, axis=0), minlength=len(names))
+  scores = np.array([mean_error(errors[name]) for name in names])
+  best = np.argmin(scores, axis=0)[np.isfinite(scores).any(axis=0)]
+  counts = np.bincount(best, minlength=len(names))
   return dict(zip(names, counts.tolist(), strict=True))
 
 
 def _size(point: Point) -> float:
   return point.training_flops or point.parameters * point.tokens
+
+
+def _suffices(
+  points: Sequence[Point], is_held_out: np.ndarray, form: Form
+) -> bool:
+  """Whether what is left can be fitted, by counting."""
+  rest = [it for it, out in zip(points, is_held_out, strict=True) if not out]
+  try:
+    check_variation(rest, form)
+  except ValueError:
+    return False
+  return True
 
 
 def _law_or_reason(

@@ -38,7 +38,7 @@ def isoflop_parabolas(
 
   Args:
     points: of one family and one K, with training FLOPs.
-    quantity: brier_lm, brier_1 or cross_entropy.
+    quantity: see `quantities`.
     num_budgets: at most so many, spread over those possible.
 
   Returns:

@@ -1,6 +1,7 @@
 """Laws fitted to the points of a study, or a reason why they cannot be."""
 
 import dataclasses
+from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,7 +15,7 @@ from calm_jax.scaling.points import (
   split_censored,
 )
 from calm_jax.scaling.quantities import quantity_of
-from calm_jax.scaling.seeds import SeedScatter, seed_scatter
+from calm_jax.scaling.seeds import SeedScatter, run_scatter, seed_scatter
 
 _MAX_CONDITION = 1e5  # of the Jacobian by the parameters, coefficients as ln
 
@@ -37,7 +38,7 @@ class Law:
   @property
   def run_scatter(self) -> float:
     """Of ln L between seeds, measured or taken."""
-    return self.seeds.value if self.seeds else estimator.RUN_SCATTER
+    return run_scatter(self.seeds)
 
   def parameters(self, level: float = 0.9) -> dict[str, tuple[float, ...]]:
     """E, A, B, a, b, …: the estimate, low and high ends of its band."""
@@ -99,7 +100,7 @@ def fit_law(
   if form is None:
     several = len({point.chunk_size for point in points}) > 1
     form = CHUNK_FORMS["coefficients"] if several else TOKEN_FORM
-  _check_variation(kept, form, len(censored))
+  check_variation(kept, form, len(censored))
   losses, errors = np.array([point.loss(quantity) for point in kept]).T
   if losses.min() <= 0:
     worst = kept[int(losses.argmin())].name
@@ -113,7 +114,7 @@ def fit_law(
     point_features(kept),
     losses[None],
     errors,
-    run_scatter=seeds.value if seeds else estimator.RUN_SCATTER,
+    run_scatter=run_scatter(seeds),
     num_bootstraps=num_bootstraps,
     seed=seed,
   )
@@ -149,10 +150,14 @@ def check_points(points: Sequence[Point], quantity: str) -> str:
   return families.pop()
 
 
-def _check_variation(
-  points: Sequence[Point], form: Form, num_censored: int
+def check_variation(
+  points: Sequence[Point], form: Form, num_censored: int = 0
 ) -> None:
-  """Raises ValueError where counting shows that points do not suffice."""
+  """Raises ValueError where counting shows that points do not suffice.
+
+  Sizes and budgets are counted within the K that has most of them, for models
+  of one shape have other N at another K.
+  """
   num_places, needed = len({it.place for it in points}), len(form.names) + 1
   if num_places < needed:
     raise ValueError(
@@ -171,22 +176,43 @@ def _check_variation(
         f"point {lacking[0]!r} has no backbone_parameters, which the form"
         f" {form.name!r} needs; collect the sweep again."
       )
+  by_size: dict[int, list[Point]] = defaultdict(list)
+  for point in points:
+    by_size[point.chunk_size].append(point)
   for name, number in wanted.items():
-    found = len({getattr(point, name) for point in points})
+    if name == "chunk_size":
+      found, where = len(by_size), ""
+    else:
+      found = max(
+        len({getattr(it, name) for it in mine}) for mine in by_size.values()
+      )
+      where = " at one K" if len(by_size) > 1 else ""
     if found < number:
       raise ValueError(
-        f"the points that count have {found} different values of {name}; the"
-        f" law needs at least {number}."
+        f"the points that count have {found} different values of {name}{where};"
+        f" the law needs at least {number}."
       )
 
 
+def is_identified(estimates: estimator.Estimates) -> np.ndarray:
+  """Whether the fit of each data set determines the law, [R] bool.
+
+  No parameter but E is at its limit, for an E of 0 is an answer: the points do
+  not tell it from 0. And no two are so alike in what they do that the Jacobian
+  has no full rank.
+  """
+  is_inside = ~estimates.is_at_bound[:, 1:].any(axis=1)
+  return is_inside & (estimates.condition <= _MAX_CONDITION)
+
+
 def check_identified(estimates: estimator.Estimates) -> None:
-  """Raises ValueError where the fit shows that the law is not determined."""
+  """Raises ValueError, with the reason, where the first is not identified."""
+  if is_identified(estimates)[0]:
+    return
   form = estimates.form
   variables = {f"ln{term.coefficient}": term.variable for term in form.terms}
   words = {"N_token": "what works on tokens", "N_chunk": "the backbone"}
   for i, name in enumerate(form.names):
-    # An E of 0 is an answer: the points do not tell it from 0.
     if estimates.is_at_bound[0, i] and name != "E":
       reason = "a power law does not follow these points"
       if name in variables:
@@ -196,13 +222,12 @@ def check_identified(estimates: estimator.Estimates) -> None:
         f"the points do not identify the law: {name} ran to its limit;"
         f" {reason}."
       )
-  if estimates.condition[0] > _MAX_CONDITION:
-    weak = np.abs(estimates.weakest[0])
-    together = [
-      name for name, share in zip(form.names, weak, strict=True) if share > 0.2
-    ]
-    raise ValueError(
-      "the points do not identify the law: the Jacobian has no full rank"
-      f" (condition {estimates.condition[0]:.0e}), {', '.join(together)} cannot"
-      " be told apart; add points that vary N, D and K apart from each other."
-    )
+  weak = np.abs(estimates.weakest[0])
+  together = [
+    name for name, share in zip(form.names, weak, strict=True) if share > 0.2
+  ]
+  raise ValueError(
+    "the points do not identify the law: the Jacobian has no full rank"
+    f" (condition {estimates.condition[0]:.0e}), {', '.join(together)} cannot"
+    " be told apart; add points that vary N, D and K apart from each other."
+  )

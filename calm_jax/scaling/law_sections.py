@@ -5,6 +5,11 @@ from collections.abc import Sequence
 from calm_jax.scaling import sweep_plots
 from calm_jax.scaling.allocation import candidates_of, rank_allocations
 from calm_jax.scaling.answer import Answer
+from calm_jax.scaling.answer_tables import (
+  given_words,
+  is_untold,
+  parameters_table,
+)
 from calm_jax.scaling.answer_words import capitalised
 from calm_jax.scaling.drawing import count, to_svg
 from calm_jax.scaling.forms import Form
@@ -71,13 +76,9 @@ def _add_law(
 
 
 def add_parameters(page: Page, law: Law) -> None:
-  page.table(
-    (law.form.formula, "estimate", "90 % band"),
-    [
-      (name, value, f"{low:.4g} to {high:.4g}")
-      for name, (value, low, high) in law.parameters().items()
-    ],
-  )
+  page.table(*parameters_table(law))
+  if is_untold(law):
+    page.text(f"The points do not tell E from 0.{given_words(law)}")
 
 
 def _add_held_out(page: Page, points: Sequence[Point], law: Law) -> None:

@@ -40,7 +40,7 @@ class Point:
   autoencoder_parameters: float = 0.0  # of the frozen one; 0: none
   training_flops: float = 0.0  # of the run; 0: not counted
   autoencoder_flops: float = 0.0  # of training the frozen one; 0: none
-  autoencoder_users: int = 1  # points of the study that it serves
+  autoencoder_users: int = 0  # points of the study it serves; 0: not known
   inference_flops: float = 0.0  # a token, one sample; 0: not counted
   inference_flops_sampled: float = 0.0  # a token at T = 0.5; 0: not counted
   scores: dict[str, float] = dataclasses.field(default_factory=dict)
@@ -78,7 +78,14 @@ class Point:
 
   @property
   def shared_training_flops(self) -> float:
-    """With this point's share of the autoencoder's, equal for all its users."""
+    """With this point's share of the autoencoder's, equal for all its users.
+
+    0 where it is not known how many they are.
+    """
+    if not self.autoencoder_flops:
+      return self.training_flops
+    if not self.autoencoder_users:
+      return 0.0
     share = self.autoencoder_flops / self.autoencoder_users
     return self.training_flops and self.training_flops + share
 

@@ -7,8 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import stats
 
+from calm_jax.scaling.estimator import RUN_SCATTER
 from calm_jax.scaling.points import Point, split_censored
 from calm_jax.scaling.quantities import quantity_of
+
+_LEAST_SCATTER = 1e-6  # of ln L; less is that of copies of one run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,6 +22,11 @@ class SeedScatter:
   low: float  # 90 % band, by χ² with as many degrees of freedom
   high: float
   degrees: int  # runs less places
+
+  @property
+  def is_of_copies(self) -> bool:
+    """Whether the runs are so equal that they measure no scatter."""
+    return self.value < _LEAST_SCATTER
 
 
 def seed_scatter(points: Sequence[Point], quantity: str) -> SeedScatter | None:
@@ -49,6 +57,17 @@ def seed_scatter(points: Sequence[Point], quantity: str) -> SeedScatter | None:
   return SeedScatter(
     float(np.sqrt(squares / degrees)), float(low), float(high), degrees
   )
+
+
+def run_scatter(scatter: SeedScatter | None) -> float:
+  """Std of ln L between seeds: as measured, or taken where it is not.
+
+  Copies of one run measure none, and a scatter of 0 would leave no weight to
+  any run whose score has an error.
+  """
+  if scatter is None or scatter.is_of_copies:
+    return RUN_SCATTER
+  return scatter.value
 
 
 def score_error(

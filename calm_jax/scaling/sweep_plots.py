@@ -19,7 +19,7 @@ from calm_jax.scaling.drawing import (
 )
 from calm_jax.scaling.forms import features
 from calm_jax.scaling.isoflop import IsoFlop
-from calm_jax.scaling.law import Law
+from calm_jax.scaling.law import Law, ends
 from calm_jax.scaling.points import Point, in_bytes, series_title
 from calm_jax.scaling.quantities import quantity_of
 from calm_jax.scaling.seeds import SeedScatter, score_error
@@ -85,9 +85,9 @@ def scores_over_flops(
       hover(mark, _words(point, y[j], errors[j], quantity))
     if key in curves:
       curve, score_fn = curves[key], np.vectorize(it.score_of_loss)
-      ends = [score_fn(end) for end in curve.band()]
+      band = [score_fn(end) for end in curve.band()]
       budgets = curve.training_flops
-      axes.fill_between(budgets, *ends, color=color(i), alpha=0.2, linewidth=0)
+      axes.fill_between(budgets, *band, color=color(i), alpha=0.2, linewidth=0)
       axes.plot(budgets, score_fn(curve.losses), color=color(i), linewidth=1)
     else:
       best = np.maximum.accumulate(sign * y) == sign * y
@@ -134,8 +134,8 @@ def law_with_bands(law: Law) -> Figure:
         mine[0].backbone_parameters or np.nan,
         mine[0].autoencoder_parameters,
       )
-      ends = law.score(np.quantile(law.sampled_losses(x), (0.05, 0.95), axis=0))
-      axes.fill_between(data, *ends, color=color(i), alpha=0.2, linewidth=0)
+      band = law.score(np.quantile(law.sampled_losses(x), ends(0.9), axis=0))
+      axes.fill_between(data, *band, color=color(i), alpha=0.2, linewidth=0)
       axes.plot(data, law.score(law.losses(x)), color=color(i), linewidth=1)
       axes.errorbar(
         [factor * point.tokens for point in mine],

@@ -9,13 +9,12 @@ from collections.abc import Sequence
 
 from calm_jax.scaling import sweep_plots
 from calm_jax.scaling.answer import Answer
-from calm_jax.scaling.answer_words import (
+from calm_jax.scaling.answer_tables import (
   best_table,
-  capitalised,
   laws_table,
   scores_table,
-  sentences,
 )
+from calm_jax.scaling.answer_words import capitalised, sentences
 from calm_jax.scaling.drawing import count, to_svg
 from calm_jax.scaling.isoflop import isoflop_parabolas
 from calm_jax.scaling.law_sections import add_laws, add_parameters
@@ -65,9 +64,11 @@ def _add_forms(page: Page, answer: Answer) -> None:
   page.section("The laws side by side")
   page.text(
     "Each form of the law of CALMs is fitted without a size, without the"
-    " largest budget and without a K, and predicts what was left out: the root"
-    " mean square of its error in ln L, and the geometric mean over all that"
-    " was left out. The first is used above."
+    " largest budget and without a K, where the rest suffices for a fit, and"
+    " predicts what was left out: the root mean square of its error in ln L, a"
+    " place with several seeds counting as one, and the geometric mean over all"
+    " that was left out. The first is used above. “Best in” is the share of"
+    " bootstrap samples."
   )
   page.table(*laws_table(answer))
   page.text(
@@ -138,7 +139,10 @@ def _add_figure(
   name = f"{quantity}-{cost}"
   caption = f"{it.label} against {sweep_plots.COSTS[cost]}."
   if curves:
-    caption += " Curves: the law's best size, with 90 % bands."
+    caption += (
+      " Curves: the law's best size, with 90 % bands; level where the budget"
+      " buys more tokens than any of its models was trained on."
+    )
   page.figure(name, to_svg(figure, name), caption)
 
 

@@ -6,8 +6,9 @@ import re
 import numpy as np
 import pytest
 
-from calm_jax.scaling import answer_words
+from calm_jax.scaling import answer_tables, answer_words
 from calm_jax.scaling.answer import find_answer
+from calm_jax.scaling.best_chunk import BestChunk
 
 from . import studies
 
@@ -48,16 +49,148 @@ def test_the_true_law_answers(answer):
 
 
 def test_every_number_of_a_sentence_has_its_band(answer):
-  first, second, *_ = words = answer_words.sentences(answer)
-  assert first.startswith("Best K for a budget")
+  first, second, third, *_ = words = answer_words.sentences(answer)
   assert len(re.findall(r"K = \d \(\d to \d\)", first)) == first.count("K = ")
-  for sentence in words[:4]:
-    number = r"-?[\d.]+ % "
-    band = r"\(-?[\d.]+ to -?[\d.]+\)"
-    assert len(re.findall(number + band, sentence)) == sentence.count(" %") - (
-      sentence.count("90 %")
+  number = r"[\d.]+ % (?:higher|lower) \([\d.]+ to [\d.]+\)"
+  none = r"not resolved \(-[\d.]+ to [\d.]+ %\)"
+  for sentence in words[:6]:
+    assert len(re.findall(f"{number}|{none}", sentence)) == (
+      sentence.count(" %") - sentence.count("90 %")
     )
-  assert second.count(" % (") == 4  # K = 2 and 4, two budgets
+  assert len(re.findall(f"{number}|{none}", second)) == len(answer.best)
+  assert len(re.findall(f"{number}|{none}", third)) == 4  # two K, two budgets
+
+
+def _best(chunk_size, low, high, cost, gaps):
+  shares = {1: 0.0, 2: 0.0, 4: 0.0}
+  return BestChunk(cost, chunk_size, low, high, shares, (1.0, 0.9, 1.1), gaps)
+
+
+@pytest.fixture
+def worded(answer):
+  """An answer whose numbers are given."""
+  first = {2: (0.01, -0.02, 0.05), 4: (0.2, 0.1, 0.3)}
+  last = {2: (0.1, 0.08, 0.12), 4: (-0.05, -0.1, -0.01)}
+  return dataclasses.replace(
+    answer,
+    best=(_best(1, 1, 2, 1e12, first), _best(1, 1, 1, 1e13, last)),
+    changes={2: (0.09, 0.05, 0.13), 4: (0.02, -0.01, 0.05)},
+    token_gaps=((0.4, 0.3, 0.5), (0.2, 0.1, 0.3)),
+  )
+
+
+def test_the_answer_comes_first_and_in_words(worded):
+  first, tokens, *_ = answer_words.sentences(worded)
+  assert first.startswith(
+    "One token a vector is best, and the token model is ahead of every CALM at"
+    " equal cost."
+  )
+  assert "K = 1 (1 to 2) at 1e+12 and K = 1 (1 to 1) at 1e+13" in first
+  assert "49.2 % higher (35.0 to 64.9) at 1e+12, 22.1 % higher" in tokens
+  ahead = dataclasses.replace(worded, token_gaps=((-0.2, -0.3, -0.1),) * 2)
+  assert (
+    "the best CALM is ahead of the token" in (answer_words.sentences(ahead)[0])
+  )
+  mixed = dataclasses.replace(
+    worded, token_gaps=((0.2, 0.1, 0.3), (0.1, -0.1, 0.3))
+  )
+  assert "or not resolved, at all" in answer_words.sentences(mixed)[0]
+
+
+def test_a_band_with_0_resolves_nothing(worded):
+  _, _, gaps, movement, *_ = answer_words.sentences(worded)
+  assert gaps.endswith(
+    "with K = 2 not resolved (-2.0 to 5.1 %) at 1e+12 training FLOPs and 10.5 %"
+    " higher (8.3 to 12.7) at 1e+13; with K = 4 22.1 % higher (10.5 to 35.0) at"
+    " 1e+12 training FLOPs and 4.9 % lower (1.0 to 9.5) at 1e+13."
+  )
+  # The gaps' own bands of K = 4 lie apart; their paired difference decides.
+  assert movement == (
+    "As the budget grows from 1e+12 to 1e+13 training FLOPs: K = 2 falls behind"
+    " K = 1, the ratio of their L becoming 9.4 % higher (5.1 to 13.9); whether"
+    " K = 4 falls behind K = 1 or catches up is not resolved; whether the best"
+    " K moves is not resolved: the bands meet."
+  )
+
+
+def test_the_second_form_answers_too(answer):
+  words = " ".join(answer_words.sentences(answer))
+  assert answer.second is answer.candidates[1]
+  assert [it.training_flops for it in answer.best_of_second] == [
+    it.training_flops for it in answer.best
+  ]
+  assert f"second best, {answer.second.form.formula}, the best is K = " in words
+  alone = dataclasses.replace(answer, candidates=answer.candidates[:1])
+  assert "No second form is identified" in " ".join(
+    answer_words.sentences(alone)
+  )
+
+
+def test_an_e_at_0_has_no_band(answer):
+  law = answer.law
+  estimate, samples = law.estimate.copy(), law.samples.copy()
+  estimate[0], samples[:, 0] = 0, 0
+  law = dataclasses.replace(law, estimate=estimate, samples=samples)
+  words = answer_tables.parameters_words(law)
+  assert words.startswith("E not told from 0, A = ")
+  assert words.endswith(" The other bands are given E = 0.")
+  assert answer_tables.parameters_table(law)[1][0][2] == "not told from 0"
+  samples[:10, 0] = 0.5 / law.widening
+  words = answer_tables.parameters_words(law)
+  assert words.startswith("E not told from 0, at most 0.5, A =")
+  assert "given E" not in words
+
+
+def test_a_row_of_scores_is_of_one_size(answer):
+  """The smallest K = 4 has no run of the largest budget."""
+  points = [
+    it
+    for it in answer.points
+    if (it.chunk_size, it.parameters, it.tokens) != (4, 1e5, 1e8)
+  ]
+  header, rows = answer_tables.scores_table(
+    dataclasses.replace(answer, points=tuple(points))
+  )
+  _, whole = answer_tables.scores_table(answer)
+  column = [title.endswith("K = 4") for title in header].index(True)
+  assert rows[0][column] == ""
+  assert [row[column] for row in rows[1:]] == [row[column] for row in whole[1:]]
+
+
+def test_a_token_model_without_flops_leaves_the_best_k(answer):
+  points = [
+    dataclasses.replace(it, training_flops=0.0) if it.family == "token" else it
+    for it in answer.points
+  ]
+  found = find_answer(points, num_bootstraps=10)
+  assert found.best and found.best_shared and found.token_gaps == ()
+  assert found.refusals == (
+    "No comparison with the token model: its points have no training FLOPs;"
+    " collect them again.",
+  )
+
+
+def test_a_shared_price_that_is_not_known_is_not_told(answer):
+  points = [
+    dataclasses.replace(it, autoencoder_flops=1e11)
+    if it.family == "calm"
+    else it
+    for it in answer.points
+  ]
+  found = find_answer(points, num_bootstraps=10)
+  assert found.best and found.best_shared == ()
+  assert "the shared price is not known" in found.refusals[0]
+  assert "shared by the models" not in answer_words.markdown(found)
+  assert points[0].shared_training_flops == 0 < points[0].whole_training_flops
+
+
+def test_copies_of_runs_are_not_called_seeds():
+  points = studies.sweep_points()
+  points += [
+    dataclasses.replace(it, name=f"{it.name}-copy", seed=1) for it in points[:3]
+  ]
+  words = answer_words.missing(find_answer(points, num_bootstraps=10))
+  assert any("CALM: runs that differ by their seed alone" in it for it in words)
 
 
 def test_seeds_are_measured_and_said(answer):
@@ -77,13 +210,15 @@ def test_what_is_missing_is_said():
   words = answer_words.missing(found)
   assert "No law of CALMs: K is compared where CALMs of several K" in words[0]
   assert "trained are K = 1." in words[1]
-  assert "Best K" not in answer_words.markdown(found)
+  assert "a vector" not in answer_words.markdown(found)
 
 
 def test_markdown_holds_tables_and_sentences(answer):
   text = answer_words.markdown(answer)
   rows = [line for line in text.splitlines() if line.startswith("|")]
-  header = answer_words.scores_table(answer)[0]
+  assert "a vector" in text[:80]
+  assert "compared with that of the token model" in text[: text.index("|")]
+  header = answer_tables.scores_table(answer)[0]
   assert rows[0] == f"| {' | '.join(header)} |"
   assert len(rows) == (2 + 4) + (2 + 3)
   lines = [line for line in text.splitlines() if not line.startswith("|")]

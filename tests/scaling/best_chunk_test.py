@@ -9,6 +9,7 @@ from calm_jax.scaling.allocation import candidates_of
 from calm_jax.scaling.best_chunk import (
   best_chunk_sizes,
   common_budgets,
+  gap_changes,
   loss_curves,
 )
 from calm_jax.scaling.forms import CHUNK_FORMS, features
@@ -74,7 +75,7 @@ def test_too_small_a_budget_has_no_loss():
 def test_best_k_is_that_of_the_lowest_curve():
   law = _law()
   models = candidates_of(law)
-  budgets = common_budgets(law, models)
+  budgets = common_budgets(models)
   np.testing.assert_allclose(budgets[[0, -1]], [6e11, 6e15 / 4])
   curves = loss_curves(law, models, budgets)
   for i, best in enumerate(best_chunk_sizes(curves)):
@@ -103,7 +104,7 @@ def test_a_shared_autoencoder_costs_less():
   whole, shared = candidates_of(law), candidates_of(law, is_shared=True)
   assert [it.fixed_flops for it in whole[:3]] == [9e11, 18e11, 36e11]
   assert [it.fixed_flops for it in shared[:3]] == [1e11, 2e11, 4e11]
-  assert common_budgets(law, shared)[0] < common_budgets(law, whole)[0]
+  assert common_budgets(shared)[0] < common_budgets(whole)[0]
 
 
 def test_k_trained_at_other_costs_do_not_compare():
@@ -115,7 +116,7 @@ def test_k_trained_at_other_costs_do_not_compare():
   with pytest.raises(
     ValueError, match="no budget lies within what was trained"
   ):
-    common_budgets(law, models)
+    common_budgets(models)
 
 
 def test_features_of_models_count_their_bytes():
@@ -125,3 +126,38 @@ def test_features_of_models_count_their_bytes():
   [curve, *_] = loss_curves(law, candidates_of(law), np.array([6e11]))
   expected = law.losses(features(1e5, 4e6, 1))
   np.testing.assert_allclose(curve.losses, expected)
+
+
+def test_a_model_is_not_extrapolated_beyond_its_own_runs():
+  """The largest K = 4 has no run of the largest budget, others have."""
+  whole = _law()
+  points = [
+    it
+    for it in whole.points
+    if (it.parameters, it.tokens, it.chunk_size) != (1e7, 1e8, 4)
+  ]
+  law = dataclasses.replace(whole, points=tuple(points))
+  models = candidates_of(law)
+  assert [it.max_tokens for it in models if it.chunk_size == 4] == [
+    *(1e8, 1e8, 1e7)
+  ]
+  # K = 4 ends where 1e6 parameters see 1e8 tokens, as 1e7 see 1e7.
+  assert common_budgets(models)[-1] == pytest.approx(6e14 / 4)
+  *_, curve = loss_curves(law, models, np.array([6e15 / 4]))
+  expected = min(_loss(1e5, 1e8, 4), _loss(1e6, 1e8, 4), _loss(1e7, 1e7, 4))
+  np.testing.assert_allclose(curve.losses, expected)
+
+
+def test_changes_of_gaps_are_of_the_same_samples():
+  """What moves both ends of a gap together is not in the band of its change."""
+  dear = _TRUTH.copy()
+  dear[5] += 0.05  # p: all gaps grow, at small budgets and large ones
+  law = _law(samples=np.stack([_TRUTH, dear] * 10))
+  models = candidates_of(law)
+  curves = loss_curves(law, models, common_budgets(models))
+  first, *_, last = best_chunk_sizes(curves)
+  for k, (change, low, high) in gap_changes(curves).items():
+    assert change == pytest.approx(last.gaps[k][0] - first.gaps[k][0])
+    assert low <= change <= high
+    ends = [gap[2] - gap[1] for gap in (first.gaps[k], last.gaps[k])]
+    assert high - low < min(ends)

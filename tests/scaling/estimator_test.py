@@ -88,6 +88,24 @@ def test_noisy_runs_count_less():
   assert np.abs(predicted - expected).max() < 0.002
 
 
+@pytest.mark.parametrize("backbone", [None, 1e7])
+def test_more_seeds_of_the_same_text_do_not_narrow_a_band(backbone):
+  """Twins of all runs: the places are as many, whether N's parts are known."""
+  grid = make_grid()
+  losses = make_losses(TOKEN_LAW, grid, 0.01)
+  once, twice = (
+    estimator.estimate_laws(
+      TOKEN_FORM,
+      np.tile(features(*grid, backbone=backbone), n),
+      np.tile(losses, n),
+      num_bootstraps=50,
+    )
+    for n in (1, 2)
+  )
+  assert once.widening == twice.widening
+  np.testing.assert_allclose(once.samples, twice.samples, rtol=1e-3)
+
+
 def test_bands_are_widened_about_the_estimate():
   estimate = np.array([2.0, 1.0])
   samples = np.array([[2.5, 1.5], [1.0, 0.5]])

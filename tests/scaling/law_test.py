@@ -5,9 +5,10 @@ import dataclasses
 import numpy as np
 import pytest
 
-from calm_jax.scaling.forms import CHUNK_FORMS, features
+from calm_jax.scaling.estimator import estimate_laws
+from calm_jax.scaling.forms import CHUNK_FORMS, TOKEN_FORM, features
 from calm_jax.scaling.held_out import predict_largest
-from calm_jax.scaling.law import fit_law
+from calm_jax.scaling.law import fit_law, is_identified
 from calm_jax.scaling.points import Point
 from tests.scaling.known_laws import (
   CHUNK_LAW,
@@ -121,11 +122,58 @@ def test_an_irreducible_loss_of_0_is_an_answer():
   assert (ends[1] / ends[0]).max() < 1.1
 
 
+def test_copies_of_runs_leave_the_law_as_it_is():
+  """Seeds equal to the last bit measure no scatter; runs keep a weight."""
+  grid = make_grid()
+  losses = make_losses(TOKEN_LAW, grid, 0.005)[0]
+  points = [
+    dataclasses.replace(it, errors={"cross_entropy": 0.01})
+    for it in make_points(TOKEN_LAW, grid, losses)
+  ]
+  copies = [
+    dataclasses.replace(it, name=f"{it.name}-copy", seed=1) for it in points[:4]
+  ]
+  once = fit_law(points, "cross_entropy", num_bootstraps=20)
+  twice = fit_law([*points, *copies], "cross_entropy", num_bootstraps=20)
+  assert twice.seeds is not None and twice.run_scatter == once.run_scatter
+  np.testing.assert_allclose(
+    *(it.losses(features(*grid)) for it in (once, twice)), rtol=5e-3
+  )
+  assert twice.scatter == pytest.approx(once.scatter, rel=0.3)
+
+
+def test_sizes_are_counted_within_one_k():
+  """Models of one shape have other N at another K: that is still one size."""
+  n, d, k = make_grid([1e8], np.geomspace(1e9, 5e10, 3), (1, 2, 4))
+  grid = [n * k**0.1, d, k]
+  points = make_points(CHUNK_LAW, grid, make_losses(CHUNK_LAW, grid, 0.0)[0])
+  with pytest.raises(ValueError, match="1 different values of parameters at"):
+    fit_law(points, "cross_entropy")
+
+
 def test_loss_that_does_not_fall_is_refused():
   grid = make_grid()
   flat = 3 + 40 / grid[1] ** 0.2
   with pytest.raises(ValueError, match="do not identify the law"):
     fit_law(make_points(TOKEN_LAW, grid, flat), "cross_entropy")
+
+
+def test_one_rule_says_which_data_sets_identify_a_law():
+  """By limits, but for that of E, and by the condition."""
+  grid = make_grid()
+  found = estimate_laws(
+    TOKEN_FORM,
+    features(*grid),
+    make_losses(TOKEN_LAW, grid, 0.005, 4),
+    num_bootstraps=0,
+  )
+  assert is_identified(found).all()
+  is_at_bound = found.is_at_bound.copy()
+  is_at_bound[0, 0] = is_at_bound[1, 3] = True
+  found = dataclasses.replace(
+    found, is_at_bound=is_at_bound, condition=np.array([1, 1, 1e9, 1])
+  )
+  assert is_identified(found).tolist() == [True, False, False, True]
 
 
 def test_a_form_whose_parts_are_not_counted_is_refused():

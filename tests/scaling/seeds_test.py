@@ -5,8 +5,9 @@ import math
 import numpy as np
 import pytest
 
+from calm_jax.scaling.estimator import RUN_SCATTER
 from calm_jax.scaling.points import Point
-from calm_jax.scaling.seeds import score_error, seed_scatter
+from calm_jax.scaling.seeds import run_scatter, score_error, seed_scatter
 
 
 def _point(loss, tokens=1e6, seed=0):
@@ -63,3 +64,13 @@ def test_errors_of_text_and_seed_add_up():
   seed = math.log(1.02) / math.sqrt(2) * 1.5 * point.scores["brier_1"]
   expected = math.hypot(point.errors["brier_1"], seed)
   assert score_error(point, "brier_1", scatter) == pytest.approx(expected)
+
+
+def test_copies_of_a_run_measure_no_scatter():
+  points = [_point(0.1 * d, d, i) for d in (9.0, 13.0) for i in range(2)]
+  found = seed_scatter(points, "brier_1")
+  assert found.degrees == 2 and found.is_of_copies
+  assert run_scatter(found) == run_scatter(None) == RUN_SCATTER
+  twins = [_point(1.5), _point(1.51, seed=1)]
+  measured = seed_scatter(twins, "brier_1")
+  assert run_scatter(measured) == measured.value
