@@ -2,12 +2,12 @@
 
 import itertools
 
+import jax
 import numpy as np
 import pytest
 
 from calm_jax.config import DataConfig, SourceConfig
 from calm_jax.data import pipeline, store
-from calm_jax.data.batch import Batch
 from tests.data import prepared, texts
 
 _BEGIN, _END = 256, 257
@@ -48,15 +48,18 @@ def _take(config, count, **settings):
 def _assert_equal(found, expected):
   assert len(found) == len(expected) > 0
   for a, b in zip(found, expected, strict=True):
-    for x, y in zip(a, b, strict=True):
-      np.testing.assert_array_equal(x, y)
-      assert x.dtype == y.dtype
+    jax.tree.map(_assert_same_array, a, b)
+
+
+def _assert_same_array(x, y):
+  np.testing.assert_array_equal(x, y)
+  assert x.dtype == y.dtype
 
 
 def _join(*host_batches):
   """Global batches from those of each host."""
   return [
-    Batch(*map(np.concatenate, zip(*batches, strict=True)))
+    jax.tree.map(lambda *parts: np.concatenate(parts), *batches)
     for batches in zip(*host_batches, strict=True)
   ]
 

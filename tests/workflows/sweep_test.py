@@ -335,7 +335,11 @@ def test_a_point_may_teach_another(place, finished, tmp_path):
     sweep.result("taught")
   for old, new, message in (
     ('run="token"', 'run="ae"', "no token model of this sweep"),
-    ('points["calm"]', 'points["token"]', "of kind 'token', which is not taught"),
+    (
+      'points["calm"]',
+      'points["token"]',
+      "of kind 'token', which is not taught",
+    ),
   ):
     assert old in _TAUGHT
     path.write_text(_SWEEP + _TAUGHT.replace(old, new))
