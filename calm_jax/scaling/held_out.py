@@ -87,7 +87,8 @@ def compare_forms(
   losses, errors = np.array([point.loss(quantity) for point in kept]).T
   seeds = seed_scatter(kept, quantity)
   laws = [
-    _law_or_reason(points, quantity, form, num_bootstraps) for form in forms
+    _law_or_reason(points, quantity, form, num_bootstraps, seed)
+    for form in forms
   ]
   able = [form for form, (law, _) in zip(forms, laws, strict=True) if law]
   splits = {
@@ -307,10 +308,16 @@ def _suffices(
 
 
 def _law_or_reason(
-  points: Sequence[Point], quantity: str, form: Form, num_bootstraps: int
+  points: Sequence[Point],
+  quantity: str,
+  form: Form,
+  num_bootstraps: int,
+  seed: int,
 ) -> tuple[Law | None, str]:
   try:
-    law = fit_law(points, quantity, form=form, num_bootstraps=num_bootstraps)
+    law = fit_law(
+      points, quantity, form=form, num_bootstraps=num_bootstraps, seed=seed
+    )
   except ValueError as error:
     return None, str(error)
   return law, ""

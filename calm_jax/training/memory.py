@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from calm_jax.config import ExperimentConfig
+from calm_jax.config import ExperimentConfig, ModelConfig
 from calm_jax.data.batch import Batch
 from calm_jax.families import (
   build_model,
@@ -81,7 +81,7 @@ class StepMemory:
       state = jax.eval_shape(init)
       self._fixed = _Fixed(
         trained=sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state)),
-        teacher=4 * size_of(_teacher_shapes(config)),
+        teacher=4 * size_of(_shapes(config.teacher)),
         frozen=4 * size_of(frozen_shapes(config)),
         num_parameters=size_of(state.params),
       )
@@ -167,16 +167,12 @@ def activation_bytes_per_row(config: ExperimentConfig) -> int:
 
 def frozen_shapes(config: ExperimentConfig) -> Any:
   """Shapes of what is not trained, or None."""
-  if config.autoencoder is None:
-    return None
-  return param_shapes(build_model(config.autoencoder))
+  return _shapes(config.autoencoder)
 
 
-def _teacher_shapes(config: ExperimentConfig) -> Any:
-  """Shapes of its parameters, or None."""
-  if config.teacher is None:
-    return None
-  return param_shapes(build_model(config.teacher))
+def _shapes(model: ModelConfig | None) -> Any:
+  """Those of the parameters of a model, if there is one."""
+  return None if model is None else param_shapes(build_model(model))
 
 
 def size_of(tree: Any) -> int:
