@@ -78,7 +78,7 @@ def _argmax_in_blocks(hidden, embedding, scored, *, top, num_logits):
   def visit(carry, block):
     best, ids = carry
     start, size, is_new = block
-    logits, _ = _block_logits(hidden, embedding, scored, start, size, is_new)
+    logits, _ = block_logits(hidden, embedding, scored, start, size, is_new)
     largest, word = top(logits)
     # Only a larger logit replaces an earlier one: of equals, the first wins.
     return jnp.maximum(best, largest), jnp.where(
@@ -116,7 +116,7 @@ def _cross_entropy_forward(hidden, embedding, labels, scored):
   def visit(carry, block):
     top, total = carry
     start, size, is_new = block
-    logits, _ = _block_logits(hidden, embedding, scored, start, size, is_new)
+    logits, _ = block_logits(hidden, embedding, scored, start, size, is_new)
     new_top = jnp.maximum(top, jnp.max(logits, axis=-1))
     # Until the first scored word the maximum is −∞, and −∞ − −∞ is NaN.
     base = jnp.where(jnp.isfinite(new_top), new_top, 0.0)
@@ -131,7 +131,7 @@ def _cross_entropy_forward(hidden, embedding, labels, scored):
   )
   top, total = scan_blocks(visit, start, embedding.shape[0])
   log_total = top + jnp.log(total)
-  nats = log_total - _label_logits(hidden, embedding, labels)
+  nats = log_total - label_logits(hidden, embedding, labels)
   return nats, (hidden, embedding, labels, scored, log_total)
 
 
@@ -141,7 +141,7 @@ def _cross_entropy_backward(residuals, slope):
   def visit(carry, block):
     hidden_slope, embedding_slope = carry
     start, size, is_new = block
-    logits, rows = _block_logits(hidden, embedding, scored, start, size, is_new)
+    logits, rows = block_logits(hidden, embedding, scored, start, size, is_new)
     ids = start + jnp.arange(size, dtype=jnp.int32)
     is_label = (labels[:, None] == ids[None]) & is_new[None]
     logit_slope = jnp.exp(logits - log_total[:, None])
@@ -182,7 +182,7 @@ def scan_blocks(visit, carry, vocabulary_size, max_size=None):
   return jax.lax.scan(step, carry, indices)[0]
 
 
-def _block_logits(hidden, embedding, scored, start, size, is_new):
+def block_logits(hidden, embedding, scored, start, size, is_new):
   """float32 logits [P, size], −∞ for words not scored or seen before."""
   rows = jax.lax.dynamic_slice_in_dim(embedding, start, size)
   rows = rows.astype(hidden.dtype)
@@ -191,7 +191,8 @@ def _block_logits(hidden, embedding, scored, start, size, is_new):
   return jnp.where(counts[None], logits, -jnp.inf), rows
 
 
-def _label_logits(hidden, embedding, labels):
+def label_logits(hidden, embedding, labels):
+  """float32 logits [P] of the labels."""
   rows = jnp.take(embedding, labels, axis=0).astype(hidden.dtype)
   return product("pe,pe->p", hidden, rows)
 

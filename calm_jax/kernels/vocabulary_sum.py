@@ -3,7 +3,7 @@
 `vocabulary.cross_entropy` computes all logits twice, forward and backward: four
 products of positions, words and width. Where the weight of every position is
 known beforehand, the gradient comes out with the value, in three products, as
-many as when all logits are kept.
+many as when all logits are kept. TPUs do with four, see `vocabulary_tiles`.
 """
 
 import functools
@@ -11,7 +11,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from calm_jax.kernels import per_shard
+from calm_jax.kernels import per_shard, vocabulary_tiles
 from calm_jax.kernels.blocks import scan_positions
 from calm_jax.kernels.vocabulary import cross_entropy, product, scan_blocks
 
@@ -61,6 +61,7 @@ def _cross_entropy_sum_forward(partition, hidden, embedding, *rest):
       scored,
       *flat,
       cpu=functools.partial(_visit, _BLOCK_BYTES_CPU),
+      tpu=vocabulary_tiles.visit,
       default=functools.partial(_visit, _BLOCK_BYTES),
     )
     total = weighted_sum(weights, nats.reshape(shape))

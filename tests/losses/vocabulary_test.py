@@ -8,6 +8,7 @@ from jax.sharding import AxisType, PartitionSpec
 
 from calm_jax.kernels import vocabulary as kernel
 from calm_jax.kernels import vocabulary_sum as sum_kernel
+from calm_jax.kernels import vocabulary_tiles as tiles
 from calm_jax.losses import vocabulary
 from calm_jax.losses.implementations import is_reference
 from tests.devices import on_devices
@@ -24,6 +25,8 @@ def block_size(request, monkeypatch):
   monkeypatch.setattr(kernel, "_NUM_LOGITS", 15 * request.param)
   # As many positions at a time: 4 of the 15, or 6, or all of them.
   monkeypatch.setattr(sum_kernel, "_BLOCK_BYTES_CPU", 64 * request.param)
+  monkeypatch.setattr(tiles, "_NUM_POSITIONS", request.param // 8)
+  monkeypatch.setattr(tiles, "_NUM_WORDS", request.param)
 
 
 def make_inputs(
@@ -139,10 +142,74 @@ def test_weighted_sum_of_bfloat16_products():
   check_sum(make_inputs(dtype=jnp.bfloat16), "xla", tolerance=2**-7)
 
 
+@pytest.fixture
+def in_tiles(monkeypatch):
+  """What a TPU takes, on any device."""
+  visit = lambda block_bytes, *arrays: tiles.visit(*arrays)
+  monkeypatch.setattr(sum_kernel, "_visit", visit)
+
+
+@on_devices
+@pytest.mark.parametrize(
+  ("dtype", "scale", "tolerance"),
+  [
+    (jnp.float32, 1.0, 1e-5),
+    (jnp.float32, 100.0, 1e-4),  # as of `cross_entropy` below
+    (jnp.bfloat16, 1.0, 2**-7),
+  ],
+)
+def test_tiles_match_float64(in_tiles, dtype, scale, tolerance):
+  check_sum(make_inputs(dtype, scale), "xla", tolerance=tolerance)
+
+
+@pytest.mark.parametrize("label_logit", [-1e4, -70.0, 0.0, 70.0, 88.0])
+@pytest.mark.parametrize("far", [0, 40, 99])
+def test_tiles_find_what_is_far_from_the_label(in_tiles, label_logit, far):
+  """Wherever it stands: a first, a middle or a last tile."""
+  _, _, labels, scored = make_inputs()
+  logits = np.linspace(-1.0, 1.0, 128, dtype=np.float32)
+  logits[far] += 90.0
+  hidden, embedding = jnp.ones((3, 5, 1)), jnp.asarray(logits)[:, None]
+  embedding = embedding.at[50].set(label_logit)
+  scored = scored.at[0].set(True)
+  inputs = hidden, embedding, jnp.full_like(labels, 50), scored
+  check_sum(inputs, "xla", tolerance=1e-3)
+
+
+@pytest.mark.parametrize("label_logit", [-1e4, 0.0, 1e4])
+def test_tiles_find_the_scored_words_beside_an_unscored_label(
+  in_tiles, label_logit
+):
+  hidden, embedding, labels, scored = make_inputs()
+  hidden, embedding = jnp.ones((3, 5, 1)), embedding[:, :1]
+  embedding = embedding.at[7].set(label_logit)
+  _, nats = vocabulary.cross_entropy_sum(
+    hidden, embedding, jnp.full_like(labels, 7), scored, jnp.ones(labels.shape)
+  )
+  total = np.log(np.sum(np.exp(np.float64(embedding[scored]))))
+  np.testing.assert_allclose(nats, total - label_logit, rtol=1e-5)
+
+
+def test_tiles_do_not_lose_a_nan(in_tiles):
+  hidden, embedding, labels, scored = make_inputs()
+  for place in (3, 99):
+    _, nats = vocabulary.cross_entropy_sum(
+      hidden,
+      embedding.at[place].set(jnp.nan),
+      labels,
+      scored,
+      jnp.ones(labels.shape),
+    )
+    assert np.all(np.isnan(nats))
+
+
 @pytest.mark.parametrize(
   "partition", [None, PartitionSpec("rows", "chunks")], ids=["words", "shards"]
 )
-def test_a_mesh_changes_nothing(partition):
+@pytest.mark.parametrize("fixture", [None, "in_tiles"])
+def test_a_mesh_changes_nothing(request, partition, fixture):
+  if fixture:
+    request.getfixturevalue(fixture)
   mesh = jax.make_mesh(
     (2, 4), ("rows", "chunks"), axis_types=(AxisType.Auto,) * 2
   )
@@ -214,14 +281,14 @@ def test_a_block_of_the_argmax_is_no_larger_when_mapped_over(monkeypatch):
   hidden, embedding, _, scored = make_inputs()
   call = lambda x: vocabulary.argmax(x, embedding, scored, implementation="xla")
   seen = []
-  block_logits = kernel._block_logits
+  block_logits = kernel.block_logits
 
   def watched(hidden, *others):
     seen.append(hidden.shape)
     return block_logits(hidden, *others)
 
   jax.clear_caches()  # jax 0.12 does not trace again what has this shape
-  monkeypatch.setattr(kernel, "_block_logits", watched)
+  monkeypatch.setattr(kernel, "block_logits", watched)
   found = jax.vmap(jax.vmap(call))(hidden)
   assert seen[-1] == (15, 16)  # what is compiled; smaller ones are only traced
   np.testing.assert_array_equal(found, call(hidden))
