@@ -17,8 +17,9 @@ def matrix_flops(jaxpr: Any) -> float:
     jaxpr: of `jax.make_jaxpr`.
 
   Returns:
-    FLOPs; elementwise work and kernels count nothing. Where each platform has
-    a branch of its own, that of a TPU counts.
+    FLOPs, at least: elementwise work and kernels count nothing, and of branches
+    chosen by what is computed the cheapest counts. Where each platform has a
+    branch of its own, that of a TPU counts.
   """
   return sum(map(_equation_flops, _inner(jaxpr).eqns))
 
@@ -34,7 +35,7 @@ def _equation_flops(equation: Any) -> float:
     return 0.0  # its products, if any, are those of one block
   if name == "cond":  # one branch runs
     branches = _possible_branches(params)
-    return max(map(matrix_flops, branches), default=0.0)
+    return min(map(matrix_flops, branches), default=0.0)
   parts = [matrix_flops(inner) for inner in _functions(params)]
   times = 1
   if name == "scan":

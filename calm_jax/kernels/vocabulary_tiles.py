@@ -87,22 +87,25 @@ def _log_total(hidden, table, scored, base):
 
   def visit_words(carry, words):
     base, total = carry
-    logits = lambda: block_logits(hidden, table, scored, *words)[0]
-    exponentials = lambda base: jnp.sum(
-      jnp.exp(logits() - base[:, None]), axis=-1
-    )
-    top = jnp.max(logits(), axis=-1)
+    logits, _ = block_logits(hidden, table, scored, *words)
+    top = jnp.max(logits, axis=-1)
     is_far = (top > base + _FAR) | ((total == 0) & (top < base - _FAR))
     new_base = jnp.where(is_far & jnp.isfinite(top), top, base)
-    part = jax.lax.cond(
-      jnp.any(is_far),
-      lambda part: exponentials(new_base),
-      lambda part: part,
-      exponentials(base),
-    )
+    part = _sum_of_exponentials(logits, base)
+
+    def part_from_maximum():
+      # The product anew: to be used here, this one would have to be stored.
+      again, _ = block_logits(hidden, table, scored, *words)
+      return _sum_of_exponentials(again, new_base)
+
+    part = jax.lax.cond(jnp.any(is_far), part_from_maximum, lambda: part)
     # A base falls only where nothing has been summed.
     return new_base, total * jnp.exp(jnp.minimum(base - new_base, 0.0)) + part
 
   carry = (base, jnp.zeros_like(base))
   base, total = scan_blocks(visit_words, carry, table.shape[0], _NUM_WORDS)
   return base + jnp.log(total)
+
+
+def _sum_of_exponentials(logits, base):
+  return jnp.sum(jnp.exp(logits - base[:, None]), axis=-1)

@@ -23,7 +23,8 @@ per second are at most, days and chip-hours at least. Left out are
 - of memory: {LEFT_OUT["memory"]};
 - of network: {LEFT_OUT["network"]}.
 
-Each run takes 250 k steps of 2.1 M tokens, with K = 4 where its name has no K.
+Each run takes 250 k steps of 2.1 M tokens, an autoencoder 30 k of 0.5 M; K = 4
+where its name has no K.
 Mesh axes of size 1 are left out.
 
 | run | slice | mesh | remat | GiB a chip | FLOPs a step | compute, memory, \

@@ -37,6 +37,10 @@ for slice in v5p:4x4x4 v5e:16x16; do
 done
 plan xl-fast-v5p-4x4x4 --config="experiments/calm.py:xl,recipe=fast" \
   --topology=v5p:4x4x4 --mesh=fsdp=16
+for slice in v5p:2x2x4 v5e:4x4; do
+  plan "autoencoder-k4-${slice/:/-}" --config=experiments/autoencoder.py:k4 \
+    --topology="$slice"
+done
 for program in evaluate generate; do
   plan "programs/xl-$program-v5e-4x4" --config=experiments/calm.py:xl \
     --topology=v5e:4x4 --program="$program" --rows=1
