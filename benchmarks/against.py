@@ -1,6 +1,8 @@
 """The same work by the authors' code and by this, in turns in one process."""
 
 import dataclasses
+import functools
+import itertools
 import math
 import os
 from collections.abc import Iterator
@@ -55,7 +57,7 @@ class _Size(NamedTuple):
 
 _SIZES = {
   "tiny": _Size((2, 8), (2, 8), 16, (2, 8), (2, 2, 2), "none"),
-  "cpu": _Size((4, 256), (4, 256), 1024, (4, 64), (4, 16, 8), "none"),
+  "cpu": _Size((4, 256), (4, 256), 1024, (4, 256), (4, 16, 8), "none"),
   # Logits of more tokens than 16384 at a time do not suit their autoencoder.
   "accelerator": _Size(
     (4, 1024), (8, 2048), 8192, (8, 512), (16, 64, 32), "dots"
@@ -63,7 +65,9 @@ _SIZES = {
 }
 _TEMPERATURE = 0.5
 _NUM_CANDIDATES = 200  # theirs is fixed
-_AGREEMENT = 0.5  # share of pairs of our candidates, see `random_model`
+# Shares of pairs of our samples that agree, see `random_model`. Ours take less
+# time for some of them than for others, theirs the same for all.
+_AGREEMENTS = (0.5, 0.1, 0.02)
 
 
 class Against:
@@ -91,7 +95,7 @@ class Against:
     backend = jax.default_backend()
     self._classes = authors.load_classes(directory)
     self._device = authors.check_device(backend)
-    self._model: RandomModel | None = None
+    self._models: dict[float, RandomModel] = {}
     self.facts: dict[str, Any] = {
       "against": versions,
       "left_out": {},
@@ -142,11 +146,11 @@ class Against:
       OURS: sum(num_parameters(ours).values()),
     }
 
-  def _random_model(self, config, key):
+  def _random_model(self, config, key, agreement):
     """The same for all tasks that sample, and only once they do."""
-    if self._model is None:
-      self._model = random_model(config, key, _AGREEMENT)
-    return self._model
+    if agreement not in self._models:
+      self._models[agreement] = random_model(config, key, agreement)
+    return self._models[agreement]
 
   def _autoencoder_step(self, theirs, config, letters, key):
     num_rows, num_chunks = letters.autoencoder
@@ -211,7 +215,6 @@ class Against:
     num_rows, num_chunks = letters.evaluation
     config = _resize(config, num_rows, num_chunks)
     batch = random_batch(key, num_rows, num_chunks, config)
-    model = self._random_model(config, key)
     chunk_size = config.model.chunk_size
     positions = select_positions(
       "paper", row_length=config.data.row_length, chunk_size=chunk_size
@@ -224,11 +227,18 @@ class Against:
         self._device,
       )
     }
-    for num_samples in (2, config.model.head.num_samples):
-      settings = PredictionSettings(num_samples=num_samples)
-      versions[f"{OURS}, {num_samples} samples of each"] = Version(
-        lambda settings=settings: prediction_columns(
-          model.sampler_fn, model.params, [batch], settings
+    for num_samples, agreement in itertools.product(
+      (2, config.model.head.num_samples), _AGREEMENTS
+    ):
+      name = f"{OURS}, {num_samples} samples of each, {_percent(agreement)}"
+      model = self._random_model(config, key, agreement)
+      versions[name] = Version(
+        functools.partial(
+          prediction_columns,
+          model.sampler_fn,
+          model.params,
+          [batch],
+          PredictionSettings(num_samples=num_samples),
         ),
         num_tokens=num_rows * len(positions.chunk_ids) * chunk_size,
       )
@@ -236,28 +246,42 @@ class Against:
 
   def _generation(self, theirs, config, letters, key):
     num_rows, num_prompt, num_new = letters.generation
-    model = self._random_model(config, key)
     tokens = random_batch(key, num_rows, num_prompt, config).tokens
     num_tokens = math.prod((num_rows, num_new, config.model.chunk_size))
-    settings = TemperatureSettings(
-      temperature=_TEMPERATURE,
-      method="batch",
-      num_candidates=_NUM_CANDIDATES,
-    )
     prompts = Prompts(tokens, np.full(num_rows, num_prompt, np.int32))
-    return {
+    versions = {
       THEIRS: authors.generation(
         theirs.calm,
         _flat(tokens),
         num_new * config.model.chunk_size,
         _TEMPERATURE,
         self._device,
-      ),
-      OURS: Version(
-        lambda: generate(model, prompts, settings, num_chunks=num_new, seed=0),
-        num_tokens=num_tokens,
-      ),
+      )
     }
+    for agreement, method in itertools.product(
+      _AGREEMENTS, ("batch", "hybrid")
+    ):
+      settings = TemperatureSettings(
+        temperature=_TEMPERATURE,
+        method=method,
+        num_candidates=_NUM_CANDIDATES,
+      )
+      versions[f"{OURS}, {method}, {_percent(agreement)}"] = Version(
+        functools.partial(
+          generate,
+          self._random_model(config, key, agreement),
+          prompts,
+          settings,
+          num_chunks=num_new,
+          seed=0,
+        ),
+        num_tokens=num_tokens,
+      )
+    return versions
+
+
+def _percent(agreement: float) -> str:
+  return f"{100 * agreement:.0f} % of pairs agree"
 
 
 def _is_about_memory(error: RuntimeError) -> bool:

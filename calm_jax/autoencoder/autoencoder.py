@@ -127,8 +127,17 @@ class Autoencoder(nn.Module):
 
   def decode_tokens(self, latents: jax.Array) -> jax.Array:
     """The most likely ids: [..., Z] → [..., K] int32."""
+    return self.read_tokens(self.spread(latents))
+
+  def spread(self, latents: jax.Array) -> jax.Array:
+    """Maps latents, [..., Z], to what each token is read from, [..., K, E]."""
+    chex.assert_axis_dimension(latents, -1, self.config.latent_size)
+    return self.decoder.spread(latents)
+
+  def read_tokens(self, x: jax.Array) -> jax.Array:
+    """The most likely ids of any of these vectors: [..., E] → [...] int32."""
     return vocabulary.argmax(
-      self.decode_hidden(latents),
+      self.decoder.refine(x),
       self.embedding.embedding,
       scored_ids(self.config.vocabulary),
       implementation=self.config.vocabulary_implementation,

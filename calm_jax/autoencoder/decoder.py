@@ -38,12 +38,19 @@ class Decoder(nn.Module):
 
   def __call__(self, latents: jax.Array) -> jax.Array:
     """Maps latents, [..., Z], to hidden states, [..., K, E]."""
+    return self.refine(self.spread(latents))
+
+  def spread(self, latents: jax.Array) -> jax.Array:
+    """The part on the chunk: [..., Z] → a vector a token, [..., K, E]."""
     config = self.config
     x = self.from_latent(latents)
     for block in self.chunk_blocks:
       x = block(x)
     x = self.expand(x)
-    x = x.reshape(*x.shape[:-1], config.chunk_size, config.hidden_size)
+    return x.reshape(*x.shape[:-1], config.chunk_size, config.hidden_size)
+
+  def refine(self, x: jax.Array) -> jax.Array:
+    """The part on each token alone: [..., E] → hidden states, [..., E]."""
     for block in self.token_blocks:
       x = block(x)
     return self.norm(x)

@@ -199,7 +199,7 @@ def _score_rows(
   sample_ids = jnp.arange(settings.num_samples, dtype=jnp.uint32)
   if sampler.probabilities is None:
     latents = sampler.draw_latents(hidden, keys, sample_ids)
-    tokens = sampler.decode(latents)
+    tokens = _decode(sampler, batch, latents, positions, settings)
   else:
     latents, tokens = None, sampler.draw(hidden, keys, sample_ids)
   predictions = _Predictions(hidden, latents, tokens)
@@ -223,6 +223,22 @@ def _score_rows(
     sums[f"collision_{n + 1}"] = _sum(is_scored, collision[..., n])
   sums |= _against_text(sampler, batch, predictions, positions, settings)
   return sums, predictions
+
+
+def _decode(
+  sampler: Any,
+  batch: Batch,
+  latents: jax.Array,
+  positions: Positions,
+  settings: PredictionSettings,
+) -> jax.Array:
+  """The chunks of latents, [B, U, S, K], as far as the scores look at them."""
+  if settings.permuted:  # they are compared with the text of other rows, too
+    return sampler.decode(latents)
+  targets = chunk_targets(batch, sampler.closing_id).tokens
+  labels = jnp.asarray(targets)[:, needed_chunks(positions) + 1]
+  num_tokens = min(NUM_ORDERS, labels.shape[-1])
+  return sampler.decode_compared(latents, labels, num_tokens)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 4, 5))

@@ -11,6 +11,7 @@ from calm_jax.data.batch import close
 from calm_jax.model import Cache, NextVectorModel
 from calm_jax.model.heads import build_head
 from calm_jax.sampling.blocks import map_blocks
+from calm_jax.sampling.compared import read_compared
 from calm_jax.sampling.context import (
   Context,
   branch_positions,
@@ -138,6 +139,37 @@ class ChunkSampler:
       num_axes=latents.ndim - 1,
     )
     return close(tokens, self.closing_id)
+
+  def decode_compared(
+    self, latents: jax.Array, labels: jax.Array, num_tokens: int
+  ) -> jax.Array:
+    """Decodes no more than scores of prefixes look at; see `read_compared`.
+
+    Args:
+      latents: [..., S, Z], samples of a chunk.
+      labels: [..., K] int32, its true ids.
+      num_tokens: of a chunk that are compared, at most K.
+
+    Returns:
+      [..., S, K] int32.
+    """
+
+    def call(block):
+      latents, labels = block
+      return read_compared(
+        functools.partial(self._autoencoder, method="read_tokens"),
+        self._autoencoder(latents, method="spread"),
+        labels,
+        num_tokens=num_tokens,
+        closing_id=self.closing_id,
+      )
+
+    return map_blocks(
+      call,
+      self._block_size(latents.shape[-2]),
+      (latents, labels),
+      num_axes=labels.ndim - 1,
+    )
 
   def decoder_nats(self, latents: jax.Array, tokens: jax.Array) -> jax.Array:
     """−log p(token | latent): [..., Z] and [..., K] ids → [..., K] float32."""

@@ -108,13 +108,20 @@ def row_keys(
   Returns:
     The keys.
   """
-  fold_prompts = jax.vmap(jax.random.fold_in, (None, 0))
+  names = ("generation_noise", "generation_choice")
+  keys = RowKeys(*(stream_key(seed, name) for name in names))
+  return _fold_rows(keys, prompt_ids, sample_ids)
+
+
+@jax.jit
+def _fold_rows(
+  keys: RowKeys, prompt_ids: jax.Array, sample_ids: jax.Array
+) -> RowKeys:
+  """Keys [] → [R]; compiled, because folds one by one take milliseconds."""
+  fold = jax.vmap(jax.random.fold_in, (None, 0))
   fold_samples = jax.vmap(jax.random.fold_in)
-  return RowKeys(
-    *(
-      fold_samples(fold_prompts(stream_key(seed, name), prompt_ids), sample_ids)
-      for name in ("generation_noise", "generation_choice")
-    )
+  return jax.tree.map(
+    lambda key: fold_samples(fold(key, prompt_ids), sample_ids), keys
   )
 
 

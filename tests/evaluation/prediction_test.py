@@ -298,3 +298,16 @@ def test_contexts_come_from_other_documents():
     np.testing.assert_allclose(found[name][row], expected, rtol=1e-5)
   alone = _columns(calm_run, batches((2, 3)))
   np.testing.assert_array_equal(alone["same_document_permuted"], alone["count"])
+
+
+@pytest.mark.parametrize("chunk_size", [2, 4])
+def test_tokens_that_are_not_compared_need_not_be_read(chunk_size):
+  """With other rows' contexts all are read; what both score is the same."""
+  run, _, _ = _bound(calm_run, chunk_size=chunk_size)
+  batches = [_batch(run)]
+  plain = dataclasses.replace(_SETTINGS, permuted=False)
+  found = _columns(calm_run, batches, plain, chunk_size=chunk_size)
+  whole = _columns(calm_run, batches, chunk_size=chunk_size)
+  assert found["collision_2"].sum() > 0
+  for name, value in found.items():
+    np.testing.assert_allclose(value, whole[name], rtol=1e-6, err_msg=name)
