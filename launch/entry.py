@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from absl import app, flags, logging
 
-from launch import flag_errors
+from launch import allocator, flag_errors
 
 _DEBUG = flags.DEFINE_bool(
   "debug", False, "Print the full traceback of an error."
@@ -31,6 +31,7 @@ def run(main: Callable[[list[str]], None]) -> None:
   defect and keeps its own.
   """
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+  allocator.keep_memory()
   _take_all_characters()
   logging.set_verbosity(logging.WARNING)
   try:

@@ -15,10 +15,11 @@ from calm_jax.kernels import per_shard, vocabulary_tiles
 from calm_jax.kernels.blocks import scan_positions
 from calm_jax.kernels.vocabulary import cross_entropy, product, scan_blocks
 
-# Of the float32 logits of a block of positions. What a CPU keeps at hand; other
-# devices want large products, and read and write the sum [V, E] in every block.
-_BLOCK_BYTES_CPU = 2**25
+# Of the float32 logits of a block of positions: few and many for a CPU's caches.
+# Others want large products; each block reads and writes the sum [V, E].
+_BLOCK_BYTES_CPU = (2**23, 2**25)
 _BLOCK_BYTES = 2**29
+_PRODUCT_BYTES = 2**24  # of what is added to that sum at once
 
 
 def cross_entropy_sum(
@@ -60,9 +61,9 @@ def _cross_entropy_sum_forward(partition, hidden, embedding, *rest):
       embedding.astype(hidden.dtype),
       scored,
       *flat,
-      cpu=functools.partial(_visit, _BLOCK_BYTES_CPU),
+      cpu=functools.partial(_visit, _num_positions_on_cpu(*embedding.shape)),
       tpu=vocabulary_tiles.visit,
-      default=functools.partial(_visit, _BLOCK_BYTES),
+      default=functools.partial(_visit, _BLOCK_BYTES // (4 * len(embedding))),
     )
     total = weighted_sum(weights, nats.reshape(shape))
     results = nats.reshape(shape), slope.reshape(hidden.shape)
@@ -92,13 +93,23 @@ _cross_entropy_sum.defvjp(
 )
 
 
-def _visit(block_bytes, table, scored, *arrays):
+def _num_positions_on_cpu(num_words, size):
+  """Of a block: as many as a word has numbers, or as have few logits.
+
+  With more, the sum [V, E] costs little less, and fewer of the logits are at
+  hand when they are read again.
+  """
+  fewest, most = (it // (4 * num_words) for it in _BLOCK_BYTES_CPU)
+  return min(max(size, fewest), most)
+
+
+def _visit(max_positions, table, scored, *arrays):
   """Slope of the table, and value and slope of each position."""
   return scan_positions(
     functools.partial(_visit_positions, table, scored),
     jnp.zeros(table.shape, jnp.float32),
     arrays,
-    block_bytes // (4 * table.shape[0]),
+    max_positions,
   )
 
 
@@ -114,17 +125,24 @@ def _visit_positions(table, scored, table_slope, block):
   slope = jnp.where(weights[:, None] == 0, 0.0, weights[:, None] * slope)
   slope = slope.astype(hidden.dtype)
   hidden_slope = product("pv,ve->pe", slope, table).astype(hidden.dtype)
+  nats = log_total[:, 0] - label_logits[:, 0]
+  return _add_product(table_slope, slope, hidden), (nats, hidden_slope)
 
-  def visit(table_slope, words):
-    # In blocks of words, so that the product is not held beside the sum.
+
+def _add_product(total, slope, hidden):
+  """total + slopeᵀ · hidden, [V, E], of a large product a block of words."""
+  num_words, size = total.shape
+  max_words = _PRODUCT_BYTES // (4 * size)
+  if num_words <= max_words:
+    return total + product("pv,pe->ve", slope, hidden)
+
+  def visit(total, words):
     start, size, is_new = words
     part = jax.lax.dynamic_slice_in_dim(slope, start, size, axis=1)
     part = jnp.where(is_new[None], part, jnp.zeros_like(part))
-    old = jax.lax.dynamic_slice_in_dim(table_slope, start, size)
+    old = jax.lax.dynamic_slice_in_dim(total, start, size)
     return jax.lax.dynamic_update_slice_in_dim(
-      table_slope, old + product("pv,pe->ve", part, hidden), start, axis=0
+      total, old + product("pv,pe->ve", part, hidden), start, axis=0
     )
 
-  table_slope = scan_blocks(visit, table_slope, table.shape[0])
-  nats = log_total[:, 0] - label_logits[:, 0]
-  return table_slope, (nats, hidden_slope)
+  return scan_blocks(visit, total, num_words, max_words)

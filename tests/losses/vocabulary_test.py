@@ -24,7 +24,10 @@ def block_size(request, monkeypatch):
   monkeypatch.setattr(kernel, "_NUM_LOGITS_CPU", 15 * request.param)
   monkeypatch.setattr(kernel, "_NUM_LOGITS", 15 * request.param)
   # As many positions at a time: 4 of the 15, or 6, or all of them.
-  monkeypatch.setattr(sum_kernel, "_BLOCK_BYTES_CPU", 64 * request.param)
+  num_bytes = 64 * request.param
+  monkeypatch.setattr(sum_kernel, "_BLOCK_BYTES_CPU", (num_bytes, num_bytes))
+  # What is added to the sum at once: a block of words, or all.
+  monkeypatch.setattr(sum_kernel, "_PRODUCT_BYTES", num_bytes)
   monkeypatch.setattr(tiles, "_NUM_POSITIONS", request.param // 8)
   monkeypatch.setattr(tiles, "_NUM_WORDS", request.param)
 
@@ -145,7 +148,7 @@ def test_weighted_sum_of_bfloat16_products():
 @pytest.fixture
 def in_tiles(monkeypatch):
   """What a TPU takes, on any device."""
-  visit = lambda block_bytes, *arrays: tiles.visit(*arrays)
+  visit = lambda max_positions, *arrays: tiles.visit(*arrays)
   monkeypatch.setattr(sum_kernel, "_visit", visit)
 
 
