@@ -15,7 +15,7 @@ from calm_jax.kernels import per_shard, vocabulary_tiles
 from calm_jax.kernels.blocks import scan_positions
 from calm_jax.kernels.vocabulary import cross_entropy, product, scan_blocks
 
-# Of the float32 logits of a block of positions: few and many for a CPU's caches.
+# Of the float32 logits of a block of positions: few and many for a CPU's cache.
 # Others want large products; each block reads and writes the sum [V, E].
 _BLOCK_BYTES_CPU = (2**23, 2**25)
 _BLOCK_BYTES = 2**29
