@@ -190,6 +190,7 @@ def _score_rows(
   sampler = sampler_fn(params)
   positions = _positions(batch, settings)
   needed = needed_chunks(positions)
+  targets = chunk_targets(batch, sampler.closing_id)
   if positions.num_chunks > 1:
     hidden, context = sampler.read(batch.tokens, batch.segment_ids)
   else:
@@ -199,7 +200,8 @@ def _score_rows(
   sample_ids = jnp.arange(settings.num_samples, dtype=jnp.uint32)
   if sampler.probabilities is None:
     latents = sampler.draw_latents(hidden, keys, sample_ids)
-    tokens = _decode(sampler, batch, latents, positions, settings)
+    labels = jnp.asarray(targets.tokens)[:, needed + 1]
+    tokens = _decode(sampler, latents, labels, settings)
   else:
     latents, tokens = None, sampler.draw(hidden, keys, sample_ids)
   predictions = _Predictions(hidden, latents, tokens)
@@ -216,7 +218,6 @@ def _score_rows(
     positions,
     num_paths=max(8, _MAX_PATHS // positions.num_chunks),
   )
-  targets = chunk_targets(batch, sampler.closing_id)
   is_scored = positions.is_scored(batch.token_mask, targets.mask)
   sums = {COUNT: jnp.sum(is_scored, axis=-1)}
   for n in range(NUM_ORDERS):
@@ -227,16 +228,13 @@ def _score_rows(
 
 def _decode(
   sampler: Any,
-  batch: Batch,
   latents: jax.Array,
-  positions: Positions,
+  labels: jax.Array,
   settings: PredictionSettings,
 ) -> jax.Array:
-  """The chunks of latents, [B, U, S, K], as far as the scores look at them."""
+  """[B, U, S, Z] → ids [B, U, S, K], as far as the scores look at them."""
   if settings.permuted:  # they are compared with the text of other rows, too
     return sampler.decode(latents)
-  targets = chunk_targets(batch, sampler.closing_id).tokens
-  labels = jnp.asarray(targets)[:, needed_chunks(positions) + 1]
   num_tokens = min(NUM_ORDERS, labels.shape[-1])
   return sampler.decode_compared(latents, labels, num_tokens)
 

@@ -149,11 +149,7 @@ def _cross_entropy_backward(residuals, slope):
     logit_slope = logit_slope.astype(hidden.dtype)
     hidden_slope = hidden_slope + product("pv,ve->pe", logit_slope, rows)
     rows_slope = product("pv,pe->ve", logit_slope, hidden)
-    old = jax.lax.dynamic_slice_in_dim(embedding_slope, start, size)
-    embedding_slope = jax.lax.dynamic_update_slice_in_dim(
-      embedding_slope, old + rows_slope.astype(old.dtype), start, axis=0
-    )
-    return hidden_slope, embedding_slope
+    return hidden_slope, add_rows(embedding_slope, start, rows_slope)
 
   start = (jnp.zeros(hidden.shape, jnp.float32), jnp.zeros_like(embedding))
   hidden_slope, embedding_slope = scan_blocks(visit, start, embedding.shape[0])
@@ -189,6 +185,20 @@ def block_logits(hidden, embedding, scored, start, size, is_new):
   counts = jax.lax.dynamic_slice_in_dim(scored, start, size) & is_new
   logits = product("pe,ve->pv", hidden, rows)
   return jnp.where(counts[None], logits, -jnp.inf), rows
+
+
+def weighted_slope(logits, log_total, is_label, weights):
+  """weight · (softmax − label) for logits [P, v]; 0 where the weight [P] is."""
+  slope = jnp.exp(logits - log_total[:, None]) - is_label
+  return jnp.where(weights[:, None] == 0, 0.0, weights[:, None] * slope)
+
+
+def add_rows(table, start, rows):
+  """The table, [V, E], with rows added to those from `start` on."""
+  old = jax.lax.dynamic_slice_in_dim(table, start, len(rows))
+  return jax.lax.dynamic_update_slice_in_dim(
+    table, old + rows.astype(table.dtype), start, axis=0
+  )
 
 
 def label_logits(hidden, embedding, labels):

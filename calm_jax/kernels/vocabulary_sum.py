@@ -13,7 +13,13 @@ import jax.numpy as jnp
 
 from calm_jax.kernels import per_shard, vocabulary_tiles
 from calm_jax.kernels.blocks import scan_positions
-from calm_jax.kernels.vocabulary import cross_entropy, product, scan_blocks
+from calm_jax.kernels.vocabulary import (
+  add_rows,
+  cross_entropy,
+  product,
+  scan_blocks,
+  weighted_slope,
+)
 
 # Of the float32 logits of a block of positions: few and many for a CPU's cache.
 # Others want large products; each block reads and writes the sum [V, E].
@@ -119,13 +125,13 @@ def _visit_positions(table, scored, table_slope, block):
   logits = product("pe,ve->pv", hidden, table)
   label_logits = jnp.take_along_axis(logits, labels[:, None], axis=-1)
   logits = jnp.where(scored[None], logits, -jnp.inf)
-  log_total = jax.nn.logsumexp(logits, axis=-1, keepdims=True)
+  log_total = jax.nn.logsumexp(logits, axis=-1)
   ids = jnp.arange(table.shape[0], dtype=jnp.int32)
-  slope = jnp.exp(logits - log_total) - (labels[:, None] == ids[None])
-  slope = jnp.where(weights[:, None] == 0, 0.0, weights[:, None] * slope)
+  is_label = labels[:, None] == ids[None]
+  slope = weighted_slope(logits, log_total, is_label, weights)
   slope = slope.astype(hidden.dtype)
   hidden_slope = product("pv,ve->pe", slope, table).astype(hidden.dtype)
-  nats = log_total[:, 0] - label_logits[:, 0]
+  nats = log_total - label_logits[:, 0]
   return _add_product(table_slope, slope, hidden), (nats, hidden_slope)
 
 
@@ -140,9 +146,6 @@ def _add_product(total, slope, hidden):
     start, size, is_new = words
     part = jax.lax.dynamic_slice_in_dim(slope, start, size, axis=1)
     part = jnp.where(is_new[None], part, jnp.zeros_like(part))
-    old = jax.lax.dynamic_slice_in_dim(total, start, size)
-    return jax.lax.dynamic_update_slice_in_dim(
-      total, old + product("pv,pe->ve", part, hidden), start, axis=0
-    )
+    return add_rows(total, start, product("pv,pe->ve", part, hidden))
 
   return scan_blocks(visit, total, num_words, max_words)

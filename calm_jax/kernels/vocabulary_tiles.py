@@ -16,10 +16,12 @@ import jax.numpy as jnp
 
 from calm_jax.kernels.blocks import scan_positions
 from calm_jax.kernels.vocabulary import (
+  add_rows,
   block_logits,
   label_logits,
   product,
   scan_blocks,
+  weighted_slope,
 )
 
 _NUM_POSITIONS = 4096  # of a tile: each reads and writes the sum [V, E] once
@@ -60,13 +62,10 @@ def _visit_positions(table, scored, table_slope, block):
     logits, rows = block_logits(hidden, table, scored, *words)
     ids = start + jnp.arange(size, dtype=jnp.int32)
     is_label = (labels[:, None] == ids[None]) & is_new[None]
-    slope = jnp.exp(logits - log_total[:, None]) - is_label
-    slope = jnp.where(weights[:, None] == 0, 0.0, weights[:, None] * slope)
+    slope = weighted_slope(logits, log_total, is_label, weights)
     slope = slope.astype(hidden.dtype)
-    old = jax.lax.dynamic_slice_in_dim(table_slope, start, size)
-    table_slope = jax.lax.dynamic_update_slice_in_dim(
-      table_slope, old + product("pv,pe->ve", slope, hidden), start, axis=0
-    )
+    rows_slope = product("pv,pe->ve", slope, hidden)
+    table_slope = add_rows(table_slope, start, rows_slope)
     return hidden_slope + product("pv,ve->pe", slope, rows), table_slope
 
   slopes = (jnp.zeros(hidden.shape, jnp.float32), table_slope)

@@ -4,28 +4,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from calm_jax.layers.attention import causal_attention
+from tests.topologies import absent_devices, no_cache
 
 pytestmark = pytest.mark.aot
 
 
 @pytest.fixture(scope="module")
 def devices():
-  pytest.importorskip("libtpu", reason="the extra [aot] brings libtpu")
-  topologies = pytest.importorskip("jax.experimental.topologies")
-  topology = topologies.get_topology_desc(
-    platform="tpu", topology_name="v5e:2x4"
-  )
-  # Programs for absent devices can be written to a cache, but not read back.
-  is_cached = jax.config.jax_enable_compilation_cache
-  jax.config.update("jax_enable_compilation_cache", False)
-  compilation_cache.reset_cache()
-  yield np.array(topology.devices)
-  jax.config.update("jax_enable_compilation_cache", is_cached)
-  compilation_cache.reset_cache()
+  devices = absent_devices("v5e:2x4")
+  with no_cache():
+    yield np.array(devices)
 
 
 @pytest.mark.parametrize(

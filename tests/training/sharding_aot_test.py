@@ -4,16 +4,9 @@ import pytest
 
 from calm_jax.config import MeshConfig
 from calm_jax.training import sharding
+from tests.topologies import absent_devices
 
 pytestmark = pytest.mark.aot
-
-
-def _devices(name, **options):
-  pytest.importorskip("libtpu", reason="the extra [aot] brings libtpu")
-  topologies = pytest.importorskip("jax.experimental.topologies")
-  return topologies.get_topology_desc(
-    platform="tpu", topology_name=name, **options
-  ).devices
 
 
 @pytest.mark.parametrize(
@@ -29,7 +22,7 @@ def _devices(name, **options):
   ],
 )
 def test_a_slice_takes_any_mesh(name, sizes, num_parts):
-  devices = _devices(name)
+  devices = absent_devices(name)
   mesh = sharding.make_mesh(MeshConfig(**{"data": 1, **sizes}), devices)
   assert {*mesh.devices.flat} == {*devices}
   num_hosts = len({it.process_index for it in devices})
@@ -39,7 +32,7 @@ def test_a_slice_takes_any_mesh(name, sizes, num_parts):
 
 
 def test_only_data_spans_slices():
-  devices = _devices("v5e:4x4", num_slices=2)
+  devices = absent_devices("v5e:4x4", num_slices=2)
   mesh = sharding.make_mesh(MeshConfig(data=4, fsdp=4, tensor=2), devices)
   for i, half in enumerate((mesh.devices[:2], mesh.devices[2:])):
     assert {device.slice_index for device in half.flat} == {i}
