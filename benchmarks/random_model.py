@@ -16,6 +16,7 @@ from calm_jax.config import (
 )
 from calm_jax.data.batch import Batch
 from calm_jax.families import build_model, family_of
+from calm_jax.families.rounding import round_params
 from calm_jax.layers.parameters import init_params
 from calm_jax.randomness import position_keys
 
@@ -99,6 +100,9 @@ def random_model(
 ) -> RandomModel:
   """A model that draws the same chunk twice with about this probability.
 
+  Its parameters are kept as those of a run are for evaluation and generation,
+  see `round_params`.
+
   How long sampling and scoring take depends on nothing else a model has
   learned. All contexts get the same distribution, up to what random parameters
   make of them, and the end id is never drawn.
@@ -149,4 +153,7 @@ def random_model(
     else:
       high = middle
   outer["bias"] = high * direction
+  params = round_params(config.model, config.autoencoder, params)
+  autoencoder = round_params(config.autoencoder, None, autoencoder)
+  bound = family_of(config.model).bind_params(params, autoencoder)
   return RandomModel(config, sampler_fn, bound)

@@ -1,5 +1,6 @@
 """The Llama-like transformer shared by both model families (paper §3.1)."""
 
+import math
 from typing import NamedTuple
 
 import chex
@@ -50,6 +51,20 @@ def _append(cache: Cache, new: Cache) -> Cache:
   return jax.tree.map(
     lambda *parts: jnp.concatenate(parts, axis=-1), cache, new
   )
+
+
+def _is_lone_cpu() -> bool:
+  """Whether the program is for a CPU that shares this work with no other.
+
+  There the layers are written out one after another, which saves up to a tenth
+  of a training step: a loop reads weights, and writes what the backward pass
+  needs and gradients, as slices of one array for all layers.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty:
+    return jax.default_backend() == "cpu"
+  parts = [mesh.shape[axis] for axis in mesh.auto_axes]
+  return mesh.abstract_device.device_kind == "cpu" and math.prod(parts) == 1
 
 
 class Layer(nn.Module):
@@ -125,6 +140,8 @@ class Backbone(nn.Module):
       positions = jnp.broadcast_to(positions, x.shape[:2])
     if not config.use_segment_mask:
       segment_ids = None
+    # Written out, XLA would merge a forward pass with its recomputation.
+    is_plain = cache is None and config.remat == "none"
     stack = nn.scan(
       # The scan already keeps XLA from merging forward and recomputation.
       remat(Layer, config.remat, prevent_cse=False),
@@ -132,6 +149,7 @@ class Backbone(nn.Module):
       split_rngs={"params": True},
       in_axes=(nn.broadcast, nn.broadcast, 0, nn.broadcast),
       length=config.num_layers,
+      unroll=config.num_layers if is_plain and _is_lone_cpu() else 1,
       metadata_params={nn.PARTITION_NAME: "layers"},
     )(config, name="layers")
     layer_caches = None if cache is None else LayerCache(*cache)

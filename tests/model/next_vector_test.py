@@ -1,6 +1,8 @@
 """Tests calm_jax/model: causality, caches, heads behind one interface."""
 
+import contextlib
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +11,7 @@ import pytest
 
 from calm_jax.config import (
   EnergyHeadConfig,
+  MeshConfig,
   NextVectorConfig,
   TokenModelConfig,
   VocabularyConfig,
@@ -16,6 +19,7 @@ from calm_jax.config import (
 from calm_jax.layers.parameters import init_params, logical_axes
 from calm_jax.model import NextVectorModel, TokenModel, empty_cache
 from calm_jax.randomness import position_keys, stream_key
+from calm_jax.training.sharding import make_mesh
 from tests.cached import cached
 from tests.perturbation import bind, random_params, relative_error
 
@@ -168,6 +172,30 @@ def test_token_model_cached_equals_uncached():
   whole = bind(model, params)(tokens, method="hidden")
   pieces = _steps(model, params, tokens, [2, 1, 3])
   assert relative_error(pieces, whole) < 1e-5
+
+
+@pytest.mark.parametrize(
+  ("num_devices", "remat", "num_loops"),
+  [(0, "none", 0), (1, "none", 0), (1, "full", 2), (2, "none", 2)],
+)
+def test_layers_are_written_out_on_a_lone_cpu(num_devices, remat, num_loops):
+  """And give what a loop over them gives, with its gradient."""
+  looped, params, tokens = _token_model(remat="full")
+  model, *_ = _token_model(remat=remat)
+
+  def total(model, params):
+    return jnp.sum(bind(model, params)(tokens, method="hidden") ** 2)
+
+  slope = lambda model: jax.value_and_grad(functools.partial(total, model))
+  expected = jax.jit(slope(looped))(params)
+  mesh = make_mesh(MeshConfig(data=-1), jax.devices()[:num_devices] or None)
+  context = jax.set_mesh(mesh) if num_devices else contextlib.nullcontext()
+  with context:
+    lowered = jax.jit(slope(model)).lower(params)
+    found = lowered.compile()(params)
+  assert lowered.as_text().count("stablehlo.while") == num_loops
+  error = jax.tree.map(relative_error, found, expected)
+  assert max(jax.tree.leaves(error)) < 1e-5
 
 
 def test_token_model_cross_entropy_is_that_of_its_logits():
