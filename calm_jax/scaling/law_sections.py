@@ -13,7 +13,7 @@ from calm_jax.scaling.answer_tables import (
 from calm_jax.scaling.answer_words import capitalised
 from calm_jax.scaling.drawing import count, to_svg
 from calm_jax.scaling.forms import Form
-from calm_jax.scaling.held_out import predict_largest
+from calm_jax.scaling.largest_run import predict_largest
 from calm_jax.scaling.law import Law, fit_law
 from calm_jax.scaling.page import Page
 from calm_jax.scaling.points import Point, families, in_bytes

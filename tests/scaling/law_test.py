@@ -7,7 +7,7 @@ import pytest
 
 from calm_jax.scaling.estimator import estimate_laws
 from calm_jax.scaling.forms import CHUNK_FORMS, TOKEN_FORM, features
-from calm_jax.scaling.held_out import predict_largest
+from calm_jax.scaling.largest_run import predict_largest
 from calm_jax.scaling.law import fit_law, is_identified
 from calm_jax.scaling.points import Point
 from tests.scaling.known_laws import (
