@@ -5,6 +5,7 @@ CPUs with all others, and on a device by `python -m pytest -m gpu` or `-m tpu`,
 which skips them where there is none.
 """
 
+import gc
 import os
 import pathlib
 import re
@@ -19,6 +20,8 @@ def pytest_configure(config):
   expression = config.getoption("markexpr")
   devices = set(re.findall(r"(?<!not )\b(?:gpu|tpu)\b", expression))
   config.stash[_DEVICES] = devices
+  # Tracing makes objects by the million, few of which wait for the collector.
+  gc.set_threshold(20_000, 10, 10)
   if not devices:
     _stay_on_cpus()
   import jax
@@ -83,3 +86,4 @@ def _forget_programs():
   maps = pathlib.Path("/proc/self/maps")
   if maps.exists() and maps.read_bytes().count(b"\n") > _MAX_MAPS:
     jax.clear_caches()
+    gc.collect()
