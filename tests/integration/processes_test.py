@@ -91,8 +91,8 @@ def _assert_same_curve(found, expected):
 )
 def test_a_run_goes_on_with_any_number_of_processes(stage, start, material):
   _finish(start(1, stage, f"{stage}_one"))
-  for i, count in enumerate((2, 1, 2, 4), start=1):
-    _finish(start(count, stage, f"{stage}_many", num_steps=2 * i))
+  for count, num_steps in ((2, 2), (1, 4), (4, _NUM_STEPS)):
+    _finish(start(count, stage, f"{stage}_many", num_steps=num_steps))
   _assert_same_curve(
     material / f"{stage}_many" / "metrics.jsonl",
     material / f"{stage}_one" / "metrics.jsonl",
@@ -286,13 +286,17 @@ def make(model, **others):
 
 def test_two_processes_make_the_points_of_a_sweep(material, binaries):
   (material / "sweep.py").write_text(_SWEEP)
+
+  def make(count, *points):
+    flags = [
+      *("--sweep=sweep.py", f"--workdir=sweep_{count}", "--data=data"),
+      *("--num_rows=4", "--num_samples=2", *points),
+    ]
+    _wait_well(_start_all(binaries, material, count, "sweep", *flags))
+
+  make(1, "--all")
   for index in range(3):
-    for count in (1, 2):
-      flags = [
-        *("--sweep=sweep.py", f"--workdir=sweep_{count}", "--data=data"),
-        *(f"--index={index}", "--num_rows=4", "--num_samples=2"),
-      ]
-      _wait_well(_start_all(binaries, material, count, "sweep", *flags))
+    make(2, f"--index={index}")
   for name in ("autoencoder", "calm", "token"):
     one, two = (
       read_json(material / f"sweep_{count}" / name / "result.json")
