@@ -226,6 +226,14 @@ _SHARE = re.compile(
 )
 
 
+def test_the_readme_says_what_the_documentation_says():
+  _, block, _ = split_block(_ROOT / "docs/scaling.md")
+  last = " ".join(block.split()).split("L of the best K, compared")[1]
+  last = last.split(" training FLOPs.")[0].split(", ")[-1]  # the dearest budget
+  readme = " ".join((_ROOT / "README.md").read_text().split())
+  assert f"is {last} training FLOPs." in readme
+
+
 def test_the_documentation_says_what_the_table_says():
   """Word for word; numbers to what linear algebra on another CPU changes."""
   table = _ROOT / "benchmarks/sweep_k/table.csv"
