@@ -16,7 +16,7 @@ from calm_jax.config import (
 )
 from calm_jax.data.batch import Batch
 from calm_jax.families import build_model, family_of
-from calm_jax.families.rounding import round_params
+from calm_jax.families.rounding import round_run
 from calm_jax.layers.parameters import init_params
 from calm_jax.randomness import position_keys
 
@@ -123,6 +123,7 @@ def random_model(
   table = autoencoder["embedding"]["embedding"]
   end_id = config.model.vocabulary.end_id
   autoencoder["embedding"]["embedding"] = table.at[end_id].set(0.0)
+  params, autoencoder = round_run(config, params, autoencoder)
   outer = params["head"]["outer"]
   # What all draws share, against what is different in each.
   direction = jax.random.normal(keys[2], outer["bias"].shape)
@@ -153,7 +154,4 @@ def random_model(
     else:
       high = middle
   outer["bias"] = high * direction
-  params = round_params(config.model, config.autoencoder, params)
-  autoencoder = round_params(config.autoencoder, None, autoencoder)
-  bound = family_of(config.model).bind_params(params, autoencoder)
   return RandomModel(config, sampler_fn, bound)

@@ -28,7 +28,7 @@ from calm_jax.checkpoint import steps as steps_lib
 from calm_jax.config import AutoencoderConfig, ExperimentConfig
 from calm_jax.data.tokenizer import Tokenizer, load_tokenizer
 from calm_jax.families import Model, build_model, param_axes, param_shapes
-from calm_jax.families.rounding import round_params
+from calm_jax.families.rounding import round_run
 from calm_jax.training import processes, sharding
 
 # What may differ when a run goes on: it changes where the run stops, what it
@@ -340,9 +340,7 @@ def load_run(
     found = content_hash(autoencoder)
     _check_hash(run.autoencoder, found, hashes["autoencoder"])
   if is_rounded:
-    params = round_params(config.model, config.autoencoder, params)
-    if autoencoder is not None:
-      autoencoder = round_params(config.autoencoder, None, autoencoder)
+    params, autoencoder = round_run(config, params, autoencoder)
   return LoadedRun(
     path=run.path,
     config=config,

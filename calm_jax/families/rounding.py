@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import Literal
 
-from calm_jax.config import AutoencoderConfig, ModelConfig
+from calm_jax.config import AutoencoderConfig, ExperimentConfig, ModelConfig
 from calm_jax.families.family import Work
 from calm_jax.families.table import build_model, family_of, param_shapes
 from calm_jax.randomness import root_key
@@ -48,6 +48,15 @@ def round_params(
     params,
     reads_rounded(model, autoencoder),
   )
+
+
+def round_run(
+  config: ExperimentConfig, params: Any, autoencoder: Any
+) -> tuple[Any, Any]:
+  """`round_params` for a model and, unless it is None, its autoencoder."""
+  if autoencoder is not None:
+    autoencoder = round_params(config.autoencoder, None, autoencoder)
+  return round_params(config.model, config.autoencoder, params), autoencoder
 
 
 @functools.lru_cache(maxsize=16)

@@ -1,6 +1,5 @@
 """The Llama-like transformer shared by both model families (paper §3.1)."""
 
-import math
 from typing import NamedTuple
 
 import chex
@@ -9,6 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from calm_jax.config import BackboneConfig
+from calm_jax.kernels import per_shard
 from calm_jax.layers.activation import constrain_rows
 from calm_jax.layers.attention import Attention, LayerCache
 from calm_jax.layers.mlp import SwiGLU
@@ -60,11 +60,9 @@ def _is_lone_cpu() -> bool:
   of a training step: a loop reads weights, and writes what the backward pass
   needs and gradients, as slices of one array for all layers.
   """
-  mesh = jax.sharding.get_abstract_mesh()
-  if mesh.empty:
-    return jax.default_backend() == "cpu"
-  parts = [mesh.shape[axis] for axis in mesh.auto_axes]
-  return mesh.abstract_device.device_kind == "cpu" and math.prod(parts) == 1
+  device = jax.sharding.get_abstract_mesh().abstract_device  # None: no mesh
+  kind = device.device_kind if device else jax.default_backend()
+  return kind == "cpu" and per_shard.num_devices_unknown() == 1
 
 
 class Layer(nn.Module):
@@ -140,10 +138,9 @@ class Backbone(nn.Module):
       positions = jnp.broadcast_to(positions, x.shape[:2])
     if not config.use_segment_mask:
       segment_ids = None
-    # Written out, XLA would merge a forward pass with its recomputation.
     is_plain = cache is None and config.remat == "none"
     stack = nn.scan(
-      # The scan already keeps XLA from merging forward and recomputation.
+      # A loop keeps XLA from merging forward and recomputation.
       remat(Layer, config.remat, prevent_cse=False),
       variable_axes={"params": 0},
       split_rngs={"params": True},

@@ -7,8 +7,8 @@ import numpy as np
 
 from calm_jax.scaling import estimator
 from calm_jax.scaling.forms import CHUNK_FORMS, VARIABLES, Form, places_of
-from calm_jax.scaling.law import Law, check_points, check_variation, fit_law
-from calm_jax.scaling.points import Point, point_features, split_censored
+from calm_jax.scaling.law import Law, check_variation, counted_points, fit_law
+from calm_jax.scaling.points import Point, point_features
 from calm_jax.scaling.seeds import run_scatter, seed_scatter
 
 
@@ -58,10 +58,7 @@ def compare_forms(
   Raises:
     ValueError: if the points are of several families, or too few for any split.
   """
-  check_points(points, quantity)
-  kept, _ = split_censored(points, quantity)
-  if not kept:
-    raise ValueError(f"no point has a {quantity} that counts.")
+  kept = counted_points(points, quantity)
   x = point_features(kept)
   losses, errors = np.array([point.loss(quantity) for point in kept]).T
   seeds = seed_scatter(kept, quantity)

@@ -7,8 +7,8 @@ import numpy as np
 
 from calm_jax.scaling import estimator
 from calm_jax.scaling.forms import Form
-from calm_jax.scaling.law import check_points, ends, fit_law
-from calm_jax.scaling.points import Point, point_features, split_censored
+from calm_jax.scaling.law import counted_points, ends, fit_law
+from calm_jax.scaling.points import Point, point_features
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,10 +52,7 @@ def predict_largest(
   Raises:
     ValueError: with the reason, if the others cannot identify the law.
   """
-  check_points(points, quantity)
-  kept, _ = split_censored(points, quantity)
-  if not kept:
-    raise ValueError(f"no point has a {quantity} that counts.")
+  kept = counted_points(points, quantity)
   largest = max(kept, key=_size)
   held_out = [point for point in kept if point.place == largest.place]
   fitted = fit_law(

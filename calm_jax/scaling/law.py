@@ -150,6 +150,15 @@ def check_points(points: Sequence[Point], quantity: str) -> str:
   return families.pop()
 
 
+def counted_points(points: Sequence[Point], quantity: str) -> list[Point]:
+  """Those of one family that count; ValueError if there are none."""
+  check_points(points, quantity)
+  kept, _ = split_censored(points, quantity)
+  if not kept:
+    raise ValueError(f"no point has a {quantity} that counts.")
+  return kept
+
+
 def check_variation(
   points: Sequence[Point], form: Form, num_censored: int = 0
 ) -> None:

@@ -10,7 +10,11 @@ from calm_jax.config import heads
 from calm_jax.data.batch import Row, make_batch
 from calm_jax.evaluation.prediction import PredictionSettings
 from calm_jax.families import family_of
-from calm_jax.families.rounding import reads_rounded, round_params
+from calm_jax.families.rounding import (
+  reads_rounded,
+  round_params,
+  round_run,
+)
 from calm_jax.runs.continuation import TextGenerator
 from calm_jax.sampling.settings import SamplingSettings
 from tests.sampling.tiny_runs import autoencoder_run, calm_run, token_run
@@ -37,11 +41,7 @@ def _in_bfloat16(run):
 
 
 def _rounded(run):
-  config = run.config
-  autoencoder = run.autoencoder
-  if autoencoder is not None:
-    autoencoder = round_params(config.autoencoder, None, autoencoder)
-  params = round_params(config.model, config.autoencoder, run.params)
+  params, autoencoder = round_run(run.config, run.params, run.autoencoder)
   return dataclasses.replace(run, params=params, autoencoder=autoencoder)
 
 

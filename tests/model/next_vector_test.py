@@ -1,8 +1,6 @@
 """Tests calm_jax/model: causality, caches, heads behind one interface."""
 
-import contextlib
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +17,7 @@ from calm_jax.config import (
 from calm_jax.layers.parameters import init_params, logical_axes
 from calm_jax.model import NextVectorModel, TokenModel, empty_cache
 from calm_jax.randomness import position_keys, stream_key
+from calm_jax.sampling import rows
 from calm_jax.training.sharding import make_mesh
 from tests.cached import cached
 from tests.perturbation import bind, random_params, relative_error
@@ -183,15 +182,16 @@ def test_layers_are_written_out_on_a_lone_cpu(num_devices, remat, num_loops):
   looped, params, tokens = _token_model(remat="full")
   model, *_ = _token_model(remat=remat)
 
-  def total(model, params):
-    return jnp.sum(bind(model, params)(tokens, method="hidden") ** 2)
+  def slope(model):
+    call = lambda params: bind(model, params)(tokens, method="hidden")
+    return jax.jit(jax.value_and_grad(lambda it: jnp.sum(call(it) ** 2)))
 
-  slope = lambda model: jax.value_and_grad(functools.partial(total, model))
-  expected = jax.jit(slope(looped))(params)
-  mesh = make_mesh(MeshConfig(data=-1), jax.devices()[:num_devices] or None)
-  context = jax.set_mesh(mesh) if num_devices else contextlib.nullcontext()
-  with context:
-    lowered = jax.jit(slope(model)).lower(params)
+  expected = slope(looped)(params)
+  mesh = None
+  if num_devices:
+    mesh = make_mesh(MeshConfig(data=-1), jax.devices()[:num_devices])
+  with rows.on(mesh):
+    lowered = slope(model).lower(params)
     found = lowered.compile()(params)
   assert lowered.as_text().count("stablehlo.while") == num_loops
   error = jax.tree.map(relative_error, found, expected)
