@@ -3,7 +3,6 @@
 import functools
 from typing import NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -11,7 +10,7 @@ from flax import linen as nn
 from calm_jax.kernels import splash_attention
 from calm_jax.kernels.product import multiply, product
 from calm_jax.layers.linear import Initializer, linear
-from calm_jax.layers.rope import rope
+from calm_jax.layers.rope import Rotation, rope
 
 
 class LayerCache(NamedTuple):
@@ -31,7 +30,6 @@ class Attention(nn.Module):
   num_heads: int
   num_kv_heads: int
   head_size: int
-  rope_theta: float
   dtype: jnp.dtype
   kernel_init: Initializer
   implementation: str = "auto"
@@ -40,7 +38,7 @@ class Attention(nn.Module):
   def __call__(
     self,
     x: jax.Array,
-    positions: jax.Array,
+    rotation: Rotation,
     segment_ids: jax.Array | None = None,
     cache: LayerCache | None = None,
     mask: jax.Array | None = None,
@@ -49,7 +47,7 @@ class Attention(nn.Module):
 
     Args:
       x: [B, L, D].
-      positions: [B, L] int32.
+      rotation: of the L positions.
       segment_ids: [B, L] int32, or None: attention across documents.
       cache: keys and values of earlier positions, or None.
       mask: [B, L, S+L] bool, needed with a cache of S slots: which of them and
@@ -58,7 +56,6 @@ class Attention(nn.Module):
     Returns:
       [B, L, D], and with a cache the keys and values of the L positions.
     """
-    chex.assert_equal_shape_prefix([x, positions], 2)
     options = {"dtype": self.dtype, "init": self.kernel_init}
     heads = (self.num_heads, self.head_size)
     kv_heads = (self.num_kv_heads, self.head_size)
@@ -67,8 +64,8 @@ class Attention(nn.Module):
     query = linear(heads, axes, name="query", **options)(x)  # [B, L, H, d]
     key = linear(kv_heads, kv_axes, name="key", **options)(x)
     value = linear(kv_heads, kv_axes, name="value", **options)(x)
-    query = rope(query, positions, theta=self.rope_theta)
-    key = rope(key, positions, theta=self.rope_theta)
+    query = rope(query, rotation)
+    key = rope(key, rotation)
     new = None
     if cache is None:
       out = causal_attention(

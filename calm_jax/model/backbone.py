@@ -14,6 +14,7 @@ from calm_jax.layers.attention import Attention, LayerCache
 from calm_jax.layers.mlp import SwiGLU
 from calm_jax.layers.norm import RMSNorm
 from calm_jax.layers.remat import remat
+from calm_jax.layers.rope import Rotation, rotation
 
 
 class Cache(NamedTuple):
@@ -74,7 +75,7 @@ class Layer(nn.Module):
   def __call__(
     self,
     x: jax.Array,
-    positions: jax.Array,
+    rotation: Rotation,
     segment_ids: jax.Array | None,
     cache: LayerCache | None,
     mask: jax.Array | None,
@@ -86,7 +87,6 @@ class Layer(nn.Module):
       config.num_heads,
       config.num_kv_heads or config.num_heads,
       config.head_size,
-      config.rope_theta,
       dtype,
       init,
       config.attention_implementation,
@@ -94,7 +94,7 @@ class Layer(nn.Module):
     )
     x = constrain_rows(x)
     normed = RMSNorm(config.norm_epsilon, name="attention_norm")(x)
-    attended, new = attention(normed, positions, segment_ids, cache, mask)
+    attended, new = attention(normed, rotation, segment_ids, cache, mask)
     x = x + attended
     normed = RMSNorm(config.norm_epsilon, name="mlp_norm")(x)
     return x + SwiGLU(config.ffn_size, dtype, init, name="mlp")(normed), new
@@ -135,7 +135,7 @@ class Backbone(nn.Module):
     chex.assert_shape(x, (None, None, config.hidden_size))
     if positions is None:
       positions = jnp.arange(x.shape[1], dtype=jnp.int32)[None]
-      positions = jnp.broadcast_to(positions, x.shape[:2])
+    angles = rotation(positions, config.head_size, theta=config.rope_theta)
     if not config.use_segment_mask:
       segment_ids = None
     is_plain = cache is None and config.remat == "none"
@@ -150,7 +150,7 @@ class Backbone(nn.Module):
       metadata_params={nn.PARTITION_NAME: "layers"},
     )(config, name="layers")
     layer_caches = None if cache is None else LayerCache(*cache)
-    x, new = stack(x, positions, segment_ids, layer_caches, mask)
+    x, new = stack(x, angles, segment_ids, layer_caches, mask)
     x = RMSNorm(config.norm_epsilon, name="norm")(x)
     if cache is None:
       return x, None

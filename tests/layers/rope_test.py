@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from calm_jax.layers.rope import rope
+from calm_jax.layers.rope import rope, rotation
 
 
 def test_rotates_as_complex_numbers():
@@ -13,7 +13,7 @@ def test_rotates_as_complex_numbers():
   pairs = x[..., :4].astype(np.float64) + 1j * x[..., 4:]
   angles = positions[..., None, None] * 100.0 ** (-np.arange(4) / 4)
   expected = pairs * np.exp(1j * angles)
-  found = rope(jnp.asarray(x), jnp.asarray(positions), theta=100.0)
+  found = rope(jnp.asarray(x), rotation(jnp.asarray(positions), 8, theta=100))
   np.testing.assert_allclose(found[..., :4], expected.real, atol=1e-5)
   np.testing.assert_allclose(found[..., 4:], expected.imag, atol=1e-5)
 
@@ -23,7 +23,8 @@ def test_scores_depend_on_distance_only():
   query, key = (jax.random.normal(k, (1, 1, 1, 16)) for k in keys)
 
   def score(i, j):
-    at = lambda x, p: rope(x, jnp.array([[p]], jnp.int32), theta=1e4)
+    angles = lambda place: rotation(jnp.array([[place]]), 16, theta=1e4)
+    at = lambda x, place: rope(x, angles(place))
     return float(jnp.sum(at(query, i) * at(key, j)))
 
   np.testing.assert_allclose(score(9, 4), score(105, 100), rtol=1e-4)
@@ -32,4 +33,5 @@ def test_scores_depend_on_distance_only():
 
 def test_keeps_the_dtype():
   x = jnp.ones((1, 2, 1, 4), jnp.bfloat16)
-  assert rope(x, jnp.zeros((1, 2), jnp.int32), theta=1e4).dtype == x.dtype
+  angles = rotation(jnp.zeros((1, 2), jnp.int32), 4, theta=1e4)
+  assert rope(x, angles).dtype == x.dtype
