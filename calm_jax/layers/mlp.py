@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from calm_jax.layers.linear import Initializer, linear
+from calm_jax.layers.silu import silu_gate
 
 
 class SwiGLU(nn.Module):
@@ -21,4 +22,4 @@ class SwiGLU(nn.Module):
     gate = linear(self.ffn_size, ("embed", "mlp"), name="gate", **options)
     up = linear(self.ffn_size, ("embed", "mlp"), name="up", **options)
     down = linear(x.shape[-1], ("mlp", "embed"), name="down", **options)
-    return down(nn.silu(gate(x)) * up(x))
+    return down(silu_gate(gate(x), up(x)))

@@ -1,8 +1,16 @@
-"""Normalisation in float32, returned in the dtype of the input."""
+"""Normalisation in float32, returned in the dtype of the input.
+
+It is computed again in the backward pass, which so keeps the input as it came,
+not also what is centred and scaled, in float32.
+"""
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+
+
+def _recomputed(module: type[nn.Module]) -> type[nn.Module]:
+  return nn.remat(module, prevent_cse=False)
 
 
 class RMSNorm(nn.Module):
@@ -13,7 +21,7 @@ class RMSNorm(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     ones = nn.with_logical_partitioning(nn.initializers.ones, ("norm",))
-    norm = nn.RMSNorm(
+    norm = _recomputed(nn.RMSNorm)(
       epsilon=self.epsilon,
       dtype=jnp.float32,
       scale_init=ones,
@@ -32,7 +40,7 @@ class LayerNorm(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     init = nn.initializers
-    norm = nn.LayerNorm(
+    norm = _recomputed(nn.LayerNorm)(
       epsilon=self.epsilon,
       dtype=jnp.float32,
       use_scale=self.use_affine,

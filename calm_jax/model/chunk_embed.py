@@ -8,6 +8,7 @@ from flax import linen as nn
 from calm_jax.config import NextVectorConfig
 from calm_jax.layers.linear import embedding, linear
 from calm_jax.layers.norm import LayerNorm
+from calm_jax.layers.silu import silu
 
 
 class ChunkEmbed(nn.Module):
@@ -46,7 +47,7 @@ class ChunkEmbed(nn.Module):
       inner = linear(2 * size, ("chunk_embed", "mlp"), name="inner", **options)
       outer = linear(size, ("mlp", "embed"), name="outer", **options)
       joined = table(tokens).reshape(*tokens.shape[:2], -1)  # [B, L, K·D]
-      x = LayerNorm(name="norm")(outer(nn.silu(inner(joined))))
+      x = LayerNorm(name="norm")(outer(silu(inner(joined))))
     if config.inputs != "tokens":
       chex.assert_shape(latents, (*tokens.shape[:2], config.latent_size))
       options["use_bias"] = True

@@ -8,6 +8,7 @@ import pytest
 from calm_jax.layers.norm import LayerNorm, RMSNorm
 from calm_jax.layers.parameters import init_params
 from tests.perturbation import perturb
+from tests.residuals import residuals
 
 
 def _case():
@@ -46,3 +47,12 @@ def test_bfloat16_is_computed_in_float32(norm):
   wide = norm.apply({"params": params}, x.astype(jnp.float32))
   assert found.dtype == jnp.bfloat16
   assert (found == wide.astype(jnp.bfloat16)).all()
+
+
+@pytest.mark.parametrize("norm", [RMSNorm(), LayerNorm()])
+def test_keeps_its_input_as_it_came(norm):
+  x = jnp.asarray(_case(), jnp.bfloat16)
+  params = init_params(norm, jax.random.key(0), x)
+  kept = residuals(lambda x, it: norm.apply({"params": it}, x), x, params)
+  assert ("bfloat16", x.shape) in kept
+  assert ("float32", x.shape) not in kept

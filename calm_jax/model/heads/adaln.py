@@ -13,6 +13,7 @@ from flax import linen as nn
 from calm_jax.layers.activation import constrain_rows
 from calm_jax.layers.linear import linear
 from calm_jax.layers.norm import LayerNorm
+from calm_jax.layers.silu import silu
 
 _NUM_FREQUENCIES = 128
 _MAX_PERIOD = 10_000
@@ -42,7 +43,7 @@ class AdaLNBlock(nn.Module):
     x, modulation = constrain_rows(x), constrain_rows(modulation)
     shift, scale, gate = jnp.split(modulate(modulation), 3, axis=-1)
     y = LayerNorm(name="norm")(x) * (1 + scale) + shift
-    return x + gate * outer(nn.silu(inner(y)))
+    return x + gate * outer(silu(inner(y)))
 
 
 class AdaLNNetwork(nn.Module):
@@ -93,7 +94,7 @@ class AdaLNNetwork(nn.Module):
     chex.assert_rank(times, x.ndim - 1)
     chex.assert_is_broadcastable(times.shape, x.shape[:-1])
     time = self.time_inner(sinusoid(times))
-    modulation = nn.silu(self.time_outer(nn.silu(time)) + condition)
+    modulation = silu(self.time_outer(silu(time)) + condition)
     x = self.latent_embed(x)
     for block in self.blocks:
       x = block(x, modulation)

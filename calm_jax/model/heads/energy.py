@@ -10,6 +10,7 @@ from calm_jax.kernels.distance import Distance
 from calm_jax.layers.activation import constrain_rows, position_partition
 from calm_jax.layers.linear import linear
 from calm_jax.layers.norm import LayerNorm
+from calm_jax.layers.silu import silu, silu_gate
 from calm_jax.losses.energy import energy_loss
 from calm_jax.model.heads.head import Head, HeadLoss
 from calm_jax.randomness import draw, sample_keys
@@ -43,8 +44,8 @@ class EnergyBlock(nn.Module):
     down = linear(size, ("mlp", "embed"), name="down", **options)
     x = constrain_rows(x)
     y = inner_x(LayerNorm(name="norm")(x)) + inner_c(condition)[..., None, :]
-    gate, value = jnp.split(gate_value(nn.silu(middle(nn.silu(y)))), 2, axis=-1)
-    return x + down(nn.silu(gate) * value)
+    gate, value = jnp.split(gate_value(silu(middle(silu(y)))), 2, axis=-1)
+    return x + down(silu_gate(gate, value))
 
 
 class EnergyHead(Head):
@@ -92,7 +93,7 @@ class EnergyHead(Head):
     x = self.noise_norm(self.noise_embed(noise))
     for block in self.blocks:
       x = block(x, condition)
-    return self.outer(nn.silu(self.inner(self.norm(constrain_rows(x)))))
+    return self.outer(silu(self.inner(self.norm(constrain_rows(x)))))
 
   def loss(
     self,

@@ -22,6 +22,7 @@ from flax import linen as nn
 from calm_jax.config.heads import FlowMapHeadConfig
 from calm_jax.kernels.product import forward_mode
 from calm_jax.layers.linear import linear
+from calm_jax.layers.silu import silu
 from calm_jax.model.heads.adaln import AdaLNNetwork, sinusoid
 from calm_jax.model.heads.flow import interpolate, matching_loss
 from calm_jax.model.heads.head import Head, HeadLoss
@@ -76,7 +77,7 @@ class FlowMapHead(Head):
     chex.assert_equal_shape_prefix([hidden, x, start], hidden.ndim - 1)
     chex.assert_equal_shape([start, end])
     condition = self.network.embed_condition(hidden)[..., None, :]
-    duration = nn.silu(self.duration_inner(sinusoid(end - start)))
+    duration = silu(self.duration_inner(sinusoid(end - start)))
     return self.network(x, start, condition + self.duration_outer(duration))
 
   def loss(
