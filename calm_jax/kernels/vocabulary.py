@@ -187,17 +187,17 @@ def block_logits(hidden, embedding, scored, start, size, is_new):
   return jnp.where(counts[None], logits, -jnp.inf), rows
 
 
-def weighted_slope(logits, log_total, is_label, weights):
-  """weight · (softmax − label) for logits [P, v]; 0 where the weight [P] is."""
-  slope = jnp.exp(logits - log_total[:, None]) - is_label
-  return jnp.where(weights[:, None] == 0, 0.0, weights[:, None] * slope)
+def weighted_slope(softmax, is_label, weights):
+  """weight · (softmax − label) for [P, v]; 0 where the weight [P] is."""
+  slope = weights[:, None] * (softmax - is_label)
+  return jnp.where(weights[:, None] == 0, 0.0, slope)
 
 
-def add_rows(table, start, rows):
-  """The table, [V, E], with rows added to those from `start` on."""
-  old = jax.lax.dynamic_slice_in_dim(table, start, len(rows))
+def add_rows(table, start, rows, axis=0):
+  """The table, [V, E], with rows added to those from `start` on, or columns."""
+  old = jax.lax.dynamic_slice_in_dim(table, start, rows.shape[axis], axis)
   return jax.lax.dynamic_update_slice_in_dim(
-    table, old + rows.astype(table.dtype), start, axis=0
+    table, old + rows.astype(table.dtype), start, axis
   )
 
 

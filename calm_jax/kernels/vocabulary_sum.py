@@ -23,7 +23,7 @@ from calm_jax.kernels.vocabulary import (
 
 # Of the float32 logits of a block of positions: few and many for a CPU's cache.
 # Others want large products; each block reads and writes the sum [V, E].
-_BLOCK_BYTES_CPU = (2**23, 2**25)
+_BLOCK_BYTES_CPU = (2**24, 2**25)
 _BLOCK_BYTES = 2**29
 _PRODUCT_BYTES = 2**24  # of what is added to that sum at once
 
@@ -111,12 +111,11 @@ def _num_positions_on_cpu(num_words, size):
 
 def _visit(max_positions, table, scored, *arrays):
   """Slope of the table, and value and slope of each position."""
-  return scan_positions(
-    functools.partial(_visit_positions, table, scored),
-    jnp.zeros(table.shape, jnp.float32),
-    arrays,
-    max_positions,
-  )
+  # [E, V]: so the slopes of logits are multiplied as they lie.
+  table_slope = jnp.zeros(table.shape[::-1], jnp.float32)
+  visit = functools.partial(_visit_positions, table, scored)
+  table_slope, found = scan_positions(visit, table_slope, arrays, max_positions)
+  return table_slope.T, found
 
 
 def _visit_positions(table, scored, table_slope, block):
@@ -125,27 +124,29 @@ def _visit_positions(table, scored, table_slope, block):
   logits = product("pe,ve->pv", hidden, table)
   label_logits = jnp.take_along_axis(logits, labels[:, None], axis=-1)
   logits = jnp.where(scored[None], logits, -jnp.inf)
-  log_total = jax.nn.logsumexp(logits, axis=-1)
+  top = jnp.max(logits, axis=-1, keepdims=True)
+  exponentials = jnp.exp(logits - top)
+  total = jnp.sum(exponentials, axis=-1, keepdims=True)
   ids = jnp.arange(table.shape[0], dtype=jnp.int32)
   is_label = labels[:, None] == ids[None]
-  slope = weighted_slope(logits, log_total, is_label, weights)
+  slope = weighted_slope(exponentials / total, is_label, weights)
   slope = slope.astype(hidden.dtype)
   hidden_slope = product("pv,ve->pe", slope, table).astype(hidden.dtype)
-  nats = log_total - label_logits[:, 0]
+  nats = (top + jnp.log(total) - label_logits)[:, 0]
   return _add_product(table_slope, slope, hidden), (nats, hidden_slope)
 
 
 def _add_product(total, slope, hidden):
-  """total + slopeᵀ · hidden, [V, E], of a large product a block of words."""
-  num_words, size = total.shape
+  """total + hiddenᵀ · slope, [E, V], of a large product a block of words."""
+  size, num_words = total.shape
   max_words = _PRODUCT_BYTES // (4 * size)
   if num_words <= max_words:
-    return total + product("pv,pe->ve", slope, hidden)
+    return total + product("pv,pe->ev", slope, hidden)
 
   def visit(total, words):
     start, size, is_new = words
     part = jax.lax.dynamic_slice_in_dim(slope, start, size, axis=1)
     part = jnp.where(is_new[None], part, jnp.zeros_like(part))
-    return add_rows(total, start, product("pv,pe->ve", part, hidden))
+    return add_rows(total, start, product("pv,pe->ev", part, hidden), axis=1)
 
   return scan_blocks(visit, total, num_words, max_words)
