@@ -193,11 +193,11 @@ def weighted_slope(softmax, is_label, weights):
   return jnp.where(weights[:, None] == 0, 0.0, slope)
 
 
-def add_rows(table, start, rows, axis=0):
-  """The table, [V, E], with rows added to those from `start` on, or columns."""
-  old = jax.lax.dynamic_slice_in_dim(table, start, rows.shape[axis], axis)
+def add_rows(table, start, rows):
+  """The table, [V, E], with rows added to those from `start` on."""
+  old = jax.lax.dynamic_slice_in_dim(table, start, len(rows))
   return jax.lax.dynamic_update_slice_in_dim(
-    table, old + rows.astype(table.dtype), start, axis
+    table, old + rows.astype(table.dtype), start, axis=0
   )
 
 

@@ -23,9 +23,10 @@ from calm_jax.kernels.vocabulary import (
 
 # Of the float32 logits of a block of positions: few and many for a CPU's cache.
 # Others want large products; each block reads and writes the sum [V, E].
-_BLOCK_BYTES_CPU = (2**24, 2**25)
+_BLOCK_BYTES_CPU = (2**24, 2**26)
 _BLOCK_BYTES = 2**29
-_PRODUCT_BYTES = 2**24  # of what is added to that sum at once
+_TURNED_BYTES = 2**25  # of a sum that is kept as [E, V]
+_PRODUCT_BYTES = 2**24  # of what is added to a larger one at once
 
 
 def cross_entropy_sum(
@@ -111,14 +112,21 @@ def _num_positions_on_cpu(num_words, size):
 
 def _visit(max_positions, table, scored, *arrays):
   """Slope of the table, and value and slope of each position."""
-  # [E, V]: so the slopes of logits are multiplied as they lie.
-  table_slope = jnp.zeros(table.shape[::-1], jnp.float32)
-  visit = functools.partial(_visit_positions, table, scored)
-  table_slope, found = scan_positions(visit, table_slope, arrays, max_positions)
+  visit = functools.partial(
+    scan_positions, arrays=arrays, max_size=max_positions
+  )
+  step = functools.partial(_visit_positions, table, scored)
+  if 4 * table.size > _TURNED_BYTES:
+    zeros = jnp.zeros(table.shape, jnp.float32)
+    return visit(functools.partial(step, _add_product), zeros)
+  # The slopes of logits are then multiplied as they lie. But the sum takes its
+  # memory twice when it is turned.
+  zeros = jnp.zeros(table.shape[::-1], jnp.float32)
+  table_slope, found = visit(functools.partial(step, _add_turned), zeros)
   return table_slope.T, found
 
 
-def _visit_positions(table, scored, table_slope, block):
+def _visit_positions(table, scored, add, table_slope, block):
   """Value and slopes of a block of positions over the whole vocabulary."""
   hidden, labels, weights = block
   logits = product("pe,ve->pv", hidden, table)
@@ -133,20 +141,22 @@ def _visit_positions(table, scored, table_slope, block):
   slope = slope.astype(hidden.dtype)
   hidden_slope = product("pv,ve->pe", slope, table).astype(hidden.dtype)
   nats = (top + jnp.log(total) - label_logits)[:, 0]
-  return _add_product(table_slope, slope, hidden), (nats, hidden_slope)
+  return add(table_slope, slope, hidden), (nats, hidden_slope)
+
+
+def _add_turned(total, slope, hidden):
+  """total + hiddenᵀ · slope, [E, V]."""
+  return total + product("pv,pe->ev", slope, hidden)
 
 
 def _add_product(total, slope, hidden):
-  """total + hiddenᵀ · slope, [E, V], of a large product a block of words."""
-  size, num_words = total.shape
-  max_words = _PRODUCT_BYTES // (4 * size)
-  if num_words <= max_words:
-    return total + product("pv,pe->ev", slope, hidden)
+  """total + slopeᵀ · hidden, [V, E], a block of words at a time."""
+  num_words, size = total.shape
 
   def visit(total, words):
     start, size, is_new = words
     part = jax.lax.dynamic_slice_in_dim(slope, start, size, axis=1)
     part = jnp.where(is_new[None], part, jnp.zeros_like(part))
-    return add_rows(total, start, product("pv,pe->ev", part, hidden), axis=1)
+    return add_rows(total, start, product("pv,pe->ve", part, hidden))
 
-  return scan_blocks(visit, total, num_words, max_words)
+  return scan_blocks(visit, total, num_words, _PRODUCT_BYTES // (4 * size))
