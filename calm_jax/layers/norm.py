@@ -8,9 +8,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-
-def _recomputed(module: type[nn.Module]) -> type[nn.Module]:
-  return nn.remat(module, prevent_cse=False)
+_RMSNorm = nn.remat(nn.RMSNorm, prevent_cse=False)
+_LayerNorm = nn.remat(nn.LayerNorm, prevent_cse=False)
 
 
 class RMSNorm(nn.Module):
@@ -21,7 +20,7 @@ class RMSNorm(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     ones = nn.with_logical_partitioning(nn.initializers.ones, ("norm",))
-    norm = _recomputed(nn.RMSNorm)(
+    norm = _RMSNorm(
       epsilon=self.epsilon,
       dtype=jnp.float32,
       scale_init=ones,
@@ -40,7 +39,7 @@ class LayerNorm(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     init = nn.initializers
-    norm = _recomputed(nn.LayerNorm)(
+    norm = _LayerNorm(
       epsilon=self.epsilon,
       dtype=jnp.float32,
       use_scale=self.use_affine,
