@@ -21,7 +21,7 @@ from calm_jax.kernels.vocabulary import (
   weighted_slope,
 )
 
-# Of the float32 logits of a block of positions: few and many for a CPU's cache.
+# Of the float32 logits of a block of positions: the fewest and most on a CPU.
 # Others want large products; each block reads and writes the sum [V, E].
 _BLOCK_BYTES_CPU = (2**24, 2**26)
 _BLOCK_BYTES = 2**29
@@ -103,8 +103,8 @@ _cross_entropy_sum.defvjp(
 def _num_positions_on_cpu(num_words, size):
   """Of a block: as many as a word has numbers, or as have few logits.
 
-  With more, the sum [V, E] costs little less, and fewer of the logits are at
-  hand when they are read again.
+  With more, the sum [V, E] costs little less where words are few; where they
+  are many, logits take memory.
   """
   fewest, most = (it // (4 * num_words) for it in _BLOCK_BYTES_CPU)
   return min(max(size, fewest), most)
@@ -112,17 +112,17 @@ def _num_positions_on_cpu(num_words, size):
 
 def _visit(max_positions, table, scored, *arrays):
   """Slope of the table, and value and slope of each position."""
-  visit = functools.partial(
-    scan_positions, arrays=arrays, max_size=max_positions
-  )
-  step = functools.partial(_visit_positions, table, scored)
+
+  def visit_all(shape, add):
+    visit = functools.partial(_visit_positions, table, scored, add)
+    zeros = jnp.zeros(shape, jnp.float32)
+    return scan_positions(visit, zeros, arrays, max_positions)
+
   if 4 * table.size > _TURNED_BYTES:
-    zeros = jnp.zeros(table.shape, jnp.float32)
-    return visit(functools.partial(step, _add_product), zeros)
+    return visit_all(table.shape, _add_product)
   # The slopes of logits are then multiplied as they lie. But the sum takes its
   # memory twice when it is turned.
-  zeros = jnp.zeros(table.shape[::-1], jnp.float32)
-  table_slope, found = visit(functools.partial(step, _add_turned), zeros)
+  table_slope, found = visit_all(table.shape[::-1], _add_turned)
   return table_slope.T, found
 
 

@@ -62,9 +62,8 @@ def _visit_positions(table, scored, table_slope, block):
     logits, rows = block_logits(hidden, table, scored, *words)
     ids = start + jnp.arange(size, dtype=jnp.int32)
     is_label = (labels[:, None] == ids[None]) & is_new[None]
-    slope = weighted_slope(
-      jnp.exp(logits - log_total[:, None]), is_label, weights
-    )
+    softmax = jnp.exp(logits - log_total[:, None])
+    slope = weighted_slope(softmax, is_label, weights)
     slope = slope.astype(hidden.dtype)
     rows_slope = product("pv,pe->ve", slope, hidden)
     table_slope = add_rows(table_slope, start, rows_slope)

@@ -8,8 +8,10 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-_RMSNorm = nn.remat(nn.RMSNorm, prevent_cse=False)
-_LayerNorm = nn.remat(nn.LayerNorm, prevent_cse=False)
+from calm_jax.layers.remat import remat
+
+_RMSNorm = remat(nn.RMSNorm, "full", prevent_cse=False)
+_LayerNorm = remat(nn.LayerNorm, "full", prevent_cse=False)
 
 
 class RMSNorm(nn.Module):

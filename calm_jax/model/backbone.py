@@ -135,6 +135,8 @@ class Backbone(nn.Module):
     chex.assert_shape(x, (None, None, config.hidden_size))
     if positions is None:
       positions = jnp.arange(x.shape[1], dtype=jnp.int32)[None]
+    else:
+      chex.assert_equal_shape_prefix([x, positions], 2)
     angles = rotation(positions, config.head_size, theta=config.rope_theta)
     if not config.use_segment_mask:
       segment_ids = None
