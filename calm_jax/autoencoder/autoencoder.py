@@ -83,6 +83,7 @@ class Autoencoder(nn.Module):
       labels,
       scored_ids(self.config.vocabulary),
       implementation=self.config.vocabulary_implementation,
+      block_mib=self.config.vocabulary_block_mib,
     )
 
   def cross_entropy_sum(
@@ -122,6 +123,7 @@ class Autoencoder(nn.Module):
       scored_ids(self.config.vocabulary),
       weights,
       implementation=self.config.vocabulary_implementation,
+      block_mib=self.config.vocabulary_block_mib,
       partition=position_partition(),
     )
 
@@ -141,4 +143,5 @@ class Autoencoder(nn.Module):
       self.embedding.embedding,
       scored_ids(self.config.vocabulary),
       implementation=self.config.vocabulary_implementation,
+      block_mib=self.config.vocabulary_block_mib,
     )

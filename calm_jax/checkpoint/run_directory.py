@@ -56,10 +56,13 @@ _MAY_CHANGE = (
   "model.remat",
   "model.attention_implementation",
   "model.vocabulary_implementation",
+  "model.vocabulary_block_mib",
   "model.head.implementation",
   "autoencoder.vocabulary_implementation",
+  "autoencoder.vocabulary_block_mib",
   "autoencoder.remat",
   "teacher.vocabulary_implementation",
+  "teacher.vocabulary_block_mib",
   "teacher.attention_implementation",
   "teacher.remat",
 )

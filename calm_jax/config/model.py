@@ -77,6 +77,10 @@ class AutoencoderConfig(ModelConfig):
   # none | dots | full: what the backward pass computes again of the blocks
   remat: str = added("none", absent="none", is_of_model=False)
   vocabulary_implementation: str = "auto"  # cross-entropy and argmax over V
+  # Of the logits that these have at once on a device; None: by platform.
+  vocabulary_block_mib: float | None = added(
+    None, absent=None, is_of_model=False
+  )
   posterior: PosteriorConfig = added(
     GaussianPosteriorConfig(), absent=GaussianPosteriorConfig()
   )
@@ -106,6 +110,8 @@ class AutoencoderConfig(ModelConfig):
     check_choice(self, "dtype", DTYPES)
     check_choice(self, "remat", REMAT)
     check_choice(self, "vocabulary_implementation", IMPLEMENTATIONS)
+    if self.vocabulary_block_mib is not None:
+      check_positive(self, "vocabulary_block_mib")
     for name in self.posterior.unused:
       value, default = getattr(self, name), getattr(AutoencoderConfig, name)
       if value != default:
@@ -256,10 +262,16 @@ class TokenModelConfig(BackboneConfig):
   title: ClassVar[str] = "token model"
   has_likelihoods: ClassVar[bool] = True
   vocabulary_implementation: str = "auto"  # cross-entropy over V
+  # Of the logits that it has at once on a device; None: by platform.
+  vocabulary_block_mib: float | None = added(
+    None, absent=None, is_of_model=False
+  )
 
   def __post_init__(self):
     super().__post_init__()
     check_choice(self, "vocabulary_implementation", IMPLEMENTATIONS)
+    if self.vocabulary_block_mib is not None:
+      check_positive(self, "vocabulary_block_mib")
 
   @property
   def chunk_size(self) -> int:

@@ -27,49 +27,68 @@ _NUM_LOGITS = 1 << 25
 
 
 def cross_entropy(
-  hidden: jax.Array, embedding: jax.Array, labels: jax.Array, scored: jax.Array
+  hidden: jax.Array,
+  embedding: jax.Array,
+  labels: jax.Array,
+  scored: jax.Array,
+  block_bytes: int | None = None,
 ) -> jax.Array:
   """As `losses.vocabulary.cross_entropy`, in blocks of the vocabulary."""
   *shape, hidden_size = hidden.shape
   hidden = hidden.reshape(-1, hidden_size)
-  nats = _cross_entropy(hidden, embedding, labels.reshape(-1), scored)
+  num_words = (
+    _BLOCK_SIZE
+    if block_bytes is None
+    else words_of(block_bytes // 4, len(hidden))
+  )
+  nats = _cross_entropy(
+    num_words, hidden, embedding, labels.reshape(-1), scored
+  )
   return nats.reshape(shape)
 
 
 def argmax(
-  hidden: jax.Array, embedding: jax.Array, scored: jax.Array
+  hidden: jax.Array,
+  embedding: jax.Array,
+  scored: jax.Array,
+  block_bytes: int | None = None,
 ) -> jax.Array:
   """As `losses.vocabulary.argmax`, in blocks of the vocabulary."""
   *shape, hidden_size = hidden.shape
   # Ids have no slope, and what is mapped by a rule of its own can have none.
   hidden, embedding = jax.lax.stop_gradient((hidden, embedding))
-  ids = _argmax(hidden.reshape(-1, hidden_size), embedding, scored)
+  call = _mappable_argmax(block_bytes)
+  ids = call(hidden.reshape(-1, hidden_size), embedding, scored)
   return ids.reshape(shape)
 
 
-@jax.custom_batching.custom_vmap
-def _argmax(hidden, embedding, scored):
-  return jax.lax.platform_dependent(
-    hidden,
-    embedding,
-    scored,
-    cpu=functools.partial(
-      _argmax_in_blocks, top=_top_in_two_passes, num_logits=_NUM_LOGITS_CPU
-    ),
-    default=functools.partial(
-      _argmax_in_blocks, top=_top, num_logits=_NUM_LOGITS
-    ),
-  )
+def _mappable_argmax(block_bytes):
+  """The argmax at positions [P], which vmap makes one of more positions."""
 
+  @jax.custom_batching.custom_vmap
+  def call(hidden, embedding, scored):
+    in_blocks = lambda top, num_logits: functools.partial(
+      _argmax_in_blocks,
+      top=top,
+      num_logits=num_logits if block_bytes is None else block_bytes // 4,
+    )
+    return jax.lax.platform_dependent(
+      hidden,
+      embedding,
+      scored,
+      cpu=in_blocks(_top_in_two_passes, _NUM_LOGITS_CPU),
+      default=in_blocks(_top, _NUM_LOGITS),
+    )
 
-@_argmax.def_vmap
-def _argmax_of_all(axis_size, is_mapped, hidden, embedding, scored):
-  """Positions of all that is mapped over count for the size of a block."""
-  if is_mapped != [True, False, False]:
-    raise NotImplementedError("only hidden states are mapped over.")
-  flat = hidden.reshape(-1, hidden.shape[-1])
-  ids = _argmax(flat, embedding, scored)
-  return ids.reshape(axis_size, -1), True
+  @call.def_vmap
+  def call_once(axis_size, is_mapped, hidden, embedding, scored):
+    """Positions of all that is mapped over count for the size of a block."""
+    if is_mapped != [True, False, False]:
+      raise NotImplementedError("only hidden states are mapped over.")
+    ids = call(hidden.reshape(-1, hidden.shape[-1]), embedding, scored)
+    return ids.reshape(axis_size, -1), True
+
+  return call
 
 
 def _argmax_in_blocks(hidden, embedding, scored, *, top, num_logits):
@@ -89,8 +108,13 @@ def _argmax_in_blocks(hidden, embedding, scored, *, top, num_logits):
     jnp.full([num_positions], -jnp.inf, jnp.float32),
     jnp.zeros([num_positions], jnp.int32),
   )
-  size = max(_TILE_SIZE, num_logits // max(num_positions, 1))
+  size = words_of(num_logits, num_positions)
   return scan_blocks(visit, start, embedding.shape[0], size)[1]
+
+
+def words_of(num_logits, num_positions):
+  """How many make a block of so many logits, but a tile at least."""
+  return max(_TILE_SIZE, num_logits // max(num_positions, 1))
 
 
 def _top(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -107,12 +131,12 @@ def _top_in_two_passes(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
   return largest, jnp.min(jnp.where(is_largest, words, words.size), axis=-1)
 
 
-@jax.custom_vjp
-def _cross_entropy(hidden, embedding, labels, scored):
-  return _cross_entropy_forward(hidden, embedding, labels, scored)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _cross_entropy(num_words, *arrays):
+  return _cross_entropy_forward(num_words, *arrays)[0]
 
 
-def _cross_entropy_forward(hidden, embedding, labels, scored):
+def _cross_entropy_forward(num_words, hidden, embedding, labels, scored):
   def visit(carry, block):
     top, total = carry
     start, size, is_new = block
@@ -129,13 +153,13 @@ def _cross_entropy_forward(hidden, embedding, labels, scored):
     jnp.full([num_positions], -jnp.inf, jnp.float32),
     jnp.zeros([num_positions], jnp.float32),
   )
-  top, total = scan_blocks(visit, start, embedding.shape[0])
+  top, total = scan_blocks(visit, start, embedding.shape[0], num_words)
   log_total = top + jnp.log(total)
   nats = log_total - label_logits(hidden, embedding, labels)
   return nats, (hidden, embedding, labels, scored, log_total)
 
 
-def _cross_entropy_backward(residuals, slope):
+def _cross_entropy_backward(num_words, residuals, slope):
   hidden, embedding, labels, scored, log_total = residuals
 
   def visit(carry, block):
@@ -152,20 +176,22 @@ def _cross_entropy_backward(residuals, slope):
     return hidden_slope, add_rows(embedding_slope, start, rows_slope)
 
   start = (jnp.zeros(hidden.shape, jnp.float32), jnp.zeros_like(embedding))
-  hidden_slope, embedding_slope = scan_blocks(visit, start, embedding.shape[0])
+  hidden_slope, embedding_slope = scan_blocks(
+    visit, start, embedding.shape[0], num_words
+  )
   return hidden_slope.astype(hidden.dtype), embedding_slope, None, None
 
 
 _cross_entropy.defvjp(_cross_entropy_forward, _cross_entropy_backward)
 
 
-def scan_blocks(visit, carry, vocabulary_size, max_size=None):
+def scan_blocks(visit, carry, vocabulary_size, max_size):
   """Folds `visit` over blocks of words: (start, size, which are new [size]).
 
   Blocks are equally long. The last one starts early enough for that, so a few
   of its words, less than a tile for every block, have been seen before.
   """
-  num_blocks = -(-vocabulary_size // (max_size or _BLOCK_SIZE))
+  num_blocks = -(-vocabulary_size // max_size)
   size = -(-vocabulary_size // num_blocks)
   size = min(-(-size // _TILE_SIZE) * _TILE_SIZE, vocabulary_size)
 

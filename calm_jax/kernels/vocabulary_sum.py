@@ -36,11 +36,12 @@ def cross_entropy_sum(
   scored: jax.Array,
   weights: jax.Array,
   partition: jax.sharding.PartitionSpec | None,
+  block_bytes: int | None = None,
 ) -> tuple[jax.Array, jax.Array]:
   """As `losses.vocabulary.cross_entropy_sum`, in blocks of positions."""
   weights = jax.lax.stop_gradient(weights.astype(jnp.float32))
   total, nats = _cross_entropy_sum(
-    partition, hidden, embedding, labels, scored, weights
+    partition, block_bytes, hidden, embedding, labels, scored, weights
   )
   return total, jax.lax.stop_gradient(nats)
 
@@ -50,27 +51,34 @@ def weighted_sum(weights: jax.Array, nats: jax.Array) -> jax.Array:
   return jnp.sum(jnp.where(weights == 0, 0.0, weights * nats))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _cross_entropy_sum(partition, hidden, embedding, labels, scored, weights):
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _cross_entropy_sum(partition, block_bytes, *arrays):
   del partition
-  nats = cross_entropy(hidden, embedding, labels, scored)
+  *arrays, weights = arrays
+  nats = cross_entropy(*arrays, block_bytes)
   return weighted_sum(weights, nats), nats
 
 
-def _cross_entropy_sum_forward(partition, hidden, embedding, *rest):
-  labels, scored, weights = rest
+def _cross_entropy_sum_forward(partition, block_bytes, *arrays):
+  hidden, embedding, labels, scored, weights = arrays
 
   def visit_all(hidden, labels, weights, embedding, scored):
     shape = labels.shape
     flat = [hidden.reshape(-1, hidden.shape[-1])]
     flat += [labels.reshape(-1), weights.reshape(-1)]
+    visit = lambda num_positions: functools.partial(
+      _visit,
+      num_positions
+      if block_bytes is None
+      else block_bytes // (4 * len(embedding)),
+    )
     embedding_slope, (nats, slope) = jax.lax.platform_dependent(
       embedding.astype(hidden.dtype),
       scored,
       *flat,
-      cpu=functools.partial(_visit, _num_positions_on_cpu(*embedding.shape)),
-      tpu=vocabulary_tiles.visit,
-      default=functools.partial(_visit, _BLOCK_BYTES // (4 * len(embedding))),
+      cpu=visit(_num_positions_on_cpu(*embedding.shape)),
+      tpu=functools.partial(vocabulary_tiles.visit, block_bytes),
+      default=visit(_BLOCK_BYTES // (4 * len(embedding))),
     )
     total = weighted_sum(weights, nats.reshape(shape))
     results = nats.reshape(shape), slope.reshape(hidden.shape)
@@ -86,8 +94,8 @@ def _cross_entropy_sum_forward(partition, hidden, embedding, *rest):
   return (total, nats), (slope, embedding_slope.astype(embedding.dtype))
 
 
-def _cross_entropy_sum_backward(partition, slopes, cotangents):
-  del partition
+def _cross_entropy_sum_backward(partition, block_bytes, slopes, cotangents):
+  del partition, block_bytes
   hidden_slope, embedding_slope = (
     (cotangents[0] * slope.astype(jnp.float32)).astype(slope.dtype)
     for slope in slopes

@@ -22,6 +22,7 @@ from calm_jax.kernels.vocabulary import (
   product,
   scan_blocks,
   weighted_slope,
+  words_of,
 )
 
 _NUM_POSITIONS = 4096  # of a tile: each reads and writes the sum [V, E] once
@@ -30,11 +31,16 @@ _FAR = 60.0  # exp(60), summed over all words, is finite in float32
 
 
 def visit(
-  table: jax.Array, scored: jax.Array, *arrays: jax.Array
+  block_bytes: int | None,
+  table: jax.Array,
+  scored: jax.Array,
+  *arrays: jax.Array,
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
   """Value and slopes of Σ weight · cross-entropy.
 
   Args:
+    block_bytes: of a tile's float32 logits, from which the number of its words
+      follows; None: those weighed above.
     table: [Vp, E], in the dtype of the hidden states.
     scored: [Vp] bool.
     *arrays: hidden states [P, E], labels [P] and weights [P] float32.
@@ -43,18 +49,23 @@ def visit(
     The slope of the table, [Vp, E] float32, and of each position the nats, [P]
     float32, and the slope of its hidden state, [P, E].
   """
+  num_words = (
+    _NUM_WORDS
+    if block_bytes is None
+    else words_of(block_bytes // 4, _NUM_POSITIONS)
+  )
   return scan_positions(
-    functools.partial(_visit_positions, table, scored),
+    functools.partial(_visit_positions, num_words, table, scored),
     jnp.zeros(table.shape, jnp.float32),
     arrays,
     _NUM_POSITIONS,
   )
 
 
-def _visit_positions(table, scored, table_slope, block):
+def _visit_positions(num_words, table, scored, table_slope, block):
   hidden, labels, weights = block
   found = label_logits(hidden, table, labels)
-  log_total = _log_total(hidden, table, scored, found)
+  log_total = _log_total(num_words, hidden, table, scored, found)
 
   def visit_words(slopes, words):
     hidden_slope, table_slope = slopes
@@ -71,12 +82,12 @@ def _visit_positions(table, scored, table_slope, block):
 
   slopes = (jnp.zeros(hidden.shape, jnp.float32), table_slope)
   hidden_slope, table_slope = scan_blocks(
-    visit_words, slopes, table.shape[0], _NUM_WORDS
+    visit_words, slopes, table.shape[0], num_words
   )
   return table_slope, (log_total - found, hidden_slope.astype(hidden.dtype))
 
 
-def _log_total(hidden, table, scored, base):
+def _log_total(num_words, hidden, table, scored, base):
   """log Σ exp(logit) over the scored words, [P].
 
   Each tile's exponentials are taken of differences from a base known before, so
@@ -103,7 +114,7 @@ def _log_total(hidden, table, scored, base):
     return new_base, total * jnp.exp(jnp.minimum(base - new_base, 0.0)) + part
 
   carry = (base, jnp.zeros_like(base))
-  base, total = scan_blocks(visit_words, carry, table.shape[0], _NUM_WORDS)
+  base, total = scan_blocks(visit_words, carry, table.shape[0], num_words)
   return base + jnp.log(total)
 
 

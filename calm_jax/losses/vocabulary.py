@@ -24,6 +24,7 @@ def cross_entropy(
   scored: jax.Array,
   *,
   implementation: str = "auto",
+  block_mib: float | None = None,
 ) -> jax.Array:
   """−log softmax(hidden · embeddingᵀ)[label] over the scored words.
 
@@ -39,6 +40,8 @@ def cross_entropy(
     scored: [Vp] bool, the words in the denominator.
     implementation: reference | xla | pallas | auto. There is one fast version,
       in blocks of the vocabulary, which all but `reference` name.
+    block_mib: of the float32 logits that it has at once, about, on a device;
+      None: what suits the platform.
 
   Returns:
     [...] float32, nats; differentiable in `hidden` and `embedding`.
@@ -46,7 +49,9 @@ def cross_entropy(
   _check(hidden, embedding, scored)
   chex.assert_shape(labels, hidden.shape[:-1])
   if not is_reference(implementation):
-    return vocabulary.cross_entropy(hidden, embedding, labels, scored)
+    return vocabulary.cross_entropy(
+      hidden, embedding, labels, scored, _num_bytes(block_mib)
+    )
   found = logits(hidden, embedding)
   label_logits = jnp.take_along_axis(found, labels[..., None], axis=-1)
   found = jnp.where(_align(scored, found), found, -jnp.inf)
@@ -61,6 +66,7 @@ def cross_entropy_sum(
   weights: jax.Array,
   *,
   implementation: str = "auto",
+  block_mib: float | None = None,
   partition: jax.sharding.PartitionSpec | None = None,
 ) -> tuple[jax.Array, jax.Array]:
   """Σ weight · cross-entropy, faster to differentiate than the cross-entropy.
@@ -76,6 +82,7 @@ def cross_entropy_sum(
     weights: [...], of the positions; no gradient. Where they are 0 the hidden
       vector may be anything.
     implementation: as `cross_entropy`.
+    block_mib: likewise.
     partition: how the axes [...] lie on the mesh of `jax.set_mesh`, such as
       P(("data", "fsdp"), "sequence"): every device then visits its own
       positions. On a mesh of several devices without it, the version that
@@ -90,10 +97,21 @@ def cross_entropy_sum(
   is_split = partition is None and per_shard.num_devices_unknown() > 1
   if not is_reference(implementation) and not is_split:
     return vocabulary_sum.cross_entropy_sum(
-      hidden, embedding, labels, scored, weights, partition
+      hidden,
+      embedding,
+      labels,
+      scored,
+      weights,
+      partition,
+      _num_bytes(block_mib),
     )
   nats = cross_entropy(
-    hidden, embedding, labels, scored, implementation=implementation
+    hidden,
+    embedding,
+    labels,
+    scored,
+    implementation=implementation,
+    block_mib=block_mib,
   )
   weights = jax.lax.stop_gradient(weights.astype(jnp.float32))
   total = vocabulary_sum.weighted_sum(weights, nats)
@@ -106,6 +124,7 @@ def argmax(
   scored: jax.Array,
   *,
   implementation: str = "auto",
+  block_mib: float | None = None,
 ) -> jax.Array:
   """The scored word of the largest logit; of equal ones, the first.
 
@@ -114,16 +133,21 @@ def argmax(
     embedding: [Vp, E].
     scored: [Vp] bool, the words that may win.
     implementation: as `cross_entropy`.
+    block_mib: likewise.
 
   Returns:
     [...] int32.
   """
   _check(hidden, embedding, scored)
   if not is_reference(implementation):
-    return vocabulary.argmax(hidden, embedding, scored)
+    return vocabulary.argmax(hidden, embedding, scored, _num_bytes(block_mib))
   found = logits(hidden, embedding)
   found = jnp.where(_align(scored, found), found, -jnp.inf)
   return jnp.argmax(found, axis=-1).astype(jnp.int32)
+
+
+def _num_bytes(mib: float | None) -> int | None:
+  return None if mib is None else int(mib * 2**20)
 
 
 def _align(scored: jax.Array, logits: jax.Array) -> jax.Array:

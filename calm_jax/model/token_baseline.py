@@ -80,6 +80,7 @@ class TokenModel(nn.Module):
       scored_ids(self.config.vocabulary),
       weights,
       implementation=self.config.vocabulary_implementation,
+      block_mib=self.config.vocabulary_block_mib,
       partition=position_partition(),
     )
 
@@ -91,4 +92,5 @@ class TokenModel(nn.Module):
       labels,
       scored_ids(self.config.vocabulary),
       implementation=self.config.vocabulary_implementation,
+      block_mib=self.config.vocabulary_block_mib,
     )

@@ -1,5 +1,7 @@
 """Tests calm_jax/losses/vocabulary.py against float64 NumPy."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,7 +19,7 @@ _IMPLEMENTATIONS = ["reference", "xla"]
 
 
 @pytest.fixture(autouse=True, params=[32, 48, 1024])
-def block_size(request, monkeypatch):
+def block_size(request, monkeypatch) -> int:
   """Vocabulary of 128: blocks that divide it, that do not, and one block."""
   monkeypatch.setattr(kernel, "_BLOCK_SIZE", request.param)
   monkeypatch.setattr(kernel, "_TILE_SIZE", 16)
@@ -30,6 +32,7 @@ def block_size(request, monkeypatch):
   monkeypatch.setattr(sum_kernel, "_PRODUCT_BYTES", num_bytes)
   monkeypatch.setattr(tiles, "_NUM_POSITIONS", request.param // 8)
   monkeypatch.setattr(tiles, "_NUM_WORDS", request.param)
+  return request.param
 
 
 def make_inputs(
@@ -148,7 +151,7 @@ def test_weighted_sum_of_bfloat16_products():
 @pytest.fixture
 def in_tiles(monkeypatch):
   """What a TPU takes, on any device."""
-  visit = lambda max_positions, *arrays: tiles.visit(*arrays)
+  visit = lambda max_positions, *arrays: tiles.visit(None, *arrays)
   monkeypatch.setattr(sum_kernel, "_visit", visit)
 
 
@@ -345,9 +348,9 @@ def test_blocks_visit_every_word_once_and_few_again(num_words, block_size):
     return counts.at[here].add(is_new), num_visits + size
 
   carry = jnp.zeros(num_words, jnp.int32), 0
-  counts, num_visits = kernel.scan_blocks(visit, carry, num_words)
+  counts, num_visits = kernel.scan_blocks(visit, carry, num_words, block_size)
   np.testing.assert_array_equal(counts, 1)
-  num_blocks = -(-num_words // kernel._BLOCK_SIZE)
+  num_blocks = -(-num_words // block_size)
   assert num_visits < num_words + num_blocks * kernel._TILE_SIZE
 
 
@@ -368,6 +371,59 @@ def test_no_logits_of_all_words_and_positions(block_size):
   reference = temporaries(vocabulary.cross_entropy, implementation="reference")
   assert temporaries(vocabulary.cross_entropy) <= reference / 4
   assert temporaries(vocabulary.cross_entropy_sum, weights) <= reference / 4
+
+
+@pytest.mark.parametrize("block_size", [32], indirect=True)
+@pytest.mark.parametrize("num_bytes", [1, 2000, 2**20])
+def test_blocks_may_be_chosen(monkeypatch, block_size, num_bytes):
+  """Of less than a word or position, of some, of all."""
+  mib = num_bytes / 2**20
+  inputs = hidden, embedding, _, scored = make_inputs()
+  chosen = {
+    name: functools.partial(getattr(vocabulary, name), block_mib=mib)
+    for name in ("cross_entropy", "cross_entropy_sum", "argmax")
+  }
+  expected = vocabulary.argmax(hidden, embedding, scored)
+  for name, function in chosen.items():
+    monkeypatch.setattr(vocabulary, name, function)
+  check(inputs, "xla")
+  check_sum(inputs, "xla")
+  in_tiles = lambda _, *arrays: tiles.visit(num_bytes, *arrays)
+  monkeypatch.setattr(sum_kernel, "_visit", in_tiles)
+  check_sum(inputs, "xla")
+  found = vocabulary.argmax(hidden, embedding, scored)
+  np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("block_size", [32], indirect=True)
+@pytest.mark.parametrize(
+  "name", ["cross_entropy", "cross_entropy_sum", "argmax"]
+)
+def test_chosen_blocks_bound_the_memory(name, block_size):
+  hidden = jnp.ones((64, 16))
+  embedding, scored = jnp.ones((8192, 16)), jnp.ones(8192, bool)
+  rest = {
+    "cross_entropy": (jnp.zeros(64, jnp.int32), scored),
+    "cross_entropy_sum": (jnp.zeros(64, jnp.int32), scored, jnp.ones(64)),
+    "argmax": (scored,),
+  }[name]
+
+  def temporaries(mib):
+    def call(hidden, embedding):
+      function = getattr(vocabulary, name)
+      return jax.tree.leaves(function(hidden, embedding, *rest, block_mib=mib))[
+        0
+      ]
+
+    def slopes(*arrays):
+      return jax.grad(lambda *arrays: call(*arrays).sum(), (0, 1))(*arrays)
+
+    function = jax.jit(call if name == "argmax" else slopes)
+    compiled = function.lower(hidden, embedding).compile()
+    return compiled.memory_analysis().temp_size_in_bytes / 2**20
+
+  # The same but for the blocks: of 2 MiB of logits, 1/8 and 1/32.
+  assert temporaries(1 / 4) - temporaries(1 / 16) > 1 / 8
 
 
 def test_an_unknown_implementation_is_taken_for_no_other():
