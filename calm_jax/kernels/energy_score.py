@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from absl import logging
 
 from calm_jax.kernels import (
   counter,
@@ -95,7 +96,17 @@ def _sums(settings, use_gradient, samples, *rest):
   }
   xla = functools.partial(energy_score_xla.energy_sums, **fixed)
   tpu = functools.partial(energy_score_tpu.energy_sums, **fixed)
-  gpu = functools.partial(energy_score_gpu.energy_sums, **fixed)
+  gpu = xla
+  if energy_score_gpu.is_available():
+    gpu = functools.partial(energy_score_gpu.energy_sums, **fixed)
+  elif settings.implementation != "xla" and jax.default_backend() == "gpu":
+    logging.log_first_n(
+      logging.WARNING,
+      "jax %s has no Pallas for Triton: the energy score is computed by XLA on"
+      " GPUs, in more time and memory.",
+      1,
+      jax.__version__,
+    )
   # Positions that lie on several devices, unknown where, are not cut up.
   is_split = settings.partition is None and per_shard.num_devices_unknown() > 1
   cpu = xla if is_split else functools.partial(_in_blocks, xla)

@@ -10,15 +10,24 @@ import functools
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
-from jax.experimental.pallas import triton as plgpu
 
 from calm_jax.kernels import counter
 from calm_jax.kernels.distance import Distance, values_and_weights
+
+try:
+  from jax.experimental.pallas import triton as plgpu
+except ImportError:  # jax 0.11 calls it deprecated
+  plgpu = None
 
 # Numbers of a tile [N, Z] that one warp of 32 threads keeps in registers. With
 # one warp for all samples, no draw is made twice in different warps.
 _TILE_SIZE = 1024
 _MAX_WARPS = 8
+
+
+def is_available() -> bool:
+  """Whether the jax at hand compiles Pallas through Triton."""
+  return plgpu is not None
 
 
 @functools.partial(

@@ -27,6 +27,7 @@ from calm_jax.kernels import (
 )
 from calm_jax.kernels.distance import DISTANCES, PAPER, Distance
 
+_TRITON = "__gpu$xla.gpu.triton"
 _VERSIONS = {
   "xla": energy_score_xla.energy_sums,
   "tpu": functools.partial(energy_score_tpu.energy_sums, interpret=True),
@@ -260,16 +261,16 @@ def test_a_mesh_changes_nothing(implementation, num_chunks):
     np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7)
 
 
-@pytest.mark.parametrize("kind", list(DISTANCES))
-def test_gpu_kernel_lowers(kind):
-  """Triton code comes out for every shape, with no GPU at hand."""
+def _lowered_for_gpu(kind, shape, implementation="auto"):
+  """The gradient's program for a GPU, with none at hand."""
   gpu = AbstractDevice(
     device_kind="NVIDIA H100", num_cores=None, platform="gpu"
   )
   mesh = AbstractMesh((1,), ("data",), abstract_device=gpu)
   export = jax.export
-  check = export.DisabledSafetyCheck.custom_call("__gpu$xla.gpu.triton")
-  settings = energy_score.Settings(7, Distance(kind, 1.5), False, "auto", None)
+  check = export.DisabledSafetyCheck.custom_call(_TRITON)
+  distance = Distance(kind, 1.5)
+  settings = energy_score.Settings(7, distance, False, implementation, None)
 
   def gradient(*inputs):
     return jax.grad(
@@ -279,8 +280,28 @@ def test_gpu_kernel_lowers(kind):
   lower = export.export(
     jax.jit(gradient), platforms=["cuda"], disabled_checks=[check]
   )
-  for shape in ((5, 8, 128), (3, 3, 130)):
-    inputs = _inputs(*shape)
-    with jax.sharding.use_abstract_mesh(mesh):
-      exported = lower(*inputs)
-    assert "__gpu$xla.gpu.triton" in exported.mlir_module()
+  inputs = _inputs(*shape)
+  with jax.sharding.use_abstract_mesh(mesh):
+    return lower(*inputs).mlir_module()
+
+
+@pytest.mark.parametrize("kind", list(DISTANCES))
+@pytest.mark.parametrize("shape", [(5, 8, 128), (3, 3, 130)])
+def test_gpu_kernel_lowers(kind, shape):
+  assert _TRITON in _lowered_for_gpu(kind, shape)
+
+
+@pytest.mark.parametrize("implementation", ["auto", "pallas"])
+def test_without_triton_gpus_take_what_xla_makes(monkeypatch, implementation):
+  said = []
+  note = lambda level, message, n, *values: said.append((message % values, n))
+  monkeypatch.setattr(energy_score.logging, "log_first_n", note)
+  monkeypatch.setattr(energy_score_gpu, "plgpu", None)
+  program = _lowered_for_gpu("energy", (5, 4, 7), implementation)
+  assert _TRITON not in program
+  assert "custom_call" not in program
+  assert not said  # the platform at hand is no GPU
+  monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+  _lowered_for_gpu("energy", (6, 4, 7), implementation)
+  assert all("no Pallas for Triton" in message for message, _ in said)
+  assert said and {count for _, count in said} == {1}
