@@ -121,7 +121,10 @@ def check_names(config: Any, names: Iterable[str], what: str) -> None:
 
 
 def write(
-  path: epath.PathLike, config: Any, history: Sequence[Any] = ()
+  path: epath.PathLike,
+  config: Any,
+  history: Sequence[Any] = (),
+  last_step: int | None = None,
 ) -> None:
   """Writes a config with its format version; nobody sees half of a file.
 
@@ -129,16 +132,24 @@ def write(
     path: the file.
     config: a dataclass of `calm_jax.config`.
     history: what was changed in it, for JSON; kept beside the config.
+    last_step: of a run whose data has ended before what the config says.
   """
   content = {"format_version": FORMAT_VERSION, "config": to_dict(config)}
   if history:
     content["history"] = list(history)
+  if last_step is not None:
+    content["last_step"] = last_step
   json_files.write_json(path, content)
 
 
 def read_history(path: epath.PathLike) -> list[Any]:
   """What `write` got as history."""
   return list(json_files.read_json(path).get("history", ()))
+
+
+def read_last_step(path: epath.PathLike) -> int | None:
+  """What `write` got as last step."""
+  return json_files.read_json(path).get("last_step")
 
 
 def read(path: epath.PathLike, kind: type[_Config]) -> _Config:

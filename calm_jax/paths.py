@@ -19,8 +19,11 @@ def absolute(path: epath.PathLike) -> epath.Path:
   """The path from the root of the disk, or of a bucket.
 
   Raises:
-    ValueError: if it is in a bucket and the package that reads it is missing.
+    ValueError: if it is empty, or in a bucket and the package that reads it is
+      missing.
   """
+  if not os.fspath(path):
+    raise ValueError("the path of a directory is empty; give one.")
   protocol, separator, _ = os.fspath(path).partition("://")
   if not separator:
     return epath.Path(path).expanduser().resolve()

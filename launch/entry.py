@@ -76,6 +76,8 @@ def _parse_flags(arguments: list[str]) -> list[str]:
       f"unexpected argument {rest[1]!r}; flags are written --name=value,"
       " and --help lists them."
     )
+  if "workdir" in flags.FLAGS and flags.FLAGS.workdir == "":
+    _fail("--workdir is empty, as by a shell variable that is not set.")
   return rest
 
 

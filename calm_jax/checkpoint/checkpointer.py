@@ -191,7 +191,8 @@ class Checkpointer:
     except Exception as error:  # Orbax raises whatever its writers raise
       raise OSError(
         f"cannot save a checkpoint to {self._directory}:"
-        f" {orbax_noise.reason(error)}; what was saved before is intact."
+        f" {orbax_noise.reason(error)}; what was saved before is intact. Is"
+        " there room, and does no other process train there?"
       ) from error
 
 

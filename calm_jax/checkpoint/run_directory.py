@@ -6,14 +6,15 @@
     steps/N/        params, optimizer, position
     metrics.jsonl   one row a logged step; tensorboard/ has the same
 
-It names no path outside itself that is read again, so it can be moved.
+Evaluation and generation read nothing outside it, and a restart only the data
+and the teacher's run that are given, so it can be moved.
 """
 
 import copy
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -26,6 +27,7 @@ from calm_jax import config_file, paths
 from calm_jax.checkpoint import orbax_noise
 from calm_jax.checkpoint import steps as steps_lib
 from calm_jax.config import AutoencoderConfig, ExperimentConfig
+from calm_jax.data import store_layout
 from calm_jax.data.tokenizer import Tokenizer, load_tokenizer
 from calm_jax.families import Model, build_model, param_axes, param_shapes
 from calm_jax.families.rounding import round_run
@@ -68,6 +70,10 @@ _MAY_CHANGE = (
 )
 
 
+# Flags that name a run which a new one starts from. In config.json's history.
+ORIGINS = ("initial_run", "initial_embedding")
+
+
 class RunDirectory:
   """The files of a run, by name."""
 
@@ -82,8 +88,37 @@ class RunDirectory:
     """Whether a run was started here."""
     return self.config_file.exists()
 
+  def check_free(self, tokenizer: Tokenizer) -> None:
+    """Raises unless a new run can be put here without spoiling what is there.
+
+    Args:
+      tokenizer: that of the run's data; a start that was killed has left it.
+
+    Raises:
+      ValueError: if there is something else of its names.
+    """
+    hint = "give another --workdir."
+    if steps_lib.list_steps(self.steps):
+      raise ValueError(
+        f"{self.path} has saved steps and no config.json; restore it, or {hint}"
+      )
+    if store_layout.is_prepared(self.path):
+      raise ValueError(f"{self.path} holds prepared data; {hint}")
+    try:
+      found = load_tokenizer(self.tokenizer).content_hash
+    except (OSError, ValueError):  # none, or half of one
+      return
+    if found != tokenizer.content_hash:
+      raise ValueError(
+        f"{self.tokenizer} is another tokenizer than that of the data; {hint}"
+      )
+
   def create(
-    self, config: ExperimentConfig, tokenizer: Tokenizer, autoencoder: Any
+    self,
+    config: ExperimentConfig,
+    tokenizer: Tokenizer,
+    autoencoder: Any,
+    history: Sequence[Any] = (),
   ) -> None:
     """Writes all that does not change; config.json, which makes it a run, last.
 
@@ -94,6 +129,7 @@ class RunDirectory:
       tokenizer: that of the data.
       autoencoder: frozen parameters, or None; with several processes, arrays
         that all of them hold.
+      history: where its parameters come from, see `origins`.
 
     Raises:
       OSError: if the directory cannot be written.
@@ -112,7 +148,7 @@ class RunDirectory:
             force=True,
           )
       if is_writer:
-        config_file.write(self.config_file, config)
+        config_file.write(self.config_file, config, history)
     except Exception as error:  # Orbax raises whatever its writers raise
       raise OSError(
         f"cannot write the run directory {self.path}"
@@ -200,6 +236,14 @@ class RunDirectory:
       )
     return changes
 
+  def origins(self) -> dict[str, str]:
+    """Which flags named the runs that this one started from, and the paths."""
+    return {
+      change["field"]: change["to"]
+      for change in config_file.read_history(self.config_file)
+      if change["field"] in ORIGINS
+    }
+
   def update(
     self,
     config: ExperimentConfig,
@@ -220,6 +264,16 @@ class RunDirectory:
       for name, (there, now) in changes.items()
     ]
     config_file.write(self.config_file, config, history)
+
+  def note_end(self, config: ExperimentConfig, step: int) -> None:
+    """Writes into config.json that the data ended before `num_steps`."""
+    history = config_file.read_history(self.config_file)
+    config_file.write(self.config_file, config, history, last_step=step)
+
+  def last_step(self) -> int:
+    """The step that the run ends with, as far as that is known."""
+    ended = config_file.read_last_step(self.config_file)
+    return self.read_config().num_steps if ended is None else ended
 
   def read_autoencoder(
     self, config: AutoencoderConfig, mesh: Mesh | None = None

@@ -81,10 +81,13 @@ def read_arrays(
   Raises:
     FileNotFoundError: if the step was removed.
     DamagedStepError: if it is there and cannot be read.
+    MemoryError, RuntimeError: if memory does not suffice.
   """
   try:
     return read_tree(directory / str(step) / item, shapes)
   except Exception as error:  # Orbax raises whatever its parsers raise
+    if _is_about_memory(error):
+      raise
     raise _explain(directory, step, item, error) from error
 
 
@@ -157,6 +160,8 @@ def read_position(directory: epath.Path, step: int) -> dict[str, Any]:
       raise ValueError("its content does not have the hash stored with it")
     return content
   except Exception as error:
+    if _is_about_memory(error):
+      raise
     raise _explain(directory, step, POSITION, error) from error
   finally:
     handler.close()
@@ -184,6 +189,10 @@ def _digest(content: Any) -> str:
   return hashlib.sha256(
     json.dumps(content, sort_keys=True).encode()
   ).hexdigest()
+
+
+def _is_about_memory(error: Exception) -> bool:
+  return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
 
 
 def _explain(

@@ -10,6 +10,7 @@ from calm_jax.config.fields import (
   check_choice,
   check_not_negative,
   check_positive,
+  check_range,
   config_class,
   rebuild,
 )
@@ -88,6 +89,8 @@ class ExperimentConfig:
     check_not_negative(
       self, "eval_interval", "num_scored_rows", "keep_interval"
     )
+    for name in ("num_steps", "log_interval"):
+      check_range(self, name, 1, 2**31 - 1)  # counted in int32 on the device
     _check_size(self, "num_microbatches")
     check_choice(self, "gradient_reduce_dtype", DTYPES)
     if not isinstance(self.model, ModelConfig):

@@ -25,7 +25,7 @@ class OptimizerConfig:
   b1: float = 0.9
   b2: float = 0.95
   epsilon: float = 1e-8
-  # of Muon's momentum; 1 would never move
+  # of Muon's momentum
   muon_beta: float = added(0.95, absent=0.95, is_of_model=False)
   weight_decay: float = 0.1
   clip_norm: float = 1.0
@@ -39,6 +39,8 @@ class OptimizerConfig:
       self, "num_warmup_steps", "weight_decay", "max_gradient_norm"
     )
     check_choice(self, "schedule", ("constant", "cosine", "wsd"))
-    check_range(self, "muon_beta", 0, 0.9999)
+    for name in ("b1", "b2", "muon_beta"):  # 1 would never move
+      check_range(self, name, 0, 0.9999999)
+    check_range(self, "learning_rate", 0, 1e30)  # finite in float32
     check_range(self, "decay_fraction", 0, 1)
     check_range(self, "final_fraction", 0, 1)

@@ -62,6 +62,11 @@ class TokenStore:
     self.tokenizer = tokenizer_lib.load_tokenizer(
       first.path / store_layout.TOKENIZER_DIRECTORY
     )
+    if self.tokenizer.content_hash != first.info["tokenizer_hash"]:
+      raise ValueError(
+        f"{first.path} is damaged: its tokenizer is not the one that the data"
+        " was prepared with; copy it again or prepare the data again."
+      )
     hashes = [part.info["content_hash"] for part in self._parts]
     self.content_hash = (
       hashes[0]
@@ -213,7 +218,7 @@ def _find_parts(path: epath.Path) -> list[epath.Path]:
     )
   if (path / store_layout.INFO_FILE).exists():
     return [path]
-  found = sorted(path.glob("part-?????-of-?????"))
+  found = sorted(path.glob(store_layout.PARTS))
   if not found:
     raise ValueError(
       f"{path} holds no prepared data ({store_layout.INFO_FILE} is missing);"

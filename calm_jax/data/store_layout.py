@@ -23,6 +23,12 @@ TOKENIZER_DIRECTORY = "tokenizer"
 TOKENS_DIRECTORY = "tokens"
 SPLITS = ("train", "valid")
 PART_NAME = "part-{index:05d}-of-{count:05d}"
+PARTS = "part-?????-of-?????"
+
+
+def is_prepared(path: epath.Path) -> bool:
+  """Whether a directory holds prepared data, whole or in parts."""
+  return (path / INFO_FILE).exists() or any(path.glob(PARTS))
 
 
 def read_info(path: epath.Path) -> dict[str, Any]:

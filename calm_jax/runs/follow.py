@@ -94,9 +94,9 @@ def follow_run(
     for step in ready:
       try:
         loaded = load_run(run.path, step, mesh, is_rounded=True)
-      except FileNotFoundError:
-        continue  # removed to make room for newer ones
-      except (DamagedStepError, processes.OtherProcessError) as error:
+      except (OSError, DamagedStepError, processes.OtherProcessError) as error:
+        if not processes.first_says(step in list_steps(run.steps)):
+          continue  # removed to make room for newer ones
         unreadable[step] = unreadable.get(step, 0) + 1
         # At the first look it may be about to be removed.
         if unreadable[step] == 2 and rows is not None:
@@ -149,7 +149,7 @@ class _Watch:
       return self._wanted <= self._rows.steps
     if not self._run.exists():
       return False
-    return self._run.read_config().num_steps in self._rows.steps
+    return self._run.last_step() in self._rows.steps
 
   def _wait(self) -> None:
     if time.monotonic() > self._last_news + self._wait_seconds:

@@ -1,5 +1,6 @@
 """Adds up the numbers of steps on the device, and writes their means."""
 
+import math
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -14,7 +15,7 @@ from calm_jax.training.progress import ProgressBar, Stopwatch
 
 
 class NonFiniteError(ValueError):
-  """The loss or its gradient was not finite in too many steps in a row."""
+  """Too many steps in a row were skipped, see `train_step`."""
 
 
 class TrainingLog:
@@ -91,6 +92,12 @@ class TrainingLog:
     if config.is_logged(step):
       self._write(step)
 
+  def end(self, step: int) -> None:
+    """Writes what the steps since the last row were, if the data has ended."""
+    self.read()
+    if self._sums:
+      self._write(step)
+
   def problem(self) -> str:
     """Why the run cannot go on, if too many steps in a row were skipped."""
     return self._problem
@@ -115,13 +122,22 @@ class TrainingLog:
     first_row = (step - 1) * size
     loss, norm = found.get("loss", 0.0), found["gradient_norm"]
     what = f"the loss of step {step} is {loss:g} and its gradient norm {norm:g}"
-    if self._num_in_a_row == self._config.max_skipped_steps:
+    most = self._config.optimizer.max_gradient_norm
+    field, advice = "learning_rate", "go on with a lower rate"
+    if math.isfinite(loss) and math.isfinite(norm):
+      if most and norm > most:
+        what += f", above optimizer.max_gradient_norm {most:g}"
+        field, advice = "max_gradient_norm", "let gradients be longer"
+      else:
+        what += ", but the update is not finite"
+    if (
+      self._num_in_a_row >= self._config.max_skipped_steps and not self._problem
+    ):
       self._problem = (
         f"{what}; so {self._num_in_a_row} steps in a row are skipped"
         " (max_skipped_steps), and what was reached before them is saved. Look"
-        " at the data there, or go on with a lower rate:"
-        " --config.optimizer.learning_rate with"
-        " --allow_change=optimizer.learning_rate."
+        f" at the data there, or {advice}: --config.optimizer.{field} with"
+        f" --allow_change=optimizer.{field}."
       )
     self._writer.write(
       step,
@@ -154,7 +170,7 @@ class TrainingLog:
     timings |= self._speed.measure(self._num_steps, seconds - self._seconds)
     counts = {"skipped_steps": self._num_skipped}
     self._writer.write(step, {**means, **counts, **timings})
-    self._bar.show(means.get("loss", 0.0), timings["tokens_per_second"])
+    self._bar.show(means.get("loss", math.nan), timings["tokens_per_second"])
     self._sums, self._num_steps, self._seconds = {}, 0, seconds
 
 

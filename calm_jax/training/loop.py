@@ -76,8 +76,8 @@ def train(
     The last state, which is saved, and why it is the last.
 
   Raises:
-    NonFiniteError: if `config.max_skipped_steps` in a row had no finite loss
-      and gradient; the state, which none of them changed, is saved.
+    NonFiniteError: if `config.max_skipped_steps` in a row were not sound, see
+      `train_step`; the state, which none of them changed, is saved.
     OSError: if a checkpoint or a row cannot be written.
   """
   position = position or {"step": 0, "last_evaluation": 0}
@@ -130,6 +130,7 @@ def train(
           batches = batches_fn(step)
         batch = next(batches, None)
       if batch is None:
+        log.end(step)
         num_steps, reason = step, "data ended"
         continue
       state, means = step_fn(state, frozen, batch)

@@ -1,8 +1,9 @@
 """The files that the numbers of training are written to."""
 
+import contextlib
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from etils import epath
@@ -33,14 +34,17 @@ class MetricsWriter:
     """
     self._rows = None
     self._start_step = start_step
+    self._directory = directory = epath.Path(directory)
     if is_active:
-      directory = epath.Path(directory)
-      kept = _drop_rows_after(directory / "metrics.jsonl", start_step)
+      with self._guarded():
+        kept = _drop_rows_after(directory / "metrics.jsonl", start_step)
+        self._board = EventFile(
+          directory / "tensorboard", start_step=start_step
+        )
       # A run that was stopped evaluates its step when it goes on, and does so
       # again if it is killed before it saves another one.
       self._written = [{*row} for row in kept if row["step"] == start_step]
       self._rows = paths.GrowingFile(directory / "metrics.jsonl")
-      self._board = EventFile(directory / "tensorboard", start_step=start_step)
 
   def write(self, step: int, values: Mapping[str, float]) -> None:
     """Writes one row: numbers by name, after `step` steps."""
@@ -51,21 +55,35 @@ class MetricsWriter:
     # TensorBoard would warn of others, and show nothing.
     finite = {name: it for name, it in values.items() if math.isfinite(it)}
     row = {"step": step} | {name: finite.get(name) for name in values}
-    self._board.write(step, finite)
-    self._rows.append(json_files.line(row))
+    with self._guarded():
+      self._board.write(step, finite)
+      self._rows.append(json_files.line(row))
     if step == self._start_step:
       self.flush()  # no save of this process comes behind it
 
   def flush(self) -> None:
     """Puts the rows where they outlive this process."""
     if self._rows is not None:
-      self._board.flush()
-      self._rows.flush()
+      with self._guarded():
+        self._board.flush()
+        self._rows.flush()
 
   def close(self) -> None:
     if self._rows is not None:
-      self._board.close()
-      self._rows.flush()
+      with self._guarded():
+        self._board.close()
+        self._rows.flush()
+
+  @contextlib.contextmanager
+  def _guarded(self) -> Iterator[None]:
+    try:
+      yield
+    except OSError as error:
+      raise OSError(
+        f"cannot write metrics.jsonl and tensorboard/ of {self._directory}"
+        f" ({error.strerror or error}); the steps saved before are intact. Make"
+        " room, and start the same command again."
+      ) from error
 
 
 def _drop_rows_after(path: epath.Path, step: int) -> list[dict[str, Any]]:

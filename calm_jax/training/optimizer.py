@@ -130,8 +130,10 @@ def make_schedule(config: OptimizerConfig, num_steps: int) -> Schedule:
     "cosine": num_steps - num_warmup,
     "wsd": round(config.decay_fraction * num_steps),
   }[config.schedule]
-  num_decay = max(min(num_decay, num_steps - num_warmup), 1)
-  final = 1.0 if config.schedule == "constant" else config.final_fraction
+  num_decay = min(num_decay, num_steps - num_warmup)
+  is_constant = config.schedule == "constant" or not num_decay
+  final = 1.0 if is_constant else config.final_fraction
+  num_decay = max(num_decay, 1)
 
   def schedule(step: jax.Array) -> jax.Array:
     done = jnp.asarray(step, jnp.float32) + 1

@@ -1,7 +1,7 @@
 """One optimisation step, compiled for a mesh."""
 
 import functools
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 import jax
@@ -34,9 +34,10 @@ def train_step(
 ) -> tuple[TrainState, Means]:
   """Follows the gradient of the mean loss once, if it is sound.
 
-  It is if the loss and the norm of its gradient are finite, and the norm not
-  above `max_gradient_norm`. Else parameters and moments stay as they are, and
-  only the step goes on, with the learning rate, which belongs to it.
+  It is if the loss and the norms of its gradient and of the update are finite,
+  and the gradient's not above `max_gradient_norm`. Else parameters and moments
+  stay as they are, and only the step goes on, with the learning rate, which
+  belongs to it.
 
   Args:
     objective: of the stage.
@@ -69,10 +70,12 @@ def train_step(
   )
   one = jnp.ones((), jnp.float32)
   norm = optax.tree.norm(gradients)
-  is_sound = jnp.isfinite(means["loss"].total) & jnp.isfinite(norm)
+  update_norm = optax.tree.norm(updates)
+  numbers = jnp.stack([means["loss"].total, norm, update_norm])
+  is_sound = jnp.all(jnp.isfinite(numbers))
   if max_gradient_norm:
     is_sound &= norm <= max_gradient_norm
-  ratio = optax.tree.norm(updates) / optax.tree.norm(state.params)
+  ratio = update_norm / optax.tree.norm(state.params)
   means = {
     **means,
     "gradient_norm": Mean(norm, one),
@@ -145,6 +148,17 @@ def accumulated_gradients(
   return jax.tree.map(lambda x: x.astype(jnp.float32) / count, total), means
 
 
+def state_shapes(config: ExperimentConfig) -> TrainState:
+  """Shapes and dtypes of a run's state; its config is resolved."""
+  return jax.eval_shape(_init_fn(config))
+
+
+def _init_fn(config: ExperimentConfig) -> Callable[[], TrainState]:
+  model = build_model(config.model)
+  optimizer = make_optimizer(config, param_axes(model))
+  return functools.partial(init_state, model, optimizer, config.seed)
+
+
 class Program:
   """A run compiled for a mesh: how it starts, and its step.
 
@@ -167,10 +181,9 @@ class Program:
     """
     sharding.check_fit(config, mesh)
     self.mesh = mesh
-    model = build_model(config.model)
-    axes = param_axes(model)
+    axes = param_axes(build_model(config.model))
     optimizer = make_optimizer(config, axes)
-    init = functools.partial(init_state, model, optimizer, config.seed)
+    init = _init_fn(config)
     shapes = jax.eval_shape(init)
     params, self.notes = sharding.place_params(mesh, shapes.params, axes)
     whole = sharding.replicated(mesh)

@@ -1,5 +1,6 @@
 """What the devices do during a few steps, for XProf to show."""
 
+import sys
 from typing import Any
 
 import jax
@@ -32,7 +33,12 @@ class TracedSteps:
       directory: for the trace.
       steps: to record.
       first_step: number of the first call.
+
+    Raises:
+      OSError: if there can be no such directory.
     """
+    if steps:
+      epath.Path(directory).mkdir(parents=True, exist_ok=True)
     self._step_fn = step_fn
     self._directory = directory
     self._steps = steps
@@ -55,7 +61,19 @@ class TracedSteps:
     return state, means
 
   def close(self) -> None:
-    """Writes what is recorded, if the run ended before the last such step."""
-    if self._is_recording:
-      self._is_recording = False
+    """Writes what is recorded, if the run ended before the last such step.
+
+    A trace that cannot be written is no reason to lose a run.
+    """
+    if not self._is_recording:
+      return
+    self._is_recording = False
+    try:
       jax.profiler.stop_trace()
+    except Exception as error:  # of any kind: the profiler's own, in C++
+      if jax.process_index() == 0:
+        print(
+          f"warning: no trace is written to {self._directory}: {error}",
+          file=sys.stderr,
+          flush=True,
+        )

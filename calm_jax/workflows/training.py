@@ -10,10 +10,11 @@ import jax
 from etils import epath
 from jax.sharding import Mesh
 
-from calm_jax import config_file
+from calm_jax import config_file, paths
 from calm_jax.checkpoint import steps as steps_lib
 from calm_jax.checkpoint.checkpointer import Checkpointer
 from calm_jax.checkpoint.run_directory import (
+  ORIGINS,
   RunDirectory,
   content_hash,
   load_run,
@@ -34,7 +35,7 @@ from calm_jax.training.loop import Evaluator, Result, train
 from calm_jax.training.memory import device_bytes
 from calm_jax.training.metrics import MetricsWriter
 from calm_jax.training.progress import Stopwatch
-from calm_jax.training.step import Program
+from calm_jax.training.step import Program, state_shapes
 from calm_jax.training.trace import TracedSteps
 from calm_jax.workflows import initial, teaching
 from calm_jax.workflows.terminal import say
@@ -113,12 +114,30 @@ def run_training(
     autoencoder=autoencoder,
     teacher=found and found.model,
   )
+  if config.num_scored_rows and config.model.predicts:  # not after hours
+    select_positions(
+      _scoring_settings(config).positions,
+      row_length=config.data.row_length,
+      chunk_size=config.model.chunk_size,
+    )
+  given = {"initial_run": initial_run, "initial_embedding": initial_embedding}
+  origins = {
+    name: str(paths.absolute(path))
+    for name, path in given.items()
+    if path is not None
+  }
+  if is_new:
+    run.check_free(tokenizer)
+  elif not is_saved:
+    _check_origins(run, origins)
   if not is_saved and initial_run is not None:
     initial.check_params(initial_run, config.model, tokenizer)
   if not is_saved and initial_embedding is not None:
     initial.check_embedding(initial_embedding, config.model, tokenizer)
   config_file.check_names(config, allow_change, "allow_change")
   changes = {} if is_new else run.check_same(config, allow_change)
+  if changes and is_saved:
+    _check_same_arrays(run, config, changes)
   # Chosen anew at every start: the config, and config.json, say what was asked.
   devices = jax.devices()
   layout = choose_layout(
@@ -141,7 +160,11 @@ def run_training(
   if config.teacher is not None:
     teacher, hashes["teacher"] = teaching.load_teacher(config, mesh)
   if is_new:
-    run.create(config, tokenizer, frozen)
+    history = [
+      {"step": 0, "field": name, "from": None, "to": path}
+      for name, path in origins.items()
+    ]
+    run.create(config, tokenizer, frozen, history)
   checkpointer = Checkpointer(
     run,
     hashes=hashes,
@@ -156,6 +179,11 @@ def run_training(
     raise ValueError(
       f"num_steps is {config.num_steps} and {run.path} has done {start} steps"
       f" already; give {start} or more, or another --workdir."
+    )
+  if profile and profile.stop <= start < config.num_steps:
+    raise ValueError(
+      f"the steps to profile end at {profile.stop} and the run goes on from"
+      f" step {start}; give later ones."
     )
   if not is_new and jax.process_index() == 0:
     run.update(config, step=start, changes=changes)
@@ -207,7 +235,7 @@ def run_training(
     program.step, run.path / "profile", profile or range(0), first_step=start
   )
   try:
-    return train(
+    result = train(
       config,
       state,
       frozen,
@@ -221,11 +249,45 @@ def run_training(
       name=name,
       flops_fn=functools.partial(_flops_per_step, config),
     )
+    if result.reason == "data ended" and jax.process_index() == 0:
+      run.note_end(config, result.step)
+    return result
   finally:
     with contextlib.ExitStack() as closing:  # each, whatever the others raise
       closing.callback(checkpointer.close)
       closing.callback(writer.close)
       closing.callback(step_fn.close)
+
+
+def _check_same_arrays(
+  run: RunDirectory, config: ExperimentConfig, changes: Collection[str]
+) -> None:
+  """Raises if what is saved cannot be gone on with after the changes."""
+  describe = lambda it: jax.tree.map(lambda x: (x.shape, x.dtype), it)
+  saved, wanted = map(state_shapes, (run.read_config(), config))
+  if describe(saved) != describe(wanted):
+    raise ValueError(
+      f"with another {', '.join(changes)} there are other parameters or"
+      f" moments than those that {run.path} has saved; start anew in another"
+      " --workdir (--initial_run takes parameters over, if they are the same)."
+    )
+
+
+def _check_origins(run: RunDirectory, origins: Mapping[str, str]) -> None:
+  """Raises unless a start before the first save is repeated as it was."""
+  started = run.origins()
+  for name in ORIGINS:
+    there, now = started.get(name), origins.get(name)
+    if there != now:
+      raise ValueError(
+        f"{run.path} was started {_with_flag(name, there)}, has saved nothing"
+        f" yet, and would now start {_with_flag(name, now)}; give what it was"
+        " started with, or another --workdir."
+      )
+
+
+def _with_flag(name: str, path: str | None) -> str:
+  return f"without --{name}" if path is None else f"with --{name}={path}"
 
 
 def _flops_per_step(config: ExperimentConfig) -> float:
@@ -316,6 +378,10 @@ def _validation(
   return evaluate
 
 
+def _scoring_settings(config: ExperimentConfig) -> PredictionSettings:
+  return PredictionSettings(num_samples=_NUM_SAMPLES, seed=config.seed)
+
+
 def _scoring(
   config: ExperimentConfig,
   mesh: Mesh,
@@ -323,14 +389,9 @@ def _scoring(
   frozen: Any,
 ) -> Evaluator:
   """The scores of `launch.evaluate` on a few held-out rows, for each source."""
-  settings = PredictionSettings(num_samples=_NUM_SAMPLES, seed=config.seed)
-  if config.model.predicts:  # rather now than after hours
-    select_positions(
-      settings.positions,
-      row_length=config.data.row_length,
-      chunk_size=config.model.chunk_size,
-    )
-  scores_fn = family_of(config.model).make_scores_fn(config, settings, mesh)
+  scores_fn = family_of(config.model).make_scores_fn(
+    config, _scoring_settings(config), mesh
+  )
   # As many rows as devices that split rows or parameters, or a multiple.
   unit = mesh.shape["data"] * mesh.shape["fsdp"]
   num_units = min(_ROWS_AT_ONCE, -(-config.num_scored_rows // unit))

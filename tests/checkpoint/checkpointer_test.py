@@ -265,6 +265,18 @@ def test_damage_everywhere_is_an_error_and_moves_nothing(tmp_path):
   assert steps_lib.list_steps(tmp_path / "steps") == [3, 6]
 
 
+def test_a_lack_of_memory_is_no_damage(tmp_path, monkeypatch):
+  _save(tmp_path, [3, 6])
+
+  def fail(*unused):
+    raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+
+  monkeypatch.setattr(steps_lib, "read_tree", fail)
+  with pytest.raises(RuntimeError, match="RESOURCE_EXHAUSTED"):
+    _restore(tmp_path)
+  assert steps_lib.list_steps(tmp_path / "steps") == [3, 6]
+
+
 def test_a_save_that_was_killed_is_skipped_and_cleaned_up(tmp_path):
   _save(tmp_path, [3])
   leftover = tmp_path / "steps" / "6.orbax-checkpoint-tmp"

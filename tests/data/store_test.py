@@ -7,6 +7,7 @@ import shutil
 
 import numpy as np
 import pytest
+from etils import epath
 
 from calm_jax.data import (
   preparation,
@@ -16,6 +17,7 @@ from calm_jax.data import (
   tokenizer_sentencepiece,
 )
 from calm_jax.data import tokenizer as tokenizer_lib
+from calm_jax.data.tokenizer_ids import IdTokenizer
 from tests.data import prepared, texts
 
 # Documents shorter and longer than a block, and one without text.
@@ -32,6 +34,15 @@ _VALID = [texts.ENGLISH, "▁ é"]
 def path(tmp_path_factory):
   directory = tmp_path_factory.mktemp("store")
   return prepared.prepare(directory, _TRAIN, _VALID).path
+
+
+def test_another_tokenizer_than_that_of_the_data_is_noticed(path, tmp_path):
+  shutil.copytree(path, tmp_path / "store")
+  vocabulary = prepared.BYTES.vocabulary
+  shutil.rmtree(tmp_path / "store" / "tokenizer")
+  IdTokenizer(vocabulary).save(epath.Path(tmp_path / "store" / "tokenizer"))
+  with pytest.raises(ValueError, match="its tokenizer is not the one"):
+    store.TokenStore(tmp_path / "store")
 
 
 def test_content_is_the_whole_stream(path):

@@ -432,6 +432,22 @@ _TRAIN = [
   _train("typo", "--work_dir=x", words=["work_dir", "workdir?", "--help"]),
   Case(name="train-nothing", command=["train"], words=["--config", "missing"]),
   Case(
+    name="train-empty-workdir",
+    command=["train", "--config=experiments/autoencoder.py:tiny", "--workdir="],
+    words=["--workdir is empty"],
+  ),
+  Case(
+    name="quickstart-empty-workdir",
+    command=["quickstart", "--workdir="],
+    words=["--workdir is empty"],
+  ),
+  _train(
+    "many-steps",
+    "--config.num_steps=10000000000",
+    needs=["data"],
+    words=["num_steps is 10000000000", "2147483647"],
+  ),
+  Case(
     name="train-no-workdir",
     command=["train", *runs.train_flags("autoencoder")],
     needs=["data"],

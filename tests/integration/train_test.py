@@ -1,5 +1,6 @@
 """Tests calm_jax/workflows/training.py: whole runs, stopped and resumed."""
 
+import copy
 import dataclasses
 import os
 import signal
@@ -7,10 +8,12 @@ import signal
 import jax
 import numpy as np
 import pytest
+from etils import epath
 
 from calm_jax import config, config_file
 from calm_jax.checkpoint.run_directory import RunDirectory, load_run
 from calm_jax.checkpoint.steps import list_steps
+from calm_jax.data.tokenizer_ids import IdTokenizer
 from calm_jax.evaluation.prediction import PredictionSettings
 from calm_jax.interop.export import export
 from calm_jax.interop.lazy_arrays import save_step
@@ -240,6 +243,10 @@ def test_what_does_not_fit_ends_before_anything_is_written(
       "not a multiple of 16",
       {"num_microbatches": 2, "mesh": config.MeshConfig(data=8)},
     ),
+    (
+      "leave nothing to score",
+      {"data": config.DataConfig(path=str(data), row_length=4, batch_size=8)},
+    ),
   ]
   for message, change in changes:
     experiment = _experiment("next_vector", data, autoencoder_run)
@@ -254,7 +261,7 @@ def test_losses_that_stay_infinite_stop_the_run(data, tmp_path):
   experiment = _experiment("token", data)
   experiment.save_interval = 1
   experiment.max_skipped_steps = 2
-  experiment.optimizer.learning_rate = 1e30
+  experiment.optimizer.learning_rate = 1e15  # the first step's update is finite
   experiment.optimizer.clip_norm = 1e30
   with pytest.raises(NonFiniteError, match=r"of step 3 .* norm nan"):
     run_training(experiment, tmp_path)
@@ -262,6 +269,51 @@ def test_losses_that_stay_infinite_stop_the_run(data, tmp_path):
   first, last = (load_run(tmp_path, step).params for step in (2, 4))
   jax.tree.map(np.testing.assert_array_equal, first, last)
   assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(last))
+
+
+def test_an_update_that_is_not_finite_changes_nothing(data, tmp_path):
+  experiment = _experiment("token", data)
+  experiment.max_skipped_steps = 2
+  experiment.optimizer.learning_rate = 1e30
+  with pytest.raises(NonFiniteError, match="but the update is not finite"):
+    run_training(experiment, tmp_path)
+  assert all(
+    np.isfinite(leaf).all()
+    for leaf in jax.tree.leaves(load_run(tmp_path).params)
+  )
+
+
+def test_a_new_run_spoils_nothing_that_is_there(data, tmp_path):
+  experiment = _experiment("token", data)
+  before = (epath.Path(data) / "tokenizer").glob("*")
+  before = {path: path.read_bytes() for path in before}
+  with pytest.raises(ValueError, match="holds prepared data"):
+    run_training(experiment, data)
+  assert all(path.read_bytes() == it for path, it in before.items())
+  ids = config.VocabularyConfig(size=9, begin_id=0, end_id=1, unscored_ids=(0,))
+  IdTokenizer(ids).save(RunDirectory(tmp_path / "run").tokenizer)
+  with pytest.raises(ValueError, match="is another tokenizer"):
+    run_training(experiment, tmp_path / "run")
+  run = RunDirectory(tmp_path / "begun")
+  run_training(experiment, run.path)
+  run.config_file.unlink()
+  with pytest.raises(ValueError, match=r"saved steps and no config\.json"):
+    run_training(experiment, run.path)
+
+
+def test_arrays_that_do_not_fit_are_not_called_damaged(data, tmp_path):
+  experiment = _experiment("token", data)
+  run_training(experiment, tmp_path)
+  for field, part, value in (
+    ("optimizer.name", "optimizer", "muon"),
+    ("model.ffn_size", "model", 48),
+  ):
+    changed = copy.deepcopy(experiment)
+    setattr(getattr(changed, part), field.split(".")[1], value)
+    with pytest.raises(ValueError, match=f"with another {field} there are"):
+      run_training(changed, tmp_path, allow_change=[field])
+  assert list_steps(tmp_path / "steps")
+  assert not (tmp_path / "damaged").exists()
 
 
 def test_what_may_change_is_named_and_kept_in_the_config(data, tmp_path):

@@ -93,6 +93,33 @@ def test_a_run_is_scored_from_before_its_start_to_its_end(
   assert _steps(tmp_path) == [1, 2, 3, 4]
 
 
+def test_a_run_whose_data_ended_is_done(run, rows, program, tmp_path):
+  _create(run)
+  _save(run, program, 3)
+  run.note_end(tiny.experiment("token", num_steps=4), 3)
+  assert _follow(run, rows) == []
+  assert _steps(tmp_path) == [3]
+  assert run.last_step() == 3
+  run.update(tiny.experiment("token", num_steps=5), step=3, changes={})
+  assert run.last_step() == 5  # it goes on with more data
+
+
+def test_what_is_missing_beside_the_steps_is_named(
+  run, rows, program, tmp_path
+):
+  _create(run)
+  _save(run, program, 4)
+  run.tokenizer.rename(tmp_path / "aside")
+  events = [
+    lambda: None,
+    lambda: None,
+    lambda: (tmp_path / "aside").rename(run.tokenizer),
+  ]
+  (warning,) = _follow(run, rows, events)
+  assert "there is no tokenizer at" in warning
+  assert _steps(tmp_path) == [4]
+
+
 def test_rows_that_are_there_are_not_made_again(run, program, tmp_path):
   _create(run)
   _save(run, program, 1, 2, 4)

@@ -32,6 +32,7 @@ class _Run:
     self.saved = {}
     self.num_batches = None
     self.bad_steps = ()
+    self.bad_loss = np.nan
     self.signal_at = None
 
   def step(self, state, frozen, batch):
@@ -39,7 +40,7 @@ class _Run:
     if batch == self.signal_at:
       os.kill(os.getpid(), signal.SIGTERM)
     is_bad = batch + 1 in self.bad_steps
-    loss = np.nan if is_bad else 1.0 / (batch + 1)
+    loss = self.bad_loss if is_bad else 1.0 / (batch + 1)
     one = jnp.ones(())
     sums = {
       "loss": Mean(loss * 3 * one, 3 * one),
@@ -240,6 +241,40 @@ def test_the_end_of_the_data_is_saved(tmp_path):
   result = run.train()
   assert (result.step, result.reason) == (6, "data ended")
   assert run.events[-3:] == ["evaluate 6", "save 6", "wait"]
+
+
+def test_the_end_of_the_data_writes_what_is_not_written_yet(tmp_path):
+  for num_batches, steps in ((6, [3, 6]), (7, [3, 6, 7])):
+    (tmp_path / str(num_batches)).mkdir()
+    run = _Run(tmp_path / str(num_batches))
+    run.num_batches = num_batches
+    run.train()
+    rows = [row for row in run.rows() if "loss" in row]
+    assert [row["step"] for row in rows] == steps
+    window = range(*steps[-2:])
+    mean = np.mean([1 / (number + 1) for number in window])
+    np.testing.assert_allclose(rows[-1]["loss"], mean, rtol=1e-6)
+
+
+def test_a_smaller_number_of_skipped_steps_still_ends_a_run(tmp_path):
+  run = _Run(tmp_path, max_skipped_steps=8)
+  run.bad_steps = tuple(range(2, 11))
+  run.signal_at = 5
+  run.train()
+  again = _Run(tmp_path, max_skipped_steps=3)
+  again.bad_steps = run.bad_steps
+  with pytest.raises(NonFiniteError):
+    again.train(run.saved[max(run.saved)])
+
+
+def test_a_gradient_that_is_too_long_is_named(tmp_path):
+  run = _Run(tmp_path, max_skipped_steps=2)
+  run.config.optimizer.max_gradient_norm = 0.5
+  run.bad_steps, run.bad_loss = (1, 2), 1.0
+  with pytest.raises(
+    NonFiniteError, match=r"allow_change=optimizer\.max_gradient_norm"
+  ):
+    run.train()
 
 
 def test_the_old_signal_handler_comes_back(tmp_path):

@@ -1,9 +1,12 @@
 """Tests calm_jax/training/metrics.py."""
 
+import errno
 import math
+import os
 
 import pytest
 
+from calm_jax import paths
 from calm_jax.json_files import read_rows
 from calm_jax.training.metrics import MetricsWriter
 from tests.training import boards
@@ -13,6 +16,22 @@ def _write(directory, start_step, rows):
   writer = MetricsWriter(directory, start_step=start_step, is_active=True)
   for step, values in rows:
     writer.write(step, values)
+  writer.close()
+
+
+def test_what_cannot_be_written_is_named(tmp_path, monkeypatch):
+  (tmp_path / "tensorboard").touch()
+  with pytest.raises(OSError, match=r"tensorboard/ of .* \(File exists\)"):
+    _write(tmp_path, 0, [])
+  (tmp_path / "tensorboard").unlink()
+  writer = MetricsWriter(tmp_path, start_step=0, is_active=True)
+
+  def full(*unused):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+  monkeypatch.setattr(paths, "append", full)
+  with pytest.raises(OSError, match=r"No space left on device\); the steps"):
+    writer.write(1, {"loss": 1.0})
   writer.close()
 
 

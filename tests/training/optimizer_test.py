@@ -59,6 +59,24 @@ def test_wsd_is_flat_and_then_a_line():
   np.testing.assert_allclose(rates[40:], 1 - 0.05 * np.arange(1, 11), rtol=1e-6)
 
 
+@pytest.mark.parametrize("share", [0.0, 0.04])
+def test_wsd_without_a_step_to_decay_in_stays_at_the_peak(share):
+  rates = _rates(
+    10,
+    learning_rate=1.0,
+    schedule="wsd",
+    num_warmup_steps=2,
+    decay_fraction=share,
+  )
+  np.testing.assert_array_equal(rates[1:], 1.0)
+
+
+@pytest.mark.parametrize("name", ["b1", "b2", "muon_beta"])
+def test_a_mean_that_would_never_move_is_refused(name):
+  with pytest.raises(ValueError, match=f"{name} is 1"):
+    OptimizerConfig(**{name: 1.0})
+
+
 def test_a_run_shorter_than_its_warm_up_is_refused():
   settings = OptimizerConfig(schedule="cosine", num_warmup_steps=100)
   with pytest.raises(ValueError, match="num_warmup_steps is 100 and num_steps"):

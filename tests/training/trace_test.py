@@ -26,10 +26,12 @@ def calls(monkeypatch):
     (range(2, 4), 4, [4, 5]),
   ],
 )
-def test_only_these_steps_are_recorded(calls, steps, first_step, expected):
+def test_only_these_steps_are_recorded(
+  calls, steps, first_step, expected, tmp_path
+):
   step_fn = TracedSteps(
     lambda state, frozen, batch: (state + 1, calls.append(batch)),
-    "unused",
+    tmp_path,
     steps,
     first_step=first_step,
   )
@@ -38,6 +40,27 @@ def test_only_these_steps_are_recorded(calls, steps, first_step, expected):
     state, _ = step_fn(state, None, number)
   step_fn.close()
   assert calls == expected
+
+
+def test_a_trace_that_cannot_be_written_ends_no_run(
+  calls, monkeypatch, tmp_path, capsys
+):
+  def fail():
+    raise RuntimeError("no space left")
+
+  monkeypatch.setattr(jax.profiler, "stop_trace", fail)
+  step_fn = TracedSteps(
+    lambda state, frozen, batch: (state + 1, {}),
+    tmp_path / "profile",
+    range(1),
+    first_step=0,
+  )
+  state, _ = step_fn(jnp.zeros(()), None, 0)
+  assert state == 1
+  assert "warning: no trace is written" in capsys.readouterr().err
+  (tmp_path / "file").touch()
+  with pytest.raises(FileExistsError, match="file"):
+    TracedSteps(None, tmp_path / "file", range(1), first_step=0)
 
 
 def test_a_trace_is_written(tmp_path):

@@ -1,5 +1,7 @@
 """Tests calm_jax/workflows/initial.py: training goes on from converted runs."""
 
+import shutil
+
 import jax
 import numpy as np
 import pytest
@@ -53,6 +55,16 @@ def test_training_goes_on_from_a_converted_run(name, tmp_path):
     np.testing.assert_array_equal, before.autoencoder, after.autoencoder
   )
   assert after.config.model == before.config.model
+  # What was killed before its first save does not begin without them.
+  (tmp_path / "killed").mkdir()
+  for name in ("config.json", "tokenizer", "autoencoder"):
+    if (tmp_path / "new" / name).exists():
+      move = shutil.copytree if name != "config.json" else shutil.copy
+      move(tmp_path / "new" / name, tmp_path / "killed" / name)
+  with pytest.raises(
+    ValueError, match=r"started with --initial_run=.* without"
+  ):
+    run_training(experiment, tmp_path / "killed")
   # From then on the new run is by itself.
   (tmp_path / "run").rename(tmp_path / "gone")
   assert run_training(experiment, tmp_path / "new").step == 1
