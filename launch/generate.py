@@ -85,7 +85,7 @@ def _generate() -> None:
   from calm_jax.checkpoint.run_directory import load_run
   from calm_jax.sampling.prompt import read_prompts
   from calm_jax.workflows.generation import run_generation
-  from calm_jax.workflows.judging import judge
+  from calm_jax.workflows.judging import Judge
 
   if jax.process_index() == 0:
     check_output(_OUTPUT.value)
@@ -114,9 +114,7 @@ def _generate() -> None:
   judge_fn = None
   if _SCORE_WITH.value:
     scoring_run = load_run(_SCORE_WITH.value, mesh=place, is_rounded=True)
-    judge_fn = lambda texts: judge(
-      texts, scoring_run, _SCORE_DATA.value, seed=_SEED.value
-    )
+    judge_fn = Judge(scoring_run, _SCORE_DATA.value, seed=_SEED.value)
   run_generation(
     load_run(_CHECKPOINT.value, _STEP.value, place, is_rounded=True),
     prompts,

@@ -38,8 +38,9 @@ def run_generation(
     save_fn: takes the result before anything is printed, for a terminal that
       is gone or a reader that has closed the pipe must not lose it. None: a
       single text appears as it comes.
-    judge_fn: scores prompts with their continuations, see `judging.judge`; all
-      processes call it. What it gives is added as `judgement`.
+    judge_fn: scores prompts with their continuations, see `judging.Judge`; all
+      processes call it. What it gives is added as `judgement`; where it fails,
+      the texts are saved and printed before its error is raised.
     **options: of `TextGenerator.continue_prompts`.
 
   Returns:
@@ -86,28 +87,37 @@ def run_generation(
     "settings": dataclasses.asdict(settings),
     **provenance(run, data_hash=None, seed=seed),
   }
-  if judge_fn is not None:
-    texts = [(prompt, one.text) for prompt, one in pairs]
-    result["judgement"] = judge_fn(texts)
   if drafting is not None:
     drafts = describe(drafting, [one for _, one in pairs]) | times
     result["drafts"] = drafts
-  if is_silent:
-    return result
-  if save_fn is not None:
-    save_fn(result)
-  if is_alone:
-    show(0, "\n" if streams else f"{pairs[0][1].text}\n")
-  else:
-    for number, (prompt, one) in enumerate(pairs):
-      i, s = divmod(number, len(found[0]))
-      print(f"--- prompt {i + 1}, continuation {s + 1} ({one.finish})")
-      print(prompt + one.text)
-  if drafting is None:
-    _report([one for _, one in pairs], settings)
-  else:
-    print(sentence(drafts), file=sys.stderr)
-  if judge_fn is not None:
+
+  def save() -> None:
+    if save_fn is not None and not is_silent:
+      save_fn(result)
+
+  def tell() -> None:
+    if is_alone:
+      show(0, "\n" if streams else f"{pairs[0][1].text}\n")
+    else:
+      for number, (prompt, one) in enumerate(pairs):
+        i, s = divmod(number, len(found[0]))
+        print(f"--- prompt {i + 1}, continuation {s + 1} ({one.finish})")
+        print(prompt + one.text)
+    if drafting is None:
+      _report([one for _, one in pairs], settings)
+    else:
+      print(sentence(drafts), file=sys.stderr)
+
+  save()
+  try:
+    if judge_fn is not None:
+      texts = [(prompt, one.text) for prompt, one in pairs]
+      result["judgement"] = judge_fn(texts)
+      save()
+  finally:  # a text that cannot be scored is a text all the same
+    if not is_silent:
+      tell()
+  if judge_fn is not None and not is_silent:
     print(format_judgement(result["judgement"]))
   return result
 
