@@ -53,7 +53,8 @@ class CalmLM(LM):
       bandwidth: h.
       partial: marginal or end.
       seed: of all draws.
-      temperature: of generated text, where a task does not say.
+      temperature: of what a next-vector run generates, where a task does not
+        say or asks for greedy text.
       batch_size: texts at once on a device; "auto": 8.
       **others: what the harness adds: `device` and `max_batch_size`, which
         mean nothing here.
@@ -128,7 +129,7 @@ class CalmLM(LM):
   def generate_until(
     self, requests: list[Instance], disable_tqdm: bool = False
   ) -> list[str]:
-    """Text sampled at the task's temperature, or that of the model."""
+    """Text at the task's temperature, or greedy where that is meant."""
     del disable_tqdm
     alike = collections.defaultdict(list)  # those that go together
     for i, request in enumerate(requests):
@@ -144,17 +145,20 @@ class CalmLM(LM):
   def _generate(
     self, contexts: list[str], settings: dict[str, Any]
   ) -> list[str]:
-    # Greedy decoding is asked for as 0, and a model without likelihoods has
-    # none: it then takes its own temperature.
-    temperature = settings.get("temperature") or self._temperature
-    stop = settings.get("until") or ()
-    generator = TextGenerator(
-      self._run, SamplingSettings(temperature=temperature, method="hybrid")
-    )
+    # The harness means greedy text where it gives no temperature, 0, or
+    # do_sample=False. A model without likelihoods has none.
+    temperature = settings.get("temperature")
+    is_greedy = not temperature or settings.get("do_sample") is False
+    if is_greedy and self._run.config.model.has_likelihoods:
+      sampling = SamplingSettings(top_k=1)
+    else:
+      temperature = temperature or self._temperature
+      sampling = SamplingSettings(temperature=temperature, method="hybrid")
+    generator = TextGenerator(self._run, sampling)
     found = generator.continue_prompts(
       contexts,
       num_tokens=settings.get("max_gen_toks", _NUM_TOKENS),
-      stop=[stop] if isinstance(stop, str) else [it for it in stop if it],
+      stop=settings.get("until") or (),
       seed=self._settings.seed,
       max_rows=self._batch_size,
     )

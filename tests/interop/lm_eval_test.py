@@ -7,7 +7,9 @@ import pytest
 
 from calm_jax.data.choice_items import read_task
 from calm_jax.runs.choosing import choose_run
+from calm_jax.runs.continuation import TextGenerator
 from calm_jax.runs.text_scorer import ChoiceSettings
+from calm_jax.sampling.settings import SamplingSettings
 from tests.sampling.tiny_runs import calm_run, token_run
 
 _RUNS = {"calm": calm_run, "token": lambda: token_run(num_chunks=160)}
@@ -129,6 +131,32 @@ def test_multiple_choice_is_that_of_launch_choose(name, harness):
     texts = [float(it[0][0]) for it in line["resps"][:4]]
     scores = expected["items"][line["doc_id"]]["scores"]
     assert texts == pytest.approx(scores, rel=1e-5)
+
+
+def test_greedy_text_is_what_a_token_run_is_asked_for(monkeypatch):
+  pytest.importorskip("lm_eval")
+  from lm_eval.api.instance import Instance
+
+  from calm_jax.interop import lm_eval_model
+
+  run = token_run()
+  monkeypatch.setattr(lm_eval_model, "load_run", lambda *_, **__: run)
+  monkeypatch.setattr(lm_eval_model.jax, "devices", lambda: [None])
+  options = [
+    {},
+    {"temperature": 0.0},
+    {"temperature": 0.7, "do_sample": False},
+    {"temperature": 0.7},
+  ]
+  requests = [
+    Instance("generate_until", {}, ("ab", {"max_gen_toks": 10} | it), i)
+    for i, it in enumerate(options)
+  ]
+  *greedy, drawn = lm_eval_model.CalmLM("tiny").generate_until(requests)
+  generator = TextGenerator(run, SamplingSettings(top_k=1))
+  ((expected,),) = generator.continue_prompts(["ab"], num_tokens=10)
+  assert greedy == [expected.text] * 3
+  assert drawn != expected.text
 
 
 @_SLOW
