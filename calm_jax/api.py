@@ -127,7 +127,7 @@ class TextModel:
     *,
     num_tokens: int = 128,
     num_samples: int = 1,
-    stop: Sequence[str] = (),
+    stop: str | Sequence[str] = (),
     seed: int = 0,
     temperature: float = 0.5,
     method: str = "hybrid",
@@ -139,7 +139,7 @@ class TextModel:
       prompts: texts; one text is a list of one.
       num_tokens: at most so many new tokens each.
       num_samples: continuations of each prompt.
-      stop: texts at which a continuation ends.
+      stop: text at which a continuation ends, or several.
       seed: of all draws.
       temperature: of next-vector models 0 < T ≤ 1.
       method: of next-vector models at T < 1: batch, exact or hybrid.

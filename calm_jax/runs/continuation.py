@@ -89,7 +89,7 @@ class TextGenerator:
     *,
     num_tokens: int,
     num_samples: int = 1,
-    stop: Sequence[str] = (),
+    stop: str | Sequence[str] = (),
     seed: int = 0,
     max_rows: int = 16,
     text_fn: Callable[[int, str], None] | None = None,
@@ -103,7 +103,8 @@ class TextGenerator:
       prompts: texts.
       num_tokens: at most so many new tokens each.
       num_samples: continuations of each prompt.
-      stop: strings at which a text ends; they are not part of it.
+      stop: a string at which a text ends, or several; of those that occur the
+        one that ends first. It is not part of the text.
       seed: of all draws.
       max_rows: continuations made at once on a device; bounds its memory.
       text_fn: called with the number of a row and its new text, as it comes;

@@ -20,10 +20,17 @@ class TextStream:
     is_stopped: a stop string was found; nothing more comes.
   """
 
-  def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = ()):
+  def __init__(self, tokenizer: Tokenizer, stop: str | Sequence[str] = ()):
+    """Begins a text.
+
+    Args:
+      tokenizer: of the ids.
+      stop: one string or several; empty ones stop nothing.
+    """
     self.text = ""
     self.is_stopped = False
     self._tokenizer = tokenizer
+    stop = [stop] if isinstance(stop, str) else stop
     self._stop = [string for string in stop if string]
     self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
     self._held = ""
@@ -42,11 +49,13 @@ class TextStream:
       return ""
     data = self._tokenizer.decode_bytes(ids)
     self._held += self._decoder.decode(data, final=is_last)
-    places = [self._held.find(string) for string in self._stop]
-    places = [place for place in places if place >= 0]
-    if places:
+    places = [(self._held.find(string), len(string)) for string in self._stop]
+    # The match that ends first, and of those the longest: where it begins would
+    # depend on how much of the text is there.
+    ends = [(place + size, place) for place, size in places if place >= 0]
+    if ends:
       self.is_stopped = True
-      new, self._held = self._held[: min(places)], ""
+      new, self._held = self._held[: min(ends)[1]], ""
     else:
       kept = 0 if is_last else self._num_held()
       cut = len(self._held) - kept

@@ -40,6 +40,10 @@ def test_a_character_cut_off_at_the_end_is_marked():
     (["zzz"], "one STO two STOP three"),
     (["three"], "one STO two STOP "),
     (["two ", "STOP"], "one STO "),
+    (["wo S", "o"], ""),
+    (["TO two", "O"], "one ST"),
+    (["O two", "two"], "one ST"),
+    ("STOP", "one STO two "),
     ([""], "one STO two STOP three"),
   ],
 )
