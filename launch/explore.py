@@ -10,8 +10,6 @@ on all devices, see --mesh, and together with the other processes of
 --distributed; the first one prints and writes.
 """
 
-import pathlib
-
 from absl import flags
 
 from calm_jax.evaluation.result_file import check_output, write_result
@@ -80,18 +78,19 @@ def _explore() -> None:
   from calm_jax.checkpoint.run_directory import load_run
   from calm_jax.data.choice_items import read_task
   from calm_jax.workflows.explore import explore
-  from calm_jax.workflows.explore_picture import check_matplotlib, draw_curves
+  from calm_jax.workflows.explore_picture import (
+    check_matplotlib,
+    draw_curves,
+    picture_path,
+  )
 
   is_first = jax.process_index() == 0
   if is_first:
     check_output(_OUTPUT.value)
     check_matplotlib()
-  picture = pathlib.Path(_OUTPUT.value).with_suffix(".png")
-  if picture == pathlib.Path(_OUTPUT.value):
-    raise ValueError(
-      f"--output={picture} is where the picture goes; give the name of the JSON"
-      " file, such as explore.json."
-    )
+  picture = picture_path(_OUTPUT.value)
+  if is_first:
+    check_output(str(picture))
   settings = ExploreSettings(
     temperatures=_numbers(_TEMPERATURES),
     candidate_counts=_numbers(_CANDIDATE_COUNTS, int),

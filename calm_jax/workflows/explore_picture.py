@@ -11,6 +11,22 @@ _NUM_PANELS = 4
 _COLORS = ("#9ecae1", "#6baed6", "#3182bd", "#08519c", "#08306b")
 
 
+def picture_path(output: str) -> epath.Path:
+  """Where the picture goes: beside the JSON file, with the suffix .png.
+
+  Raises:
+    ValueError: if that is the JSON file itself.
+  """
+  path = epath.Path(output).expanduser()
+  picture = path.with_suffix(".png")
+  if picture == path:
+    raise ValueError(
+      f"--output={output} is where the picture goes; give the name of the JSON"
+      " file, such as explore.json."
+    )
+  return picture
+
+
 def draw_curves(result: dict[str, Any], path: epath.PathLike) -> None:
   """Draws accuracy over collision for every n, a line for each curve.
 

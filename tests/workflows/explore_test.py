@@ -4,6 +4,7 @@ import importlib.util
 import json
 
 import pytest
+from etils import epath
 
 from calm_jax.config import MeshConfig
 from calm_jax.data.choice_forms import Item
@@ -15,6 +16,7 @@ from calm_jax.workflows.explore import ExploreSettings, explore
 from calm_jax.workflows.explore_picture import (
   check_matplotlib,
   draw_curves,
+  picture_path,
 )
 from tests.sampling.tiny_runs import (
   autoencoder_run,
@@ -125,3 +127,11 @@ def test_refuses(text):
     explore(calm_run(), text, _SETTINGS, baseline=elsewhere)
   with pytest.raises(ValueError, match="grid:9"):
     explore(calm_run(chunk_size=3), text, _SETTINGS)
+
+
+def test_the_picture_lies_beside_the_file(monkeypatch, tmp_path):
+  monkeypatch.setenv("HOME", str(tmp_path))
+  assert picture_path("~/x.json") == epath.Path(tmp_path / "x.png")
+  assert picture_path("gs://b/x.json") == epath.Path("gs://b/x.png")
+  with pytest.raises(ValueError, match="where the picture goes"):
+    picture_path("x.png")
