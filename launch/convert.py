@@ -43,9 +43,21 @@ def main(arguments: list[str]) -> None:
   from calm_jax.checkpoint.run_directory import load_run
   from calm_jax.interop.conversion import convert
   from calm_jax.interop.export import export
+  from calm_jax.interop.recorded import read_recording
   from calm_jax.interop.verification import verify
 
-  source, target = pathlib.Path(_SOURCE.value), pathlib.Path(_TARGET.value)
+  source, target = _path(_SOURCE), _path(_TARGET)
+  if _REVERSE.value:
+    _refuse(
+      "does not go with --reverse",
+      verify=_VERIFY,
+      tokenizer=_TOKENIZER,
+      autoencoder=_AUTOENCODER,
+    )
+  else:
+    _refuse("goes with --reverse alone", step=_STEP)
+  tokenizer, autoencoder = _path(_TOKENIZER), _path(_AUTOENCODER)
+  recording = read_recording(_path(_VERIFY)) if _VERIFY.value else None
   with tqdm.tqdm(
     desc="converting", unit="B", unit_scale=True, leave=False, delay=1
   ) as bar:
@@ -55,31 +67,29 @@ def main(arguments: list[str]) -> None:
       bar.update(done - bar.n)
 
     if _REVERSE.value:
-      _refuse(
-        "does not go with --reverse",
-        verify=_VERIFY,
-        tokenizer=_TOKENIZER,
-        autoencoder=_AUTOENCODER,
-      )
       export(source, target, step=_STEP.value, progress=progress)
     else:
-      _refuse("goes with --reverse alone", step=_STEP)
       convert(
         source,
         target,
-        tokenizer=_path(_TOKENIZER),
-        autoencoder=_path(_AUTOENCODER),
+        tokenizer=tokenizer,
+        autoencoder=autoencoder,
         progress=progress,
       )
-  if _VERIFY.value:
-    verification = verify(load_run(target), pathlib.Path(_VERIFY.value))
+  if recording is not None:
+    verification = verify(load_run(target), recording)
     print(verification.table())
     verification.check()
   print(f"written: {target}", file=sys.stderr)
 
 
 def _path(flag: flags.FlagHolder) -> pathlib.Path | None:
-  return pathlib.Path(flag.value) if flag.value else None
+  if "://" in (flag.value or ""):
+    raise ValueError(
+      f"--{flag.name}={flag.value} is in a bucket, and published weights are"
+      " read and written on disks alone; give a directory here, and copy it."
+    )
+  return pathlib.Path(flag.value).expanduser() if flag.value else None
 
 
 def _refuse(reason: str, **others: flags.FlagHolder) -> None:

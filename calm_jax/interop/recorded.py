@@ -1,5 +1,8 @@
 """The arrays of an `io.npz`, checked for shape when they are looked at."""
 
+import pathlib
+import zipfile
+import zlib
 from collections.abc import Mapping
 
 import numpy as np
@@ -64,6 +67,41 @@ SHAPES = {
 _IDS = ("input_ids", "brier_pred_1", "brier_pred_2")
 
 
+def read_recording(path: pathlib.Path) -> dict[str, np.ndarray]:
+  """Reads recorded inputs and outputs, for any run.
+
+  Args:
+    path: of an `io.npz`; names and shapes as in `SHAPES`.
+
+  Returns:
+    The arrays by name.
+
+  Raises:
+    OSError: if the file cannot be read.
+    ValueError: if it is no such file, has no input tokens or an array without
+      numbers.
+  """
+  try:
+    with path.open("rb") as opened:
+      file = np.load(opened)
+      if not isinstance(file, np.lib.npyio.NpzFile):
+        raise ValueError("it is one array without a name")
+      arrays = {name: file[name] for name in file.files}
+  except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    raise ValueError(
+      f"{path} is no readable .npz file ({str(error)[:200]}); record it again."
+    ) from None
+  if "input_ids" not in arrays or arrays["input_ids"].ndim != 2:
+    raise ValueError(f"the recording {path} has no input_ids of shape [B, T].")
+  for name in SHAPES.keys() & arrays.keys():
+    if 0 in arrays[name].shape:
+      raise ValueError(
+        f"the recording {path} has {name} of shape {list(arrays[name].shape)},"
+        " which holds nothing to compare; record it again."
+      )
+  return arrays
+
+
 class Recorded:
   """Inputs and outputs that fit one run.
 
@@ -77,15 +115,13 @@ class Recorded:
 
     Args:
       run: of any kind.
-      arrays: of the file, by name.
+      arrays: of `read_recording`.
 
     Raises:
-      ValueError: if there are no input tokens, or not for this run.
+      ValueError: if the input tokens are not for this run.
     """
     self.run = run
     self._arrays = arrays
-    if "input_ids" not in arrays or arrays["input_ids"].ndim != 2:
-      raise ValueError("the recording has no input_ids of shape [B, T].")
     model = run.config.model
     rows, length = arrays["input_ids"].shape
     num_chunks, rest = divmod(length, model.chunk_size)

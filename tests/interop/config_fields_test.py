@@ -14,6 +14,7 @@ from calm_jax.checkpoint.run_directory import load_run
 from calm_jax.interop import published_config
 from calm_jax.interop.conversion import convert
 from calm_jax.interop.export import export
+from calm_jax.interop.recorded import read_recording
 from calm_jax.interop.verification import verify
 from tests.interop import checkpoints
 from tests.interop.convert_binary_test import run_convert
@@ -472,7 +473,7 @@ def test_theta_of_rope_parameters_is_that_of_the_outputs(tmp_path):
   convert(source, tmp_path / "run")
   run = load_run(tmp_path / "run")
   assert run.config.model.rope_theta == 500000.0
-  verify(run, io).check()
+  verify(run, read_recording(io)).check()
   export(tmp_path / "run", tmp_path / "back")
   back = json.loads((tmp_path / "back" / "config.json").read_text())
   assert back == json.loads((source / "config.json").read_text())
@@ -483,7 +484,7 @@ def test_outputs_of_another_theta_are_not_ok(tmp_path):
   source, io = _llama(tmp_path, rope, 10000.0)
   convert(source, tmp_path / "run")
   with pytest.raises(ValueError, match="ar_logits"):
-    verify(load_run(tmp_path / "run"), io).check()
+    verify(load_run(tmp_path / "run"), read_recording(io)).check()
 
 
 def test_the_binary_says_it_in_one_line(tmp_path):

@@ -21,6 +21,7 @@ from calm_jax.data.tokenizer import IdTokenizer
 from calm_jax.interop import published_config
 from calm_jax.interop.conversion import convert
 from calm_jax.interop.export import export
+from calm_jax.interop.recorded import read_recording
 from calm_jax.interop.verification import verify
 from calm_jax.interop.weights import Weights
 from tests.interop import checkpoints
@@ -82,7 +83,7 @@ def test_other_shapes_compute_and_return(case, tmp_path):
   np.savez(tmp_path / "io.npz", **checkpoints.record(models, num_chunks=3))
   convert(tmp_path / kind, tmp_path / "run")
   run = load_run(tmp_path / "run")
-  verification = verify(run, tmp_path / "io.npz")
+  verification = verify(run, read_recording(tmp_path / "io.npz"))
   verification.check()
   assert f"{kind}_hidden" in {each.name for each in verification.comparisons}
   assert run.config.autoencoder.num_encoder_layers == sizes.get(

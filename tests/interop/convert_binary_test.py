@@ -46,6 +46,14 @@ def run(tmp_path_factory):
   return path
 
 
+def test_a_tilde_is_the_home_directory(run, tmp_path, monkeypatch):
+  monkeypatch.setenv("HOME", str(run.parent))
+  name = f"~/{tmp_path.name}"
+  result, _ = run_convert(source="~/run", target=name, reverse=True)
+  assert result.returncode == 0, result.stderr
+  assert (run.parent / tmp_path.name / "config.json").exists()
+
+
 def test_there_and_back(run, tmp_path):
   result, _ = run_convert(source=run, target=tmp_path / "back", reverse=True)
   assert result.returncode == 0, result.stderr
@@ -86,6 +94,11 @@ def test_mistakes_end_in_one_line_and_1(run, tmp_path):
       },
       "--verify does not go with --reverse",
     ),
+    (
+      {"source": fixture, "target": tmp_path / "run", "verify": "none.npz"},
+      "none.npz",
+    ),
+    ({"source": fixture, "target": "gs://b/run"}, "--target=gs://b/run is in"),
   ):
     result, errors = run_convert(**flags)
     assert result.returncode == 1

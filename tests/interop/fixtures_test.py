@@ -9,6 +9,7 @@ import pytest
 
 from calm_jax.checkpoint.run_directory import load_run
 from calm_jax.interop.conversion import convert
+from calm_jax.interop.recorded import read_recording
 from calm_jax.interop.verification import verify
 from tests.interop import checkpoints
 
@@ -22,7 +23,7 @@ def run(request, tmp_path_factory):
 
 def test_recorded_outputs_are_recomputed(run):
   kind, loaded = run
-  verification = verify(loaded, checkpoints.FIXTURES / "io.npz")
+  verification = verify(loaded, read_recording(checkpoints.FIXTURES / "io.npz"))
   verification.check()
   compared = {each.name.split("_")[0] for each in verification.comparisons}
   assert compared == ({kind} if kind in ("ae", "ar") else {kind, "ae"})

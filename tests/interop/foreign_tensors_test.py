@@ -12,6 +12,7 @@ from calm_jax.checkpoint.run_directory import load_run
 from calm_jax.data.tokenizer import ByteTokenizer, load_tokenizer
 from calm_jax.interop.conversion import convert
 from calm_jax.interop.export import export
+from calm_jax.interop.recorded import read_recording
 from calm_jax.interop.verification import verify
 from tests.interop import checkpoints
 from tests.interop.convert_binary_test import run_convert
@@ -126,7 +127,9 @@ def test_buffers_of_torch_files_too(source, tmp_path):
   torch.save(tensors, source / "pytorch_model.bin")
   path.unlink()
   convert(source, tmp_path / "run")
-  verify(load_run(tmp_path / "run"), checkpoints.FIXTURES / "io.npz").check()
+  verify(
+    load_run(tmp_path / "run"), read_recording(checkpoints.FIXTURES / "io.npz")
+  ).check()
   tensors["model.norm.weight"] = torch.ones(24).double()
   torch.save(tensors, source / "pytorch_model.bin")
   with pytest.raises(ValueError, match=r"dtype torch\.float64, which cannot"):

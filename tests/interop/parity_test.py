@@ -13,6 +13,7 @@ import pytest
 from calm_jax.checkpoint.run_directory import load_run
 from calm_jax.interop.conversion import convert
 from calm_jax.interop.export import export
+from calm_jax.interop.recorded import read_recording
 from calm_jax.interop.verification import verify
 from calm_jax.interop.weights import Weights
 
@@ -52,7 +53,9 @@ def test_every_recorded_array_and_the_way_back(kind, tmp_path):
   if not (_PARITY / kind / "model.safetensors").exists():
     pytest.importorskip("torch")
   convert(_PARITY / kind, tmp_path / "run")
-  verification = verify(load_run(tmp_path / "run"), _PARITY / "io.npz")
+  verification = verify(
+    load_run(tmp_path / "run"), read_recording(_PARITY / "io.npz")
+  )
   verification.check()
   with np.load(_PARITY / "io.npz") as recorded:
     outputs = set(recorded.files) - _INPUTS

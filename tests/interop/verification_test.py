@@ -5,6 +5,7 @@ import pytest
 
 from calm_jax.checkpoint.run_directory import load_run
 from calm_jax.interop.conversion import convert
+from calm_jax.interop.recorded import read_recording
 from calm_jax.interop.verification import Comparison, Verification, verify
 from tests.interop import checkpoints
 
@@ -27,7 +28,7 @@ def _recorded():
 
 def _verify(run, path, arrays):
   np.savez(path / "io.npz", **arrays)
-  return verify(run, path / "io.npz")
+  return verify(run, read_recording(path / "io.npz"))
 
 
 _OUTPUTS = [
@@ -79,7 +80,7 @@ def test_a_scaled_weight_fails(name, tmp_path):
   checkpoints.write(tmp_path / "ae", values, weights)
   convert(tmp_path / "ae", tmp_path / "run")
   verification = verify(
-    load_run(tmp_path / "run"), checkpoints.FIXTURES / "io.npz"
+    load_run(tmp_path / "run"), read_recording(checkpoints.FIXTURES / "io.npz")
   )
   with pytest.raises(ValueError, match="differ from the recording"):
     verification.check()
@@ -110,6 +111,8 @@ def test_nothing_compared_is_a_failure(run, tmp_path):
     ("input_ids", lambda x: x[:, :-1], "rows have 9 tokens"),
     ("input_ids", lambda x: x + 30, "ids from 0 to 36"),
     ("input_ids", lambda x: x[0], "no input_ids"),
+    ("input_ids", lambda x: x[:0], r"input_ids of shape \[0, "),
+    ("ae_decode_tokens", lambda x: x[:0], "holds nothing to compare"),
     ("ae_train_eps", lambda x: x[..., None], "ae_train_eps has shape"),
   ],
 )
@@ -122,7 +125,10 @@ def test_a_recording_of_another_model_is_named(
     _verify(run, tmp_path, arrays)
 
 
-def test_a_damaged_recording_is_named(run, tmp_path):
+def test_a_damaged_recording_is_named(tmp_path):
   (tmp_path / "io.npz").write_bytes(b"PK\x03\x04 and nothing more")
   with pytest.raises(ValueError, match="is no readable"):
-    verify(run, tmp_path / "io.npz")
+    read_recording(tmp_path / "io.npz")
+  np.save(tmp_path / "io.npy", np.zeros(3))
+  with pytest.raises(ValueError, match=r"is no readable .* one array without"):
+    read_recording(tmp_path / "io.npy")
