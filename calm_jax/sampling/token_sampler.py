@@ -99,7 +99,7 @@ class TokenSampler:
     def call(block):
       hidden, keys = block
       # One uniform number a draw, placed in the distribution function.
-      edges = jnp.cumsum(self._distribution(hidden), axis=-1)  # [P, V]
+      edges = _edges(self._distribution(hidden))  # [P, V]
       flat = sample_keys(keys, sample_ids)  # [P, n]
       uniform = jax.vmap(jax.random.uniform)(flat.reshape(-1))
       heights = uniform.reshape(flat.shape) * edges[:, -1:]
@@ -150,15 +150,28 @@ class TokenSampler:
       kept = jax.lax.top_k(logits, min(self._top_k, logits.shape[-1]))[0]
       logits = jnp.where(logits >= kept[:, -1:], logits, -jnp.inf)
     p = jax.nn.softmax(logits, axis=-1)
-    if isinstance(self._top_p, float) and self._top_p >= 1:
-      return p
-    ranked = jnp.sort(p, axis=-1, descending=True)
-    # A token stays if those more likely than it do not reach top_p yet.
-    is_kept = jnp.cumsum(ranked, axis=-1) - ranked < self._top_p
-    least = jnp.min(jnp.where(is_kept, ranked, 1.0), axis=-1, keepdims=True)
-    p = jnp.where(p >= least, p, 0.0)
-    return p / jnp.sum(p, axis=-1, keepdims=True)
+
+    def cut(p: jax.Array) -> jax.Array:
+      ranked = jnp.sort(p, axis=-1, descending=True)
+      # A token stays if those more likely than it do not reach top_p yet.
+      is_kept = jnp.cumsum(ranked, axis=-1) - ranked < self._top_p
+      least = jnp.min(jnp.where(is_kept, ranked, 1.0), axis=-1, keepdims=True)
+      p = jnp.where(p >= least, p, 0.0)
+      return p / jnp.sum(p, axis=-1, keepdims=True)
+
+    # Sums in float32 reach 1 before the last token: 1 means no cut.
+    return jax.lax.cond(self._top_p < 1, cut, lambda p: p, p)
 
   def _map(self, call, arrays, num_axes):
     size = max(1, _MAX_LOGITS // self.config.vocabulary.padded_size)
     return map_blocks(call, size, arrays, num_axes=num_axes)
+
+
+def _edges(p: jax.Array) -> jax.Array:
+  """The distribution function, [P, V]: it rises at tokens that can be drawn.
+
+  A cumulative sum in float32 is computed in pieces, and may fall, or rise by a
+  rounding at a token of probability 0.
+  """
+  edges = jnp.where(p > 0, jnp.cumsum(p, axis=-1), 0.0)
+  return jax.lax.cummax(edges, axis=1)

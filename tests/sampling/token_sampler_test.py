@@ -8,7 +8,7 @@ import pytest
 from calm_jax.model import TokenModel
 from calm_jax.randomness import position_keys, stream_key
 from calm_jax.sampling.blocks import map_blocks
-from calm_jax.sampling.token_sampler import TokenSampler
+from calm_jax.sampling.token_sampler import TokenSampler, _edges
 from tests.sampling.tiny_runs import token_run
 
 
@@ -56,6 +56,38 @@ def test_top_k_and_top_p_keep_the_most_likely():
   kept = order[: int(np.searchsorted(reached, 0.5)) + 1]
   assert set(_draw(5000, top_p=0.5)) <= set(kept.tolist())
   assert set(_draw(5000, top_p=1e-6)) == {int(order[0])}
+
+
+def test_all_tokens_are_all_tokens():
+  """A sum of float32 reaches 1 before the least likely tokens."""
+  run, hidden = token_run(), _hidden(6)
+  p = jax.nn.softmax(
+    TokenModel(run.config.model).apply(
+      {"params": run.params}, hidden, method="logits"
+    )
+    / 0.1
+  )
+
+  def probabilities(hidden, labels, top_p):
+    sampler = TokenSampler(
+      run.config.model, run.params, temperature=0.1, top_p=top_p
+    )
+    return sampler.probabilities(hidden, labels)[0]
+
+  least = jnp.argmin(jnp.where(p > 0, p, 1.0), axis=-1)
+  found = jax.jit(probabilities)(hidden, least, 1.0)
+  assert (found > 0).all()
+
+
+def test_the_distribution_function_rises_where_a_token_can_be_drawn():
+  generator = np.random.default_rng(0)
+  p = generator.exponential(size=(2, 200_000)).astype(np.float32) ** 4
+  p[:, generator.permutation(p.shape[1])[: p.shape[1] // 2]] = 0
+  p /= p.sum(axis=-1, keepdims=True)
+  steps = np.diff(np.asarray(jax.jit(_edges)(p)), axis=-1, prepend=0)
+  assert (steps >= 0).all()
+  assert (steps[p == 0] == 0).all()
+  assert np.mean(steps[p > 1e-6] > 0) == 1
 
 
 def test_probabilities():
