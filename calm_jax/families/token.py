@@ -19,7 +19,10 @@ from calm_jax.losses.mean import Mean, Means
 from calm_jax.model import TokenModel
 from calm_jax.sampling.next_chunk import TemperatureSettings
 from calm_jax.sampling.sampler import Binding, SamplerFn
-from calm_jax.sampling.settings import SamplingSettings
+from calm_jax.sampling.settings import (
+  SamplingSettings,
+  check_token_temperature,
+)
 from calm_jax.sampling.token_sampler import TokenSampler
 
 
@@ -64,11 +67,7 @@ class TokenFamily(PredictingFamily):
         "noise_scale belongs to next-vector models, and this run holds a token"
         " model; use temperature, top_k or top_p."
       )
-    if not settings.temperature > 0:
-      raise ValueError(
-        f"temperature is {settings.temperature}; it is positive (top_k=1 is"
-        " greedy)."
-      )
+    check_token_temperature(settings.temperature)
     return TemperatureSettings()
 
   def training_work(

@@ -1,7 +1,6 @@
 """A next-vector model that drafts from any token of a text."""
 
 import dataclasses
-import math
 from typing import Any, NamedTuple
 
 import jax
@@ -11,6 +10,7 @@ from calm_jax.model import Cache, empty_cache
 from calm_jax.sampling.chunk_sampler import ChunkSampler
 from calm_jax.sampling.context import write_slots
 from calm_jax.sampling.sampler import SamplerFn
+from calm_jax.sampling.settings import check_noise_scale
 
 ALIGNMENTS = ("fill", "overlap")
 
@@ -35,11 +35,7 @@ class DraftSettings:
         f"num_nodes is {self.num_nodes}; it is 0 (all drafted prefixes) or"
         " positive."
       )
-    if not 0 <= self.noise_scale < math.inf:
-      raise ValueError(
-        f"the drafter's noise_scale is {self.noise_scale}; it is 0 (one draft"
-        " alone) or positive."
-      )
+    check_noise_scale("the drafter's noise_scale", self.noise_scale)
     if self.alignment not in ALIGNMENTS:
       raise ValueError(
         f"alignment is {self.alignment!r}; choose one of"

@@ -11,9 +11,9 @@ import numpy as np
 from calm_jax.sampling import agreement, batch
 from calm_jax.sampling.exact import sample_exact
 from calm_jax.sampling.sampler import Sampler
+from calm_jax.sampling.settings import check_method
 from calm_jax.sampling.temperature import Exponent, split_temperature
 
-METHODS = ("batch", "exact", "hybrid")
 _MAX_BLOCK = 256  # candidates of a row that exist as latents at once
 # Blocks of 8 candidates drawn at once where a draw too many costs less than a
 # round more: all that one row may need.
@@ -35,8 +35,9 @@ class TemperatureSettings:
 
   def __post_init__(self):
     exponent = split_temperature(self.temperature)
-    _check_choice("method", self.method, METHODS)
-    _check_choice("when_spent", self.when_spent, ("stop", "batch"))
+    check_method(
+      self.method, self.when_spent, self.num_candidates, self.max_draws
+    )
     if self.method == "exact" and self.max_draws < exponent.whole:
       raise ValueError(
         f"max_draws is {self.max_draws}; at temperature {self.temperature} the"
@@ -251,10 +252,3 @@ def _choose(
   return NextChunk(
     chosen.tokens, num_draws, jnp.zeros(len(keys), bool), chosen.is_fallback
   )
-
-
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-  if value not in choices:
-    raise ValueError(
-      f"{name} is {value!r}; choose one of {', '.join(choices)}."
-    )

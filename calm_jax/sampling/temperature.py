@@ -38,12 +38,17 @@ def split_temperature(temperature: float) -> Exponent:
     The exponent.
 
   Raises:
-    ValueError: if the temperature is outside (0, 1].
+    ValueError: if the temperature is outside (0, 1], or 1/T is no int32.
   """
   if not 0 < temperature <= 1:
     raise ValueError(
       f"temperature is {temperature}; a model without likelihoods is sampled"
       " at 0 < temperature <= 1 (1 leaves its distribution as it is)."
+    )
+  if 1 / temperature >= 2**31 - 1:
+    raise ValueError(
+      f"temperature is {temperature}; 1/temperature is a number below 2**31,"
+      " so give a temperature that is not so small."
     )
   nearest = round(1 / temperature)
   if abs(temperature * nearest - 1) <= _RELATIVE_TOLERANCE + 1e-9:

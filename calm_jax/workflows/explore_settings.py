@@ -2,6 +2,11 @@
 
 import dataclasses
 
+from calm_jax.sampling.settings import (
+  check_noise_scale,
+  check_token_temperature,
+)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ExploreSettings:
@@ -36,3 +41,7 @@ class ExploreSettings:
     for name in ("noise_scales", "baseline_temperatures"):
       if any(not value > 0 for value in getattr(self, name)):
         raise ValueError(f"{name} are {getattr(self, name)}; each is positive.")
+    for noise_scale in self.noise_scales:
+      check_noise_scale("noise_scale", noise_scale)
+    for temperature in self.baseline_temperatures:
+      check_token_temperature(temperature)

@@ -33,6 +33,12 @@ def test_refuses_what_is_not_in_the_unit_interval(temperature):
     split_temperature(temperature)
 
 
+@pytest.mark.parametrize("temperature", [1e-310, 1e-12, 1 / 2**31])
+def test_refuses_what_no_count_can_reach(temperature):
+  with pytest.raises(ValueError, match=r"below 2\*\*31"):
+    split_temperature(temperature)
+
+
 def test_expected_draws_in_closed_form():
   assert expected_draws(np.full(50, 1 / 50), 0.5) == pytest.approx(100)
   # Σ P^{1/T} = 8^{-1.5}, Σ P^{1/T-1} = 8^{-0.5}
