@@ -88,6 +88,7 @@ def test_goes_on_from_any_token(alignment, monkeypatch):
     ({"num_drafts": 0}, "num_drafts is 0; at least 1"),
     ({"num_nodes": -1}, "num_nodes is -1"),
     ({"noise_scale": -0.5}, "noise_scale is -0.5"),
+    ({"noise_scale": 1e39}, "drafter's noise_scale is 1e"),
     ({"alignment": "left"}, "fill, overlap"),
   ],
 )

@@ -135,3 +135,10 @@ def test_the_picture_lies_beside_the_file(monkeypatch, tmp_path):
   assert picture_path("gs://b/x.json") == epath.Path("gs://b/x.png")
   with pytest.raises(ValueError, match="where the picture goes"):
     picture_path("x.png")
+
+
+def test_numbers_that_float32_cannot_hold_are_refused():
+  with pytest.raises(ValueError, match=r"noise_scale is 1e\+39"):
+    ExploreSettings(noise_scales=(1.0, 1e39))
+  with pytest.raises(ValueError, match="temperature is 1e-40"):
+    ExploreSettings(baseline_temperatures=(1.0, 1e-40))
