@@ -41,14 +41,14 @@ def distances(squares: jax.Array, distance: Distance) -> jax.Array:
   """ρ of squared norms ‖d‖², [...]: the plain definition.
 
   0 where the norm is 0, and there without a gradient: the score has no slope,
-  only a corner.
+  only a corner. NaN stays NaN.
   """
-  is_apart = squares > 0
+  coincides = _coincides(squares)
   # The inner `where` keeps the infinite slope of a root at 0 out of the
   # backward pass, which would multiply it by 0 and get NaN.
-  squares = jnp.where(is_apart, squares, 1.0)
+  squares = jnp.where(coincides, 1.0, squares)
   values = DISTANCES[distance.kind].value(squares, distance.parameter)
-  return jnp.where(is_apart, values, 0.0)
+  return jnp.where(coincides, 0.0, values)
 
 
 def values_and_weights(
@@ -60,7 +60,7 @@ def values_and_weights(
 ) -> tuple[jax.Array, jax.Array]:
   """ρ(d), and w for which w·d is its derivative by d: for the kernels.
 
-  Both are 0 where d is 0.
+  Both are 0 where d is 0, and NaN where it is.
 
   Args:
     difference: d, float32.
@@ -72,11 +72,17 @@ def values_and_weights(
     Two arrays of the shape of `difference` without `axis`.
   """
   squares = jnp.sum(jnp.square(difference), axis=axis, keepdims=keepdims)
-  is_apart = squares > 0
-  squares = jnp.where(is_apart, squares, 1.0)
+  coincides = _coincides(squares)
+  squares = jnp.where(coincides, 1.0, squares)
   kind = DISTANCES[distance.kind]
   values, weights = kind.value_and_weight(squares, distance.parameter)
-  return jnp.where(is_apart, values, 0.0), jnp.where(is_apart, weights, 0.0)
+  return jnp.where(coincides, 0.0, values), jnp.where(coincides, 0.0, weights)
+
+
+def _coincides(squares: jax.Array) -> jax.Array:
+  """Whether ‖d‖² is 0, which NaN is not: a score of NaN has to be NaN."""
+  # Not by `> 0`, nor by `!= 0`, which in TPU kernels is false of NaN, too.
+  return squares == 0
 
 
 def _check_alpha(alpha: float) -> None:

@@ -28,3 +28,11 @@ def test_every_number_of_samples_has_the_mean_of_its_pairs(alpha):
         [2 * between(x[i], y[k]) - between(x[i], x[k]) for i, k in pairs]
       )
       np.testing.assert_allclose(found[row, n - 1], expected, rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["samples", "targets"])
+def test_nan_has_no_score(name):
+  arrays = dict.fromkeys(["samples", "targets"], np.eye(3, 4, dtype=np.float32))
+  arrays[name] = np.full_like(arrays[name], np.nan)
+  found = energy_scores(**arrays, distance=Distance("energy", 1.0))
+  assert np.isnan(found).all()

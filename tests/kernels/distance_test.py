@@ -42,3 +42,14 @@ def test_points_that_coincide_neither_attract_nor_repel(kind):
   definition = lambda d: distances(jnp.sum(jnp.square(d)), distance)
   value, slope = jax.value_and_grad(definition)(jnp.zeros(8))
   assert value == 0.0 and not slope.any()
+
+
+@pytest.mark.parametrize("kind", list(DISTANCES))
+def test_the_distance_of_nan_is_nan(kind):
+  distance = Distance(kind, 1.5)
+  difference = jnp.ones((2, 8)).at[0, 3].set(jnp.nan)
+  for found in values_and_weights(difference, distance, axis=-1):
+    np.testing.assert_array_equal(np.isnan(found), [True, False])
+  definition = lambda d: distances(jnp.sum(jnp.square(d)), distance)
+  value, slope = jax.value_and_grad(definition)(difference[0])
+  assert np.isnan(value) and np.isnan(slope).all()

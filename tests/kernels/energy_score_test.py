@@ -194,6 +194,30 @@ def test_samples_far_closer_to_the_mean_than_the_targets(version):
   _check(version, (mean[:, None] + 1e-4 * samples, mean, log_std, keys), 20)
 
 
+@pytest.mark.parametrize("kind", list(DISTANCES))
+@pytest.mark.parametrize("name", ["samples", "mean", "log_std"])
+def test_nan_is_not_taken_for_a_distance_of_0(version, kind, name):
+  """At its own position: fidelity and slope, and diversity but by log_std."""
+  *inputs, keys = _inputs(3, 4, 5)
+  place = ["samples", "mean", "log_std"].index(name)
+  inputs[place] = inputs[place].at[1, ..., -1].set(jnp.nan)
+  fidelity, diversity, slope = version(
+    *inputs,
+    *counter.key_words(keys),
+    num_targets=3,
+    distance=Distance(kind, 1.5),
+    use_antithetic_targets=False,
+    use_gradient=True,
+  )
+  is_bad = np.arange(3) == 1
+  np.testing.assert_array_equal(np.isnan(fidelity), is_bad)
+  np.testing.assert_array_equal(
+    np.isnan(diversity), is_bad & (name != "log_std")
+  )
+  np.testing.assert_array_equal(np.isnan(slope).all(axis=(1, 2)), is_bad)
+  assert np.isfinite(slope[~is_bad]).all()
+
+
 def test_values_without_gradient_are_the_same(version):
   samples, mean, log_std, keys = _inputs(3, 4, 24)
   call = functools.partial(

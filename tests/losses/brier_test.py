@@ -198,6 +198,22 @@ def test_what_is_far_from_any_label_has_a_finite_gradient():
   assert np.isfinite(slope).all()
 
 
+@pytest.mark.parametrize("implementation", ["reference", "auto"])
+def test_nan_makes_score_and_gradient_nan(implementation):
+  samples, labels = _inputs()
+  samples[1, 2, 0, 0] = np.nan  # of the first token, which is in every prefix
+  is_bad = np.zeros(_SHAPE, bool)
+  is_bad[1, 2] = True
+
+  def total(samples):
+    scores = _scores(samples, labels, implementation=implementation)
+    return scores.sum(), scores
+
+  slope, found = jax.grad(total, has_aux=True)(jnp.float32(samples))
+  np.testing.assert_array_equal(np.isnan(found), np.stack([is_bad] * _K, -1))
+  np.testing.assert_array_equal(np.isnan(slope).any(axis=(2, 3)), is_bad)
+
+
 def test_one_sample_is_refused():
   samples, labels = _inputs()
   with pytest.raises(AssertionError):

@@ -165,6 +165,19 @@ def test_gradient_is_zero_where_everything_coincides(implementation, alpha):
 
 @on_devices
 @pytest.mark.parametrize("implementation", _IMPLEMENTATIONS)
+@pytest.mark.parametrize("place", [0, 1, 2], ids=["samples", "mean", "log_std"])
+def test_nan_makes_loss_and_gradient_nan(implementation, place):
+  inputs = list(make_inputs((3,), 4, 5))
+  inputs[place] = inputs[place].at[1, ..., 2].set(jnp.nan)
+  loss, fidelity, _, gradient = value_and_gradient(
+    inputs, num_targets=3, implementation=implementation
+  )
+  for found in (loss, fidelity, gradient.sum(axis=(1, 2))):
+    np.testing.assert_array_equal(np.isnan(found), [False, True, False])
+
+
+@on_devices
+@pytest.mark.parametrize("implementation", _IMPLEMENTATIONS)
 def test_samples_far_closer_to_the_mean_than_the_targets(implementation):
   samples, mean, log_std, keys = make_inputs((4,), 8, 32)
   samples = mean[:, None] + 1e-4 * samples
