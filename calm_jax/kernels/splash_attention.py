@@ -73,9 +73,7 @@ def causal_attention(
     num_heads, length + extra, num_head_parts, num_parts, interpret
   )
 
-  def call(kernel, query, key, value, segments):
-    return jax.vmap(kernel)(query, key, value, segments)
-
+  call = _attend_in_float32 if query.dtype == jnp.float32 else _attend
   if num_parts * num_head_parts * _count(mesh, row_axes) > 1:
     whole = PartitionSpec(row_axes, head_axes)
     split = PartitionSpec(row_axes, head_axes, chunk_axes)
@@ -95,6 +93,34 @@ def causal_attention(
     )
   out = call(kernel, *arrays, segments)
   return jnp.swapaxes(out, 1, 2)[:, :length]
+
+
+def _attend(kernel, query, key, value, segments):
+  return jax.vmap(kernel)(query, key, value, segments)
+
+
+@jax.custom_vjp
+def _attend_in_float32(*arguments):
+  """The same with exact products: by default a TPU rounds them to bfloat16.
+
+  Splash attention names no precision, and one that is set around the call does
+  not reach its backward pass, which is traced later: hence rules of its own.
+  """
+  with jax.default_matmul_precision("highest"):
+    return _attend(*arguments)
+
+
+def _attend_forward(*arguments):
+  with jax.default_matmul_precision("highest"):
+    return jax.vjp(_attend, *arguments)
+
+
+def _attend_backward(pull, slope):
+  with jax.default_matmul_precision("highest"):
+    return pull(slope)
+
+
+_attend_in_float32.defvjp(_attend_forward, _attend_backward)
 
 
 def _make_kernel(num_heads, length, num_head_parts, num_parts, interpret):

@@ -96,6 +96,8 @@ def causal_attention(
 ) -> jax.Array:
   """Attention of each position to itself and to what stands before it.
 
+  Arrays in float32 are multiplied in float32, whatever the implementation.
+
   Args:
     query: [B, L, H, d].
     key: [B, L, G, d].
@@ -148,9 +150,12 @@ def _causal(attend, query, key, value, segment_ids):
 
 
 def _xla(query, key, value, mask):
-  return jax.nn.dot_product_attention(
-    query, key, value, mask=mask[:, None], implementation="xla"
-  )
+  attend = functools.partial(jax.nn.dot_product_attention, implementation="xla")
+  if query.dtype != jnp.float32:
+    return attend(query, key, value, mask=mask[:, None])
+  # Which would be TF32 on GPUs, and bfloat16 on TPUs.
+  with jax.default_matmul_precision("highest"):
+    return attend(query, key, value, mask=mask[:, None])
 
 
 def _fits_cudnn(query: jax.Array) -> bool:

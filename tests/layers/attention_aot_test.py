@@ -4,7 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import (
+  AxisType,
+  Mesh,
+  NamedSharding,
+  PartitionSpec,
+  SingleDeviceSharding,
+)
 
 from calm_jax.layers.attention import causal_attention
 from tests.topologies import absent_devices, no_cache
@@ -74,3 +80,17 @@ def test_no_scores_are_held(
   if num_chunks > 1000:
     temporaries = compiled.memory_analysis().temp_size_in_bytes
     assert temporaries < 4 * num_scores / 2
+
+
+@pytest.mark.parametrize("size", [64, 160])
+def test_exact_products_of_float32_compile(devices, size):
+  place = SingleDeviceSharding(devices[0])
+  heads = [
+    jax.ShapeDtypeStruct((4, 1024, n, size), jnp.float32, sharding=place)
+    for n in (16, 4, 4)
+  ]
+  total = lambda *heads: jnp.sum(causal_attention(*heads))
+  compiled = jax.jit(jax.grad(total, (0, 1, 2))).lower(*heads).compile()
+  assert compiled.as_text().count('"tpu_custom_call"') == 3
+  num_bytes = 4 * 4 * 16 * 1024**2  # of the scores
+  assert compiled.memory_analysis().temp_size_in_bytes < num_bytes

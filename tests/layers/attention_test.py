@@ -1,11 +1,14 @@
 """Tests calm_jax/layers/attention.py."""
 
+import collections
+import re
 import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.extend.core import jaxprs_in_params
 from jax.sharding import AxisType
 
 from calm_jax.layers.attention import (
@@ -163,6 +166,53 @@ def test_splash_on_a_mesh_agrees_with_one_device(sizes, groups):
     found = function(inputs, segments, "pallas")
   for actual, wanted in zip(found, expected, strict=True):
     assert _error(actual, wanted) < 2e-5
+
+
+def _program(dtype, implementation, policy=None):
+  """Of value and gradient, as JAX prints it, kernels included."""
+  inputs = [jnp.zeros((2, 256, heads, 64), dtype) for heads in (4, 2, 2)]
+  segments = jnp.zeros((2, 256), jnp.int32)
+
+  def total(*inputs):
+    out = causal_attention(*inputs, segments, implementation=implementation)
+    return jnp.sum(jnp.sin(out.astype(jnp.float32)))
+
+  if policy:
+    total = jax.checkpoint(total, policy=policy)
+  return jax.make_jaxpr(jax.value_and_grad(total, (0, 1, 2)))(*inputs)
+
+
+@pytest.mark.parametrize(
+  "implementation", ["auto", "reference", "xla", "pallas"]
+)
+def test_every_product_of_float32_says_its_precision(implementation):
+  text = str(_program("float32", implementation))
+  found = re.findall(r"\bprecision=(.*)", text)
+  assert text.count("dot_general[") >= 6
+  assert found == ["(Precision.HIGHEST, Precision.HIGHEST)"] * (
+    text.count("dot_general[")
+  )
+  assert "HIGHEST" not in str(_program("bfloat16", implementation))
+
+
+def _count_kernels(jaxpr, counts):
+  """Adds how often each Pallas kernel is called."""
+  for equation in jaxpr.eqns:
+    if equation.primitive.name == "pallas_call":
+      # splash_mha_fwd_…, …_dq_… and …_dkv_…
+      counts[re.search("fwd|dq|dkv", equation.params["name"])[0]] += 1
+    for inner in jaxprs_in_params(equation.params):
+      _count_kernels(inner, counts)
+  return counts
+
+
+@pytest.mark.parametrize("keeps", [True, False])
+def test_remat_keeps_what_splash_computed(keeps):
+  policies = jax.checkpoint_policies
+  policy = save_products if keeps else policies.nothing_saveable
+  program = _program("float32", "auto", policy)
+  counts = _count_kernels(program.jaxpr, collections.Counter())
+  assert counts == {"fwd": 1 if keeps else 2, "dq": 1, "dkv": 1}
 
 
 def test_other_platforms_are_not_paid_for():
