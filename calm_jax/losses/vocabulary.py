@@ -80,7 +80,7 @@ def cross_entropy_sum(
     labels: [...] int32, below Vp.
     scored: [Vp] bool, the words in the denominator.
     weights: [...], of the positions; no gradient. Where they are 0 the hidden
-      vector may be anything.
+      vector may be anything, NaN included: it counts as 0.
     implementation: as `cross_entropy`.
     block_mib: likewise.
     partition: how the axes [...] lie on the mesh of `jax.set_mesh`, such as
@@ -94,6 +94,8 @@ def cross_entropy_sum(
   """
   _check(hidden, embedding, scored)
   chex.assert_shape([labels, weights], hidden.shape[:-1])
+  # A slope of 0 is not enough: that of the embedding is a product with these.
+  hidden = jnp.where(weights[..., None] == 0, 0, hidden)
   is_split = partition is None and per_shard.num_devices_unknown() > 1
   if not is_reference(implementation) and not is_split:
     return vocabulary_sum.cross_entropy_sum(

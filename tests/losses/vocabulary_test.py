@@ -97,10 +97,15 @@ def check(inputs, implementation, tolerance=1e-5):
   np.testing.assert_array_equal(slopes[1][~scored], 0.0)
 
 
-def check_sum(inputs, implementation, partition=None, tolerance=1e-5):
+def check_sum(
+  inputs, implementation, partition=None, tolerance=1e-5, uncounted=0.0
+):
+  """Of sum, nats and slopes; `uncounted` fills the vector of weight 0."""
   hidden, embedding, labels, scored = inputs
   weights = jax.random.uniform(jax.random.key(9), labels.shape)
   weights = weights.at[0, 0].set(0.0)
+  counted = hidden.at[0, 0].set(0.0)
+  hidden = hidden.at[0, 0].set(uncounted)
 
   def total(hidden, embedding):
     total, nats = vocabulary.cross_entropy_sum(
@@ -119,13 +124,14 @@ def check_sum(inputs, implementation, partition=None, tolerance=1e-5):
     hidden, embedding
   )
   nats, *expected = _numpy(
-    hidden.astype(jnp.float32),
+    counted.astype(jnp.float32),
     embedding.astype(hidden.dtype).astype(jnp.float32),
     np.asarray(labels),
     np.asarray(scored),
     np.asarray(weights),
   )
   expected = [np.sum(weights * nats), nats, *[2 * slope for slope in expected]]
+  assert slopes[0].dtype == hidden.dtype
   for actual, wanted in zip((*values, *slopes), expected, strict=True):
     assert _error(actual, wanted) < tolerance
   np.testing.assert_array_equal(slopes[0][0, 0], 0.0)
@@ -141,6 +147,13 @@ def check_sum(inputs, implementation, partition=None, tolerance=1e-5):
 @pytest.mark.parametrize("implementation", _IMPLEMENTATIONS)
 def test_weighted_sum_matches_float64(implementation):
   check_sum(make_inputs(), implementation)
+
+
+@on_devices
+@pytest.mark.parametrize("implementation", _IMPLEMENTATIONS)
+@pytest.mark.parametrize("uncounted", [np.nan, np.inf, 1e38])
+def test_a_vector_of_weight_0_may_be_anything(implementation, uncounted):
+  check_sum(make_inputs(), implementation, uncounted=uncounted)
 
 
 @on_devices
@@ -194,6 +207,11 @@ def test_tiles_find_the_scored_words_beside_an_unscored_label(
   )
   total = np.log(np.sum(np.exp(np.float64(embedding[scored]))))
   np.testing.assert_allclose(nats, total - label_logit, rtol=1e-5)
+
+
+@pytest.mark.parametrize("uncounted", [np.nan, np.inf, 1e38])
+def test_tiles_take_anything_where_the_weight_is_0(in_tiles, uncounted):
+  check_sum(make_inputs(), "xla", uncounted=uncounted)
 
 
 def test_tiles_do_not_lose_a_nan(in_tiles):
