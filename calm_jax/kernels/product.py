@@ -44,8 +44,10 @@ def gradients_in(dtype: DTypeLike) -> Iterator[None]:
 def forward_mode() -> Iterator[None]:
   """While tracing, products can be differentiated forwards, as by `jax.jvp`.
 
-  The same rounded arrays are multiplied as float32: as fast on a TPU, half as
-  fast on a GPU, and gradients are not rounded.
+  The same rounded arrays are multiplied as float32, and the gradient of a
+  weight is as above. No precision is named: what is rounded loses nothing more
+  in a pass of bfloat16 on a TPU, which is as fast, or as TF32 on a GPU, which
+  is half as fast; float32 proper would take several times as long.
   """
   with _set(_is_forward_mode, True):
     yield
@@ -83,11 +85,19 @@ def product(
   if x.dtype == jnp.float32:
     return multiply(subscripts, x, y.astype(x.dtype), result_dtype)
   if _is_forward_mode.get():
-    wide = lambda it: it.astype(x.dtype).astype(jnp.float32)
-    out = jnp.einsum(subscripts, wide(x), wide(y))
+    out = jnp.einsum(subscripts, x.astype(jnp.float32), _round(y, x.dtype))
     return out.astype(result_dtype)
   dtype = _gradient_dtype.get()
   return _product(subscripts, result_dtype.name, dtype, x, y)
+
+
+def _round(y, dtype):
+  """To `dtype`, as float32; the gradient of a weight is not rounded with it."""
+  rounded = y.astype(dtype).astype(jnp.float32)
+  if y.dtype != jnp.float32 or _gradient_dtype.get() != "float32":
+    return rounded
+  # No digit is lost: the difference is exact, and so is the sum.
+  return y + jax.lax.stop_gradient(rounded - y)
 
 
 def multiply(

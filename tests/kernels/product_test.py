@@ -133,8 +133,25 @@ def test_forward_mode_gives_the_slope_and_its_gradient():
   rounded = y.astype(jnp.bfloat16)
   expected = _float64("abc,cd->abd", x, rounded, jnp.ones(slope(y).shape))
   _assert_near(jax.jit(slope)(y), expected[0], 5e-3)
-  found = jax.jit(jax.grad(lambda y: slope(y).sum()))(y)
-  _assert_near(found, expected[2], 5e-3)
+  gradient = jax.grad(lambda y: slope(y).sum())
+  found = jax.jit(gradient)(y)
+  _assert_near(found, expected[2], 1e-6)
+  with gradients_in("bfloat16"):
+    short = gradient(y)
+  np.testing.assert_array_equal(short, short.astype(jnp.bfloat16))
+
+
+@on_devices
+def test_forward_mode_multiplies_the_same_rounded_arrays():
+  x, y, slope = _inputs("abc,cd->abd", "bfloat16")
+
+  @jax.jit
+  def call(y):
+    with forward_mode():
+      return product("abc,cd->abd", x, y, result_dtype="float32")
+
+  expected = _float64("abc,cd->abd", x, y.astype(x.dtype), slope)
+  _assert_near(call(y), expected[0], 1e-6)
 
 
 def _products(function, arguments, platform):
