@@ -100,13 +100,14 @@ def _argmax_in_blocks(hidden, embedding, scored, *, top, num_logits):
     logits, _ = block_logits(hidden, embedding, scored, start, size, is_new)
     largest, word = top(logits)
     # Only a larger logit replaces an earlier one: of equals, the first wins.
-    return jnp.maximum(best, largest), jnp.where(
-      largest > best, start + word, ids
-    )
+    # NaN counts as the largest, as for `jnp.argmax`.
+    is_larger = (largest > best) | (jnp.isnan(largest) & ~jnp.isnan(best))
+    return jnp.maximum(best, largest), jnp.where(is_larger, start + word, ids)
 
+  first = jnp.argmax(scored).astype(jnp.int32)  # if all logits are −∞
   start = (
     jnp.full([num_positions], -jnp.inf, jnp.float32),
-    jnp.zeros([num_positions], jnp.int32),
+    jnp.full([num_positions], first),
   )
   size = words_of(num_logits, num_positions)
   return scan_blocks(visit, start, embedding.shape[0], size)[1]
@@ -127,7 +128,7 @@ def _top_in_two_passes(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
   """The same; XLA's argmax on CPUs takes several times what a maximum does."""
   largest = jnp.max(logits, axis=-1)
   words = jnp.arange(logits.shape[-1], dtype=jnp.int32)[None]
-  is_largest = logits >= largest[:, None]
+  is_largest = (logits >= largest[:, None]) | jnp.isnan(logits)
   return largest, jnp.min(jnp.where(is_largest, words, words.size), axis=-1)
 
 

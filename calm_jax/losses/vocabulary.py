@@ -130,6 +130,8 @@ def argmax(
 ) -> jax.Array:
   """The scored word of the largest logit; of equal ones, the first.
 
+  NaN counts as the largest, as for `jnp.argmax`.
+
   Args:
     hidden: [..., E] float32 or bfloat16.
     embedding: [Vp, E].
@@ -144,6 +146,8 @@ def argmax(
   if not is_reference(implementation):
     return vocabulary.argmax(hidden, embedding, scored, _num_bytes(block_mib))
   found = logits(hidden, embedding)
+  # Above −∞, which is for words that must not win.
+  found = jnp.maximum(found, jnp.finfo(found.dtype).min)
   found = jnp.where(_align(scored, found), found, -jnp.inf)
   return jnp.argmax(found, axis=-1).astype(jnp.int32)
 

@@ -301,6 +301,24 @@ def test_argmax_is_over_the_scored_words(implementation):
   assert ids.dtype == jnp.int32
 
 
+@on_devices
+@pytest.mark.parametrize("implementation", _IMPLEMENTATIONS)
+def test_the_argmax_is_a_scored_word_where_logits_are_not_finite(
+  implementation,
+):
+  hidden, embedding, _, scored = make_inputs()
+  call = lambda *arrays: vocabulary.argmax(
+    *arrays, scored, implementation=implementation
+  )
+  finite = call(hidden, embedding)
+  found = call(hidden.at[1, 2].set(jnp.nan), embedding)
+  np.testing.assert_array_equal(found, finite.at[1, 2].set(1))  # not 0
+  of_nan = embedding.at[jnp.array([70, 7, 90])].set(jnp.nan)  # 7 is not scored
+  np.testing.assert_array_equal(call(hidden, of_nan), 70)
+  low = jnp.full_like(embedding, -1e38)  # all logits are −∞
+  np.testing.assert_array_equal(call(jnp.full_like(hidden, 1e3), low), 1)
+
+
 def test_a_block_of_the_argmax_is_no_larger_when_mapped_over(monkeypatch):
   hidden, embedding, _, scored = make_inputs()
   call = lambda x: vocabulary.argmax(x, embedding, scored, implementation="xla")
@@ -341,6 +359,7 @@ def test_the_argmax_may_stand_beside_a_loss():
 def test_the_largest_logit_and_its_first_place(top):
   logits = np.random.default_rng(0).integers(0, 5, (50, 7)).astype(np.float32)
   logits[0] = -np.inf
+  logits[1, 3:6] = -np.inf, np.nan, np.nan
   largest, word = getattr(kernel, top)(jnp.asarray(logits))
   np.testing.assert_array_equal(largest, logits.max(-1))
   np.testing.assert_array_equal(word, logits.argmax(-1))
