@@ -199,12 +199,17 @@ def autoencoder_objective(
 
 
 def dead_dimensions(posterior: Posterior, is_counted: jax.Array) -> Mean:
-  """How many of the Z dimensions do not depend on the chunk."""
-  weights = is_counted.astype(jnp.float32)[..., None]  # [B, L, 1]
-  count = jnp.maximum(weights.sum(), 1)
-  mean = (posterior.mean * weights).sum(axis=(0, 1), keepdims=True) / count
-  variance = (jnp.square(posterior.mean - mean) * weights).sum((0, 1)) / count
-  num_dead = jnp.sum(variance < _DEAD_VARIANCE, dtype=jnp.float32)
+  """How many of the Z dimensions do not depend on the chunk; NaN if one is."""
+  count = jnp.maximum(jnp.sum(is_counted, dtype=jnp.float32), 1)
+
+  def over_chunks(values):  # [B, L, Z] → [1, 1, Z]
+    values = jnp.where(is_counted[..., None], values, 0.0)
+    return values.sum(axis=(0, 1), keepdims=True) / count
+
+  mean = over_chunks(posterior.mean)
+  variance = over_chunks(jnp.square(posterior.mean - mean))
+  is_dead = variance < _DEAD_VARIANCE  # false of NaN
+  num_dead = jnp.where(jnp.isnan(variance), jnp.nan, is_dead).sum()
   return Mean(num_dead, jnp.ones((), jnp.float32))
 
 

@@ -13,6 +13,7 @@ from calm_jax.config import DiffusionHeadConfig, FlowHeadConfig
 from calm_jax.families import build_model, family_of
 from calm_jax.families.autoencoder import (
   autoencoder_objective,
+  dead_dimensions,
   rebuilt_tokens,
 )
 from calm_jax.families.next_vector import next_vector_objective
@@ -259,3 +260,20 @@ def test_token_loss_is_the_mean_of_next_token_nats():
     relative_error(compute(jax.device_get(sums))["loss"], nats[counted].mean())
     < 1e-5
   )
+
+
+def test_dead_dimensions_are_those_that_do_not_vary():
+  mean = np.zeros((2, 3, 4), np.float32)
+  mean[..., 1] = [[0, 1, 2], [3, 4, 5]]
+  mean[0, 0, 2] = 9  # of a chunk that does not count, as the NaN there
+  mean[0, 0, 3] = np.nan
+  is_counted = jnp.ones((2, 3), bool).at[0, 0].set(False)
+
+  def count(mean):
+    mean = jnp.asarray(mean)
+    posterior = Posterior(mean, jnp.zeros_like(mean))
+    return compute({"": dead_dimensions(posterior, is_counted)})[""]
+
+  assert count(mean) == 3
+  mean[1, 1, 3] = np.nan
+  assert np.isnan(count(mean))
