@@ -7,14 +7,17 @@ from typing import Any
 
 from jax.sharding import Mesh
 
+from calm_jax import config_file
 from calm_jax.checkpoint.run_directory import LoadedRun, RunDirectory, load_run
 from calm_jax.checkpoint.steps import DamagedStepError, list_steps
+from calm_jax.config import ExperimentConfig
 from calm_jax.evaluation.result_rows import ResultRows
 from calm_jax.training import processes
 
 _POLL_SECONDS = 1.0
 
 EvaluateFn = Callable[[LoadedRun], dict[str, Any]]
+ExpectedFn = Callable[[RunDirectory], dict[str, Any]]
 
 
 def evaluate_steps(
@@ -23,6 +26,8 @@ def evaluate_steps(
   evaluate_fn: EvaluateFn,
   rows: ResultRows | None,
   mesh: Mesh | None = None,
+  *,
+  expected_fn: ExpectedFn | None = None,
 ) -> None:
   """Scores saved steps, in order, but for those that have a row.
 
@@ -34,19 +39,24 @@ def evaluate_steps(
     evaluate_fn: makes a row of a step.
     rows: where it goes; None on all processes but the first.
     mesh: to load the steps onto; None: one device.
+    expected_fn: what all rows of the run have in common, before any is made;
+      None: not known.
 
   Raises:
-    ValueError, OSError: if a step is missing or cannot be read.
+    ValueError, OSError: if a step is missing or cannot be read, or the rows
+      that are there are of another run or measured otherwise.
   """
 
   def missing() -> list[int]:
+    _check_rows(run, rows, expected_fn)
     found = sorted({*steps} - rows.steps)
     for step in found:
       run.find_step(step)
     return found
 
   for step in processes.first_lists(missing):
-    _append(rows, evaluate_fn(load_run(run.path, step, mesh, is_rounded=True)))
+    loaded = load_run(run.path, step, mesh, is_rounded=True)
+    _append(run, rows, evaluate_fn(loaded))
 
 
 def follow_run(
@@ -59,6 +69,7 @@ def follow_run(
   wait_seconds: float | None = None,
   sleep_fn: Callable[[float], None] = time.sleep,
   warn_fn: Callable[[str], None],
+  expected_fn: ExpectedFn | None = None,
 ) -> None:
   """Scores each step of a live run once, until the run's last step is scored.
 
@@ -77,9 +88,11 @@ def follow_run(
     wait_seconds: give up after so long without a step to score; None: never.
     sleep_fn: waits between two looks at the run.
     warn_fn: takes a sentence about a step that cannot be read.
+    expected_fn: as `evaluate_steps` takes it; asked once the run has begun.
 
   Raises:
-    ValueError: if no new step came for `wait_seconds`.
+    ValueError: if no new step came for `wait_seconds`, or the rows that are
+      there are of another run or measured otherwise.
     OSError: if a row cannot be written.
   """
   watch = _Watch(
@@ -88,6 +101,7 @@ def follow_run(
     None if steps is None else {*steps},
     wait_seconds=math.inf if wait_seconds is None else wait_seconds,
     sleep_fn=sleep_fn,
+    expected_fn=expected_fn,
   )
   unreadable: dict[int, int] = {}  # looks in a row, by step
   while ready := processes.first_lists(watch.ready_steps):
@@ -102,7 +116,7 @@ def follow_run(
         if unreadable[step] == 2 and rows is not None:
           warn_fn(f"{error} It is left out unless it can be read later.")
         continue
-      _append(rows, evaluate_fn(loaded))
+      _append(run, rows, evaluate_fn(loaded))
 
 
 class _Watch:
@@ -116,12 +130,15 @@ class _Watch:
     *,
     wait_seconds: float,
     sleep_fn: Callable[[float], None],
+    expected_fn: ExpectedFn | None,
   ):
     self._run = run
     self._rows = rows
     self._wanted = wanted
     self._wait_seconds = wait_seconds
     self._sleep_fn = sleep_fn
+    self._expected_fn = expected_fn
+    self._is_checked = False
     self._num_rows = -1  # at the last look
     self._last_news = time.monotonic()
 
@@ -131,6 +148,7 @@ class _Watch:
       self._wait()
     else:
       self._num_rows, self._last_news = len(self._rows.steps), time.monotonic()
+    self._check_rows()
     while not self._is_done():
       found = list_steps(self._run.steps) if self._run.exists() else []
       ready = [
@@ -142,7 +160,14 @@ class _Watch:
       if ready:
         return ready
       self._wait()
+      self._check_rows()
     return []
+
+  def _check_rows(self) -> None:
+    """Looks once the run has begun, before anything is scored or done."""
+    if not self._is_checked and self._run.exists():
+      _check_rows(self._run, self._rows, self._expected_fn)
+      self._is_checked = True
 
   def _is_done(self) -> bool:
     if self._wanted is not None:
@@ -161,6 +186,49 @@ class _Watch:
     self._sleep_fn(_POLL_SECONDS)
 
 
-def _append(rows: ResultRows | None, row: dict[str, Any]) -> None:
+def _append(
+  run: RunDirectory, rows: ResultRows | None, row: dict[str, Any]
+) -> None:
   """Writes a row on the first process; fails on all if that does."""
-  processes.together(lambda: None if rows is None else rows.append(row))
+
+  def append() -> None:
+    if rows is None:
+      return
+    if run.exists():  # and may have been begun anew
+      _check_run(run, rows)
+    rows.append(row)
+
+  processes.together(append)
+
+
+def _check_rows(
+  run: RunDirectory, rows: ResultRows, expected_fn: ExpectedFn | None
+) -> None:
+  """Raises ValueError if rows are there that this run would not give."""
+  if not rows.rows:
+    return
+  _check_run(run, rows)
+  if expected_fn is not None:
+    rows.check(expected_fn(run))
+
+
+def _check_run(run: RunDirectory, rows: ResultRows) -> None:
+  """Raises ValueError if a row says that it is of another run.
+
+  A run that was moved is the same, and so is one that went on with a change.
+  """
+  run.read_config()
+  changed = {"num_steps"}
+  changed |= {it["field"] for it in config_file.read_history(run.config_file)}
+  configs: list[Any] = []
+  for row in rows.rows:
+    there, config = row.get("checkpoint", str(run.path)), row.get("config")
+    if there != str(run.path) and RunDirectory(there).exists():
+      rows.refuse(f"another run, {there}, and now it is {run.path}")
+    if config is None or config in configs:
+      continue
+    configs.append(config)
+    try:
+      run.check_same(config_file.from_dict(ExperimentConfig, config), changed)
+    except ValueError:
+      rows.refuse(f"a run of another config than that of {run.path}")

@@ -1,15 +1,22 @@
 """A run and data to scores."""
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
 
-from calm_jax.checkpoint.run_directory import LoadedRun
+from calm_jax.checkpoint.run_directory import LoadedRun, RunDirectory
+from calm_jax.checkpoint.steps import (
+  DamagedStepError,
+  list_steps,
+  read_position,
+)
 from calm_jax.config import ExperimentConfig
 from calm_jax.data.batch import Batch
 from calm_jax.data.pipeline import eval_batches
+from calm_jax.data.tokenizer import load_tokenizer
 from calm_jax.evaluation.held_out_text import open_text
 from calm_jax.evaluation.prediction import PredictionSettings
 from calm_jax.families import family_of
@@ -77,22 +84,72 @@ def evaluate_run(
   )
   scores_fn = family_of(config.model).make_scores_fn(config, settings, run.mesh)
   scores = scores_fn(run.params, run.autoencoder, _counted(batches, rows_fn))
-  settings_used = dataclasses.asdict(settings)
-  if not config.model.predicts:
-    settings_used = {}
-  settings_used.pop("seed", None)
   return {
     "kind": config.model.kind,
     **scores,
-    "settings": {
-      "data": data,
-      "split": split,
-      "row_length": length,
-      "num_rows": num_rows,
-      **settings_used,
-    },
+    "settings": _settings_used(config, data, settings, split, length, num_rows),
     **provenance(run, data_hash=store.content_hash, seed=settings.seed),
   }
+
+
+def expected_of(
+  run: RunDirectory,
+  data: str,
+  settings: PredictionSettings,
+  *,
+  split: str = "valid",
+  row_length: int | None = None,
+  num_rows: int | None = None,
+  batch_size: int = 8,
+) -> dict[str, Any]:
+  """What `evaluate_run` will say of what is measured, without scoring.
+
+  Args:
+    run: that has begun.
+    data: as `evaluate_run` takes it, and so are the others.
+
+  Returns:
+    `kind`, `settings`, `seed` and `hashes`; of the training's hashes none
+    while no step can be read.
+
+  Raises:
+    ValueError, OSError: if data and run do not fit, or cannot be read.
+  """
+  del batch_size  # changes no number
+  config = run.read_config()
+  length = window_length(config, row_length)
+  tokenizer = load_tokenizer(run.tokenizer)
+  hashes = {
+    "tokenizer": tokenizer.content_hash,
+    "data": open_text(data, tokenizer).content_hash,
+  }
+  for step in reversed(list_steps(run.steps)):
+    # Older steps may be removed meanwhile, and a damaged one is told of when it
+    # is scored; all of them were trained on the same.
+    with contextlib.suppress(DamagedStepError, FileNotFoundError):
+      trained = read_position(run.steps, step)["hashes"]
+      hashes |= {f"training_{name}": it for name, it in trained.items()}
+      break
+  return {
+    "kind": config.model.kind,
+    "settings": _settings_used(config, data, settings, split, length, num_rows),
+    "hashes": hashes,
+    "seed": settings.seed,
+  }
+
+
+def _settings_used(
+  config: ExperimentConfig,
+  data: str,
+  settings: PredictionSettings,
+  split: str,
+  length: int,
+  num_rows: int | None,
+) -> dict[str, Any]:
+  used = dataclasses.asdict(settings) if config.model.predicts else {}
+  used.pop("seed", None)
+  where = {"data": data, "split": split}
+  return where | {"row_length": length, "num_rows": num_rows} | used
 
 
 def _rows_at_once(run: LoadedRun, batch_size: int, num_rows: int | None) -> int:

@@ -12,7 +12,7 @@ from calm_jax.evaluation.prediction import PredictionSettings
 from calm_jax.evaluation.result_rows import ResultRows
 from calm_jax.evaluation.table import format_table
 from calm_jax.runs.follow import evaluate_steps, follow_run
-from calm_jax.runs.runner import evaluate_run
+from calm_jax.runs.runner import evaluate_run, expected_of
 from calm_jax.training import processes
 from calm_jax.workflows.terminal import say
 
@@ -89,6 +89,9 @@ def score_steps(
   def evaluate(loaded: LoadedRun) -> dict[str, Any]:
     return _evaluate(loaded, data, settings, **others)
 
+  def expected(run: RunDirectory) -> dict[str, Any]:
+    return expected_of(run, data, settings, **others)
+
   if is_live:
     follow_run(
       run,
@@ -98,9 +101,10 @@ def score_steps(
       mesh=mesh,
       wait_seconds=wait_seconds,
       warn_fn=_warn,
+      expected_fn=expected,
     )
   else:
-    evaluate_steps(run, numbers, evaluate, rows, mesh)
+    evaluate_steps(run, numbers, evaluate, rows, mesh, expected_fn=expected)
 
 
 class _ShownRows(ResultRows):

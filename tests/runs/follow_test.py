@@ -1,5 +1,6 @@
 """Tests evaluation/follow.py: every step of a run is scored once."""
 
+import dataclasses
 import json
 import shutil
 
@@ -7,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 
+from calm_jax import config_file
 from calm_jax.checkpoint.checkpointer import Checkpointer
 from calm_jax.checkpoint.run_directory import RunDirectory
 from calm_jax.config import MeshConfig
@@ -37,8 +39,9 @@ def rows(tmp_path):
   return ResultRows(tmp_path / "rows.jsonl")
 
 
-def _create(run):
-  run.create(tiny.experiment("token", num_steps=4), ByteTokenizer(), None)
+def _create(run, seed=0):
+  config = dataclasses.replace(tiny.experiment("token", num_steps=4), seed=seed)
+  run.create(config, ByteTokenizer(), None)
 
 
 def _save(run, program, *steps):
@@ -191,3 +194,90 @@ def test_rows_of_other_settings_or_other_files_are_refused(tmp_path):
   path.write_text('{"loss": 1}\n')
   with pytest.raises(ValueError, match="does not hold results by step"):
     ResultRows(path)
+
+
+def _identified(run):
+  """Rows that say which run they are of, as those of `evaluate_run` do."""
+  return lambda loaded: {
+    **_evaluate(loaded),
+    "checkpoint": str(run.path),
+    "config": config_file.to_dict(run.read_config()),
+  }
+
+
+def _never(loaded):
+  raise AssertionError(f"step {loaded.step} is scored")
+
+
+def test_rows_of_another_run_are_refused(run, rows, program, tmp_path):
+  _create(run)
+  _save(run, program, 1, 4)
+  follow.evaluate_steps(run, [1, 4], _identified(run), rows)
+  other = RunDirectory(tmp_path / "other")
+  _create(other)
+  _save(other, program, 1, 2)
+  for steps in ([1], [1, 2]):
+    with pytest.raises(
+      ValueError, match=r"rows\.jsonl holds rows with another"
+    ):
+      follow.evaluate_steps(other, steps, _never, rows)
+  with pytest.raises(ValueError, match="holds rows with another run"):
+    _follow(other, rows, evaluate_fn=_never)
+  shutil.rmtree(other.path)
+  run.path.rename(other.path)  # the same run, elsewhere
+  follow.evaluate_steps(other, [1, 4], _never, rows)
+
+
+def test_rows_of_a_run_that_was_begun_anew_are_refused(run, rows, program):
+  _create(run)
+  _save(run, program, 1, 4)
+  follow.evaluate_steps(run, [1, 4], _identified(run), rows)
+  shutil.rmtree(run.path)
+  with pytest.raises(ValueError, match="a run of another config"):
+    _follow(run, rows, [lambda: _create(run, seed=3)], evaluate_fn=_never)
+
+
+def test_a_run_that_is_begun_anew_while_it_is_followed_is_refused(
+  run, rows, program
+):
+  def begin_anew():
+    shutil.rmtree(run.path)
+    _create(run, seed=3)
+    _save(run, program, 2)
+
+  _create(run)
+  _save(run, program, 1)
+  with pytest.raises(ValueError, match="a run of another config"):
+    _follow(run, rows, [begin_anew], evaluate_fn=_identified(run))
+  assert rows.steps == {1}
+
+
+def test_rows_measured_otherwise_are_refused_before_any_work(
+  run, rows, program
+):
+  _create(run)
+  _save(run, program, 1, 4)
+  facts = {
+    "kind": "token",
+    "settings": {"num_rows": 2, "data": "here"},
+    "seed": 0,
+    "hashes": {"data": "d" * 64},
+  }
+  follow.evaluate_steps(
+    run, [1, 4], lambda loaded: {"step": loaded.step, **facts}, rows
+  )
+  changes = [
+    ({"seed": 3}, "seed 0, and now it is 3"),
+    ({"settings": {"num_rows": 4}}, "num_rows 2, and now it is 4"),
+    ({"hashes": {"data": "e" * 64}}, "hashes.data 'dddddddddddd', and now"),
+  ]
+  for change, message in changes:
+    expected_fn = lambda run, change=change: facts | change
+    for call in (
+      lambda fn: follow.evaluate_steps(run, [1], _never, rows, expected_fn=fn),
+      lambda fn: _follow(run, rows, evaluate_fn=_never, expected_fn=fn),
+    ):
+      with pytest.raises(ValueError, match=message):
+        call(expected_fn)
+  moved = facts | {"settings": {"num_rows": 2, "data": "there"}}
+  follow.evaluate_steps(run, [1], _never, rows, expected_fn=lambda run: moved)

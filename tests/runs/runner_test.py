@@ -6,13 +6,14 @@ import json
 import numpy as np
 import pytest
 
+from calm_jax.checkpoint.run_directory import RunDirectory, load_run
 from calm_jax.data.store import TokenStore, prepare
 from calm_jax.data.tokenizer_bytes import ByteTokenizer
 from calm_jax.evaluation.held_out_text import open_text, read_files
 from calm_jax.evaluation.prediction import PredictionSettings
 from calm_jax.evaluation.result_file import check_output, write_result
-from calm_jax.runs.runner import evaluate_run
-from tests.sampling.tiny_runs import autoencoder_run, calm_run
+from calm_jax.runs.runner import evaluate_run, expected_of
+from tests.sampling.tiny_runs import autoencoder_run, calm_run, save_run
 
 _SETTINGS = PredictionSettings(num_samples=2, permuted=True)
 
@@ -78,6 +79,18 @@ def test_result_says_where_it_comes_from(files, tmp_path):
   assert "cpu" in result["device"]
   write_result(str(tmp_path / "result.json"), result)
   assert json.loads((tmp_path / "result.json").read_text()) == result
+
+
+def test_what_is_measured_is_known_before_it_is(files, tmp_path):
+  save_run(calm_run(), tmp_path / "run")
+  data = str(files / "prepared")
+  expected = expected_of(
+    RunDirectory(tmp_path / "run"), data, _SETTINGS, num_rows=2
+  )
+  run = load_run(tmp_path / "run")
+  result = evaluate_run(run, data, _SETTINGS, num_rows=2)
+  assert {name: result[name] for name in expected} == expected
+  assert "training_autoencoder" in expected["hashes"]
 
 
 def test_refuses(files, tmp_path):
