@@ -33,9 +33,9 @@ def default_bandwidth(latent_size: int) -> float:
 
       E k_h(x)² = (1 + 1/(h²(h² + 2)))^(Z/2),
 
-  10⁸ at h = 1 with Z = 128, and 1.65 at h = Z^¼. A model's samples are spread
-  wider than a posterior, which asks for more: among Z^¼ times 1, 2, 3, 4 and 8
-  the third is good both on known distributions and on a trained model
+  10⁸ at h = 1 with Z = 128, and at most 1.65 at h = Z^¼. A model's samples are
+  spread wider than a posterior, which asks for more: among Z^¼ times 1, 2, 3, 4
+  and 8 the third is good both on known distributions and on a trained model
   (`benchmarks/choose/`).
 
   Args:
