@@ -9,6 +9,7 @@ from typing import Any
 from calm_jax.json_files import read_json, write_json
 from calm_jax.scaling.points import Point, write_points
 from calm_jax.scaling.scored_run import read_point
+from calm_jax.scaling.study import SAMPLE, SETTING, check_items
 
 _SHOWN = ("_stderr", "_per_dimension")  # of an autoencoder, and its scores
 _CHOICES = "choices.json"
@@ -21,7 +22,7 @@ def collect(
   """Writes table.csv, table.parquet and results.json.
 
   Beside a result file may lie choices.json, written by launch.choose for the
-  same run, all of the same questions: it adds scores.
+  same run, all of the same questions by the same estimate: it adds scores.
 
   Args:
     results: the result file of each finished point, by its name. Those of
@@ -47,6 +48,10 @@ def collect(
       f"{directory} has no finished next-vector or token point; run them"
       " first, or look for error.txt in their directories."
     )
+  for name in scored:
+    for key, fields in (("samples", SAMPLE), ("trade_off", SETTING)):
+      place = f"{results[name]}: {key}"
+      check_items(found[name].get(key, []), fields, place)
   choices = _choices({name: results[name] for name in scored})
   used = {name: _autoencoder_name(found[name]) for name in scored}
   points = [
@@ -98,14 +103,24 @@ def _choices(
     for name, it in results.items()
     if (path := pathlib.Path(it).parent / _CHOICES).exists()
   }
-  hashes: dict[Any, pathlib.Path] = {}
+  hashes: dict[str, pathlib.Path] = {}
+  estimates: dict[str, pathlib.Path] = {}
   for path in beside.values():
-    hashes.setdefault(read_json(path).get("task_hash"), path)
+    found = read_json(path)
+    hashes.setdefault(str(found.get("task_hash")), path)
+    if (estimate := str(found.get("estimate"))) != "exact":  # a token model's
+      estimates.setdefault(estimate, path)
   if len(hashes) > 1:
     first, second, *_ = hashes.values()
     raise ValueError(
       f"{first} and {second} answer different questions; scores of one table"
       " are those of one --task."
+    )
+  if len(estimates) > 1:
+    (name, first), (other, second), *_ = estimates.items()
+    raise ValueError(
+      f"{first} has answers by --estimate={name} and {second} by {other};"
+      " accuracies of one table are those of one estimate."
     )
   return beside
 
@@ -119,7 +134,7 @@ def _autoencoder_name(result: Mapping[str, Any]) -> str:
 
 def _agreed(values: list[Any]) -> Any:
   """One value of all results; where they differ, all of them in words."""
-  if values and isinstance(values[0], dict):
+  if values and all(isinstance(value, dict) for value in values):
     names = dict.fromkeys(name for value in values for name in value)
     return {
       name: _agreed([value[name] for value in values if name in value])

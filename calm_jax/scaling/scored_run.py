@@ -10,7 +10,7 @@ from calm_jax.scaling import flops
 from calm_jax.scaling.points import SCORES, Point
 from calm_jax.scaling.study import read_json
 
-_OF_CHOICES = ("accuracy", "chance", "log_score", "step", "task_hash")
+_OF_CHOICES = ("accuracy", "chance", "estimates", "step", "task_hash")
 _SAMPLED = 0.5  # the temperature of `Point.inference_flops_sampled`
 
 
@@ -89,7 +89,7 @@ def read_point(
     tokens=float(tokens),
     chunk_size=model.chunk_size,
     seed=config.seed,
-    bytes_per_token=float(result.get("bytes_per_token") or 0.0),
+    bytes_per_token=_number_if_any(path, result, "bytes_per_token") or 0.0,
     backbone_parameters=float(parts.get("backbone", 0)),
     autoencoder_parameters=float(sum(frozen.values())),
     training_flops=_training_flops(result, config, convention),
@@ -113,21 +113,63 @@ def _choice_scores(
     raise ValueError(
       f"{path} has no {', '.join(missing)}; expected a result of launch.choose."
     )
-  if found["step"] != result["step"]:
+  if not isinstance(found["estimates"], dict):
+    raise ValueError(f"{path}: estimates is no JSON object; score again.")
+  if _step(path, found) != result["step"]:
     raise ValueError(
       f"{path} is of step {found['step']}, and the point was scored at step"
       f" {result['step']}; answer the questions again."
     )
-  chance = found["chance"]
-  above = lambda value: value / (1 - chance)
-  errors = [found.get(f"{key}_stderr") for key in ("accuracy", "log_score")]
+  chance = _number(path, found, "chance")
+  if not 0 <= chance < 1:
+    raise ValueError(
+      f"{path} has chance {chance:g}, which leaves no accuracy above it;"
+      " questions of a sweep have at least two candidates."
+    )
+  error = _number_if_any(path, found, "accuracy_stderr")
+  # Of a CALM, and of a token model. The accuracy is that of the estimate asked
+  # for; the nats are not, because that may be one without a unit.
+  estimates = found["estimates"]
+  name = "kernel" if "kernel" in estimates else "exact"
+  place, nats = f"{path}: estimates.{name}", estimates.get(name)
+  if not isinstance(nats, dict):
+    raise ValueError(f"{place} is {nats!r}, not an object; score again.")
   return {
     "cloze_accuracy": (
-      above(found["accuracy"] - chance),
-      None if errors[0] is None else above(errors[0]),
+      (_number(path, found, "accuracy") - chance) / (1 - chance),
+      None if error is None else error / (1 - chance),
     ),
-    "cloze_nats": (-found["log_score"], errors[1]),
+    "cloze_nats": (
+      -_number(place, nats, "log_score"),
+      _number_if_any(place, nats, "log_score_stderr"),
+    ),
   }
+
+
+def _number(
+  place: str | os.PathLike, values: dict[str, Any], name: str
+) -> float:
+  value = values.get(name)
+  if isinstance(value, bool) or not isinstance(value, int | float):
+    raise ValueError(
+      f"{place}: {name} is {value!r}, not a number; score again."
+    )
+  return float(value)
+
+
+def _number_if_any(
+  place: str | os.PathLike, values: dict[str, Any], name: str
+) -> float | None:
+  return None if values.get(name) is None else _number(place, values, name)
+
+
+def _step(path: str | os.PathLike, result: dict[str, Any]) -> int:
+  step = result["step"]
+  if type(step) is not int or step < 0:
+    raise ValueError(
+      f"{path}: step is {step!r}, not a training step; score again."
+    )
+  return step
 
 
 def _read(path: str | os.PathLike) -> tuple[dict[str, Any], ExperimentConfig]:
@@ -139,6 +181,7 @@ def _read(path: str | os.PathLike) -> tuple[dict[str, Any], ExperimentConfig]:
       f"{path} has no {', '.join(missing)}; expected a result of"
       " launch.evaluate."
     )
+  _step(path, result)
   try:
     return result, config_file.from_dict(ExperimentConfig, result["config"])
   except ValueError as error:

@@ -18,6 +18,12 @@ from calm_jax.json_files import read_json, read_rows
 from calm_jax.scaling.points import Point, read_points
 
 TABLES = ("table.parquet", "table.csv")  # the first that exists is read
+SAMPLE = {"prompt": str, "text": str}  # what a page shows of each
+SETTING = {
+  "label": str,
+  "accuracy": int | float,
+  "collision": int | float,
+}  # of a trade-off
 _RESULTS = "results.json"
 _METRICS = "metrics.jsonl"
 _CONFIG = "config.json"
@@ -122,14 +128,11 @@ def _read_results(path: pathlib.Path) -> dict[str, Any]:
   for name in ("autoencoder", "calm", "trade_off"):
     if not isinstance(results.get(name, {}), dict):
       raise ValueError(f"{path}: {name} is not a JSON object; write it anew.")
-  text = {"prompt": str, "text": str}
-  _check_items(results.get("samples", []), text, f"{path}: samples")
+  check_items(results.get("samples", []), SAMPLE, f"{path}: samples")
   text = {"prompt": str, "model": str, "real": str}
-  _check_items(results.get("continuations", []), text, f"{path}: continuations")
-  number = int | float
-  setting = {"label": str, "accuracy": number, "collision": number}
+  check_items(results.get("continuations", []), text, f"{path}: continuations")
   for name, settings in results.get("trade_off", {}).items():
-    _check_items(settings, setting, f"{path}: trade_off.{name}")
+    check_items(settings, SETTING, f"{path}: trade_off.{name}")
   for stage, values in results.items():
     if not isinstance(values, dict):
       continue
@@ -156,13 +159,13 @@ def _read_choices(path: pathlib.Path) -> dict[str, Any]:
   scores = {"accuracy": number}
   bins = {"confidence": number, **scores}
   counts = {"num_samples": int, **scores}
-  _check_items([result], fields, str(path))
-  _check_items([*result["estimates"].values()], scores, f"{path}: estimates")
+  check_items([result], fields, str(path))
+  check_items([*result["estimates"].values()], scores, f"{path}: estimates")
   for name, values in result["estimates"].items():
     place = f"{path}: estimates.{name}"
-    _check_items(values.get("reliability", []), bins, f"{place}.reliability")
+    check_items(values.get("reliability", []), bins, f"{place}.reliability")
     rows = values.get("by_num_samples", [])
-    _check_items(rows, counts, f"{place}.by_num_samples")
+    check_items(rows, counts, f"{place}.by_num_samples")
     for row in (values, *rows):
       _check_errors(row, place)
   return result
@@ -180,7 +183,7 @@ def _is_numbers(value: Any) -> bool:
   )
 
 
-def _check_items(items: Any, fields: dict[str, Any], place: str) -> None:
+def check_items(items: Any, fields: dict[str, Any], place: str) -> None:
   """Raises ValueError unless items is a list of objects with these fields."""
   if not isinstance(items, list) or not all(
     isinstance(item, dict) and isinstance(item.get(name), kind)

@@ -107,17 +107,58 @@ def test_point_of_a_token_model(tmp_path):
   assert point.training_flops == pytest.approx(expected)
 
 
+_CHOICES = {
+  "estimate": "exact",
+  "accuracy": 0.4,
+  "accuracy_stderr": 0.03,
+  "chance": 0.25,
+  "log_score": -12.5,
+  "log_score_stderr": 0.5,
+  "estimates": {"exact": {"log_score": -12.5, "log_score_stderr": 0.5}},
+  "step": 100,
+  "task_hash": "a",
+}
+
+
+def test_the_nats_of_a_calm_are_those_of_the_kernel(tmp_path):
+  result = _write(tmp_path / "r.json", "next_vector")
+  estimates = {
+    "energy": {"log_score": -0.7, "log_score_stderr": 0.1},
+    "kernel": {"log_score": -12.5, "log_score_stderr": 0.5},
+  }
+  change = {"estimate": "energy", "log_score": -0.7, "estimates": estimates}
+  path = tmp_path / "choices.json"
+  path.write_text(json.dumps(_CHOICES | change))
+  point = read_point(result, "a", choices=path)
+  assert (point.scores["cloze_nats"], point.errors["cloze_nats"]) == (12.5, 0.5)
+  assert point.scores["cloze_accuracy"] == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [
+    ({"chance": 1.0}, "leaves no accuracy above it"),
+    ({"accuracy": None}, "accuracy is None, not a number"),
+    ({"accuracy": "0.4"}, "accuracy is '0.4', not a number"),
+    ({"accuracy_stderr": "x"}, "accuracy_stderr is 'x', not a number"),
+    ({"step": "100"}, "step is '100', not a training step"),
+    ({"estimates": [1]}, "estimates is no JSON object"),
+    ({"estimates": {"energy": {}}}, "estimates.exact is None"),
+    ({"estimates": {"kernel": {}}}, "estimates.kernel: log_score is None"),
+  ],
+)
+def test_damaged_answers_are_refused_by_name(tmp_path, changes, message):
+  result = _write(tmp_path / "r.json", "token")
+  path = tmp_path / "choices.json"
+  path.write_text(json.dumps(_CHOICES | changes))
+  with pytest.raises(ValueError, match=message) as error:
+    read_point(result, "a", choices=path)
+  assert str(path) in str(error.value)
+
+
 def test_answered_questions_are_scores(tmp_path):
   result = _write(tmp_path / "r.json", "token", bytes_per_token=4.2)
-  found = {
-    "accuracy": 0.4,
-    "accuracy_stderr": 0.03,
-    "chance": 0.25,
-    "log_score": -12.5,
-    "log_score_stderr": 0.5,
-    "step": 100,
-    "task_hash": "a",
-  }
+  found = _CHOICES
   path = tmp_path / "choices.json"
   path.write_text(json.dumps(found))
   point = read_point(result, "a", choices=path)
@@ -142,6 +183,8 @@ def test_answered_questions_are_scores(tmp_path):
     ("token", {"brier_1": None}, "holds none of"),
     ("token", {"config": {"model": 1}}, "the config is foreign"),
     ("token", {"brier_1": float("nan")}, "holds NaN"),
+    ("token", {"step": None}, "r.json: step is None, not a training step"),
+    ("token", {"bytes_per_token": "a"}, "r.json: bytes_per_token is 'a'"),
   ],
 )
 def test_foreign_results_are_refused(tmp_path, kind, changes, message):

@@ -180,13 +180,29 @@ def test_answered_questions_of_one_task_enter_the_table(finished, tmp_path):
     results[name].write_bytes(finished.result_file(name).read_bytes())
     choices = {"accuracy": 0.5, "chance": 0.25, "log_score": -9.0, "step": 4}
     choices |= {"accuracy_stderr": 0.1, "task_hash": name}
+    choices |= {"estimate": name, "estimates": {"exact": choices}}
     (tmp_path / name / "choices.json").write_text(json.dumps(choices))
   with pytest.raises(ValueError, match="answer different questions; scores of"):
+    collect(results, tmp_path)
+  choices = tmp_path / "calm/choices.json"
+  choices.write_text(
+    choices.read_text().replace('task_hash": "calm', 'task_hash": "token')
+  )
+  with pytest.raises(ValueError, match="accuracies of one table are those of"):
     collect(results, tmp_path)
   (tmp_path / "calm/choices.json").unlink()
   token, calm = collect(results, tmp_path)
   assert token.scores["cloze_nats"] == 9
   assert "cloze_nats" not in calm.scores
+
+
+@pytest.mark.parametrize("samples", [5, ["x"]])
+def test_damaged_samples_are_refused_by_name(finished, tmp_path, samples):
+  path = tmp_path / "result.json"
+  result = json.loads(finished.result_file("token").read_text())
+  path.write_text(json.dumps(result | {"samples": samples}))
+  with pytest.raises(ValueError, match=r"result\.json: samples is not a list"):
+    collect({"token": path}, tmp_path)
 
 
 def test_one_failure_leaves_the_rest(place, tmp_path, monkeypatch):
