@@ -22,6 +22,7 @@ transformers 4.43, which does not go with this package's extra [tokenizers]: in
 an environment of its own, pip install torch 'transformers==4.43.*'
 """
 
+import os
 import sys
 
 from absl import flags
@@ -73,7 +74,7 @@ def main(arguments: list[str]) -> None:
   check_output(_OUTPUT.value)
   options = {"name": _SUITE.value}
   if _AGAINST.value:
-    against = Against(_AGAINST.value)
+    against = Against(os.path.expanduser(_AGAINST.value))
     options = {
       "name": "against",
       "suites": {"against": against.run},

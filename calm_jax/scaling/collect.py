@@ -40,7 +40,7 @@ def collect(
     raise ValueError(
       f"{directory} is remote; copy it to a local disk and collect there."
     )
-  directory = pathlib.Path(directory)
+  directory = pathlib.Path(directory).expanduser()
   found = {name: read_json(it) for name, it in results.items()}
   scored = [name for name in found if found[name].get("kind") != "autoencoder"]
   if not scored:

@@ -64,7 +64,7 @@ def write_report(
       )
     split_block(markdown)  # better known before the page is written
   page = build_page(study, answer)
-  output = pathlib.Path(output)
+  output = pathlib.Path(output).expanduser()
   folder = output.with_name(f"{output.stem}_figures")
   folder.mkdir(parents=True, exist_ok=True)
   contents = {output: page.html()} | {

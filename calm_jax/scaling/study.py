@@ -74,7 +74,7 @@ def read_study(directory: str | os.PathLike) -> Study:
     OSError: if there is no directory, or nothing in it to report.
     ValueError: if a file is damaged, naming it and the place.
   """
-  directory = pathlib.Path(directory)
+  directory = pathlib.Path(directory).expanduser()
   if not directory.is_dir():
     raise FileNotFoundError(
       f"there is no directory {directory}; give the --workdir of a run, a"

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import tqdm
+from etils import epath
 
 from calm_jax.checkpoint.run_directory import LoadedRun, RunDirectory
 from calm_jax.data.choice_items import Task, read_task, with_examples
@@ -129,7 +130,7 @@ def make_task(
     continuation_size=num_chunks * size,
     **others,
   )
-  write_whole(path, "".join(map(line, items)))
+  write_whole(epath.Path(path).expanduser(), "".join(map(line, items)))
 
 
 def format_choices(result: Mapping[str, Any]) -> str:

@@ -28,7 +28,7 @@ def read_sweep_file(sweep: str) -> Points:
     ValueError: if it yields something else, a name twice or unfit for a
       directory, or a next-vector model without its autoencoder.
   """
-  path, _, argument = sweep.partition(":")
+  path, _, argument = os.path.expanduser(sweep).partition(":")
   if not os.path.isfile(path):
     raise FileNotFoundError(
       f"there is no sweep file {path!r}; name one, such as"
