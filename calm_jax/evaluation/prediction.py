@@ -147,12 +147,28 @@ def prediction_columns(
       name: np.concatenate([part[name] for part in parts]).astype(np.float64)
       for name in parts[0]
     }
-    if settings.permuted and np.count_nonzero(columns[COUNT]) < 2:
-      raise ValueError(
-        "--permuted scores each row with another row's context and needs at"
-        " least 2 rows that can be scored; evaluate more rows."
-      )
+    if settings.permuted:
+      check_num_rows(int(np.count_nonzero(columns[COUNT])))
     return columns
+
+
+def check_num_rows(num_rows: float) -> None:
+  """Raises ValueError if contexts cannot be permuted."""
+  if num_rows < 2:
+    raise ValueError(
+      "--permuted scores each row with another row's context and needs at"
+      " least 2 rows that can be scored; evaluate more rows."
+    )
+
+
+def check_last_chunk(positions: Positions, chunk_size: int) -> None:
+  """Raises ValueError if what is scored does not lie in one chunk."""
+  if positions.num_chunks > 1:
+    raise ValueError(
+      f"--last_chunk needs chunks of at least {NUM_ORDERS} tokens, so that what"
+      f" is scored lies in one; those of this model have {chunk_size}. Leave it"
+      " out."
+    )
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3, 4))
@@ -334,14 +350,7 @@ def _against_text(
 
 def _chunks_apart(batch: Batch, settings: PredictionSettings) -> Batch:
   """The batch with every chunk a segment of its own."""
-  positions = _positions(batch, settings)
-  if positions.num_chunks > 1:
-    chunk_size = batch.tokens.shape[-1]
-    raise ValueError(
-      f"--last_chunk needs chunks of at least {NUM_ORDERS} tokens, so that what"
-      f" is scored lies in one; those of this model have {chunk_size}. Leave it"
-      " out."
-    )
+  check_last_chunk(_positions(batch, settings), batch.tokens.shape[-1])
   segment_ids = np.broadcast_to(
     np.arange(batch.tokens.shape[1], dtype=np.int32), batch.segment_ids.shape
   )

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -18,7 +19,12 @@ from calm_jax.data.batch import Batch
 from calm_jax.data.pipeline import eval_batches
 from calm_jax.data.tokenizer import load_tokenizer
 from calm_jax.evaluation.held_out_text import open_text
-from calm_jax.evaluation.prediction import PredictionSettings
+from calm_jax.evaluation.positions import select_positions
+from calm_jax.evaluation.prediction import (
+  PredictionSettings,
+  check_last_chunk,
+  check_num_rows,
+)
 from calm_jax.families import family_of
 from calm_jax.runs.provenance import provenance
 from calm_jax.sampling.rows import check_processes, num_parts
@@ -68,11 +74,12 @@ def evaluate_run(
     file holds.
 
   Raises:
-    ValueError, OSError: if data and run do not fit, or cannot be read; if there
-      are more processes than rows.
+    ValueError, OSError: if data and run do not fit, or cannot be read; if the
+      model has no use for a setting; if there are more processes than rows.
   """
   config = run.config
   length = window_length(config, row_length)
+  _check_settings(config, settings, length)
   store = open_text(data, run.tokenizer)
   batches = eval_batches(
     store,
@@ -82,6 +89,8 @@ def evaluate_run(
     batch_size=_rows_at_once(run, batch_size, num_rows),
     num_rows=num_rows,
   )
+  if settings.permuted:
+    check_num_rows(min(store.num_rows(split, length), num_rows or math.inf))
   scores_fn = family_of(config.model).make_scores_fn(config, settings, run.mesh)
   scores = scores_fn(run.params, run.autoencoder, _counted(batches, rows_fn))
   return {
@@ -118,6 +127,7 @@ def expected_of(
   del batch_size  # changes no number
   config = run.read_config()
   length = window_length(config, row_length)
+  _check_settings(config, settings, length)
   tokenizer = load_tokenizer(run.tokenizer)
   hashes = {
     "tokenizer": tokenizer.content_hash,
@@ -136,6 +146,30 @@ def expected_of(
     "hashes": hashes,
     "seed": settings.seed,
   }
+
+
+def _check_settings(
+  config: ExperimentConfig, settings: PredictionSettings, row_length: int
+) -> None:
+  """Raises ValueError for what the model does not do, before any work."""
+  model = config.model
+  unused = ["noise_scale"] if not model.needs_autoencoder else []
+  if not model.predicts:
+    unused += ["permuted", "last_chunk", "positions"]
+  for field in dataclasses.fields(settings):
+    value = getattr(settings, field.name)
+    if field.name in unused and value != field.default:
+      raise ValueError(
+        f"--{field.name}={value} does nothing for a model of kind"
+        f" {model.kind!r}; leave it out."
+      )
+  if settings.last_chunk:
+    check_last_chunk(
+      select_positions(
+        settings.positions, row_length=row_length, chunk_size=model.chunk_size
+      ),
+      model.chunk_size,
+    )
 
 
 def _settings_used(

@@ -57,7 +57,7 @@ def run_quickstart(
   autoencoder, calm = (
     dataclasses.replace(it, seed=seed) for it in (autoencoder, calm)
   )
-  workdir = epath.Path(workdir)
+  workdir = epath.Path(workdir).expanduser()
   paths = {name: workdir / name for name in ("data", "autoencoder", "calm")}
   clock = _Clock()
   with clock.stage("prepare"):
@@ -126,7 +126,9 @@ def _train(
 
 
 def _score(run: LoadedRun, data: epath.Path) -> dict[str, Any]:
-  settings = PredictionSettings(num_samples=8, permuted=True)
+  settings = PredictionSettings(
+    num_samples=8, permuted=run.config.model.predicts
+  )
   with tqdm.tqdm(desc="evaluation", unit="row", total=_NUM_ROWS) as bar:
     scores = evaluate_run(
       run, str(data), settings, num_rows=_NUM_ROWS, rows_fn=bar.update

@@ -57,7 +57,10 @@ class Scoring:
       )
     self.settings()
 
-  def settings(self) -> PredictionSettings:
+  def settings(self, predicts: bool = True) -> PredictionSettings:
+    """Of a model that predicts, or of an autoencoder, which has no places."""
+    if not predicts:
+      return PredictionSettings(seed=self.seed)
     return PredictionSettings(
       num_samples=self.num_samples, positions=self.positions, seed=self.seed
     )
@@ -113,7 +116,7 @@ def score_point(
     result = evaluate_run(
       run,
       config.data.path,
-      scoring.settings(),
+      scoring.settings(config.model.predicts),
       num_rows=scoring.num_rows,
       rows_fn=bar.update,
     )

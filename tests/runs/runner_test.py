@@ -13,7 +13,12 @@ from calm_jax.evaluation.held_out_text import open_text, read_files
 from calm_jax.evaluation.prediction import PredictionSettings
 from calm_jax.evaluation.result_file import check_output, write_result
 from calm_jax.runs.runner import evaluate_run, expected_of
-from tests.sampling.tiny_runs import autoencoder_run, calm_run, save_run
+from tests.sampling.tiny_runs import (
+  autoencoder_run,
+  calm_run,
+  save_run,
+  token_run,
+)
 
 _SETTINGS = PredictionSettings(num_samples=2, permuted=True)
 
@@ -50,12 +55,13 @@ def test_files_are_the_stream_of_prepared_data(files):
 
 def test_evaluates_prepared_data_and_files_alike(files):
   run = autoencoder_run()
+  settings = PredictionSettings()
   rows = []
   prepared = evaluate_run(
-    run, str(files / "prepared"), _SETTINGS, rows_fn=rows.append
+    run, str(files / "prepared"), settings, rows_fn=rows.append
   )
   assert sum(rows) == prepared["num_windows"]
-  same = evaluate_run(run, str(files / "held_out.jsonl"), _SETTINGS)
+  same = evaluate_run(run, str(files / "held_out.jsonl"), settings)
   for name in ("token_accuracy", "kl", "posterior_std", "kl_stderr"):
     assert prepared[name] == same[name]
   assert prepared["kind"] == "autoencoder"
@@ -93,8 +99,33 @@ def test_what_is_measured_is_known_before_it_is(files, tmp_path):
   assert "training_autoencoder" in expected["hashes"]
 
 
+@pytest.mark.parametrize(
+  ("run_fn", "changes", "message"),
+  [
+    (token_run, {"noise_scale": 0.5}, "--noise_scale=0.5 does nothing for"),
+    (autoencoder_run, {"noise_scale": 0.5}, "--noise_scale=0.5 does nothing"),
+    (autoencoder_run, {"permuted": True}, "--permuted=True does nothing for"),
+    (autoencoder_run, {"last_chunk": True}, "--last_chunk=True does nothing"),
+    (autoencoder_run, {"positions": "grid:8"}, "--positions=grid:8 does no"),
+    (token_run, {"last_chunk": True}, "--last_chunk needs chunks of at least"),
+    (calm_run, {"permuted": True}, "--permuted scores each row with another"),
+  ],
+)
+def test_refuses_what_is_not_measured_before_any_work(
+  files, run_fn, changes, message
+):
+  def never(num_rows):
+    raise AssertionError(f"{num_rows} rows are scored")
+
+  settings = PredictionSettings(num_samples=2, **changes)
+  with pytest.raises(ValueError, match=message):
+    evaluate_run(
+      run_fn(), str(files / "prepared"), settings, num_rows=1, rows_fn=never
+    )
+
+
 def test_refuses(files, tmp_path):
-  run = autoencoder_run()
+  run = calm_run()
   with pytest.raises(ValueError, match="rows of 160 tokens"):
     evaluate_run(run, str(files / "prepared"), _SETTINGS, row_length=164)
   with pytest.raises(ValueError, match="split 'test'"):
