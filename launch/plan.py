@@ -35,7 +35,6 @@ from typing import Any, NoReturn
 from absl import flags
 from ml_collections import config_flags
 
-from calm_jax.config import MeshConfig
 from calm_jax.config_file import check_types
 from calm_jax.evaluation.result_file import check_output, write_result
 from calm_jax.planning import PROGRAMS
@@ -94,7 +93,8 @@ def main(arguments: list[str]) -> None:
     signal.signal(number, signal.SIG_DFL)
   num_devices, num_bytes = len(topology.devices), available_bytes(topology)
   if _PROGRAM.value != "train":
-    mesh = mesh_for([config], num_devices, num_bytes, MeshConfig(**sizes))
+    given = dataclasses.replace(config.mesh, **sizes)
+    mesh = mesh_for([config], num_devices, num_bytes, given)
     plan = programs.plan_program(
       _PROGRAM.value,
       dataclasses.replace(config, mesh=mesh),
