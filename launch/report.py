@@ -11,6 +11,7 @@ import pathlib
 
 from absl import flags
 
+from calm_jax.evaluation.result_file import check_output
 from launch import entry
 
 _WORKDIR = flags.DEFINE_string(
@@ -34,6 +35,7 @@ def main(arguments: list[str]) -> None:
   del arguments
   from calm_jax.scaling.report import write_report
 
+  check_output(_OUTPUT.value)
   output = _OUTPUT.value or pathlib.Path(_WORKDIR.value) / "report.html"
   page, *figures = write_report(
     _WORKDIR.value, output, _BESIDE.value, _MARKDOWN.value

@@ -50,7 +50,9 @@ flags.mark_flags_as_required(["sweep", "workdir"])
 
 def main(arguments: list[str]) -> None:
   del arguments
+  from calm_jax.evaluation.result_file import check_output
   from calm_jax.scaling.collect import collect
+  from calm_jax.scaling.markdown_block import split_block
   from calm_jax.workflows import sweep_run
   from calm_jax.workflows.sweep import Sweep
   from calm_jax.workflows.sweep_file import read_sweep_file
@@ -96,7 +98,8 @@ def main(arguments: list[str]) -> None:
   if commands_fn is not None:
     shared = (_SWEEP, _WORKDIR, _POSITIONS, _NUM_SAMPLES, _NUM_ROWS)
     command = [f"--{flag.name}={flag.value}" for flag in shared]
-    command = ["python", "-m", "launch.sweep", *command, f"--data={data}"]
+    command += [f"--data={data}", *entry.shared_flags()]
+    command = ["python", "-m", "launch.sweep", *command]
     print(commands_fn(sweep, command, _JOB_OPTIONS.value))
     return
   if is_one:
@@ -105,6 +108,11 @@ def main(arguments: list[str]) -> None:
       status = sweep_run.run_point(sweep, name)
     sweep_run.check_finished({name: status})
     return
+  if _ALL.value:
+    sweep.workdir.mkdir(parents=True, exist_ok=True)
+  check_output(_REPORT.value, "report")
+  if _MARKDOWN.value:
+    split_block(_MARKDOWN.value)
   statuses = sweep_run.run_all(sweep) if _ALL.value else {}
   if sweep_run.Status.STOPPED not in statuses.values():
     files = sweep.result_files()

@@ -10,17 +10,17 @@ from etils import epath
 from calm_jax import json_files, paths
 
 
-def check_output(path: str | None) -> None:
+def check_output(path: str | None, flag: str = "output") -> None:
   """Raises ValueError or OSError if a file cannot be written there."""
   if path is None:
     return
   target = epath.Path(path).expanduser()
   if target.is_dir() or not target.parent.is_dir():
     raise ValueError(
-      f"--output={path} cannot be written: it names a directory, or one that"
+      f"--{flag}={path} cannot be written: it names a directory, or one that"
       " does not exist; give a file in an existing directory."
     )
-  with _named(target):
+  with _named(target, flag):
     paths.check_writable(target)
 
 
@@ -44,18 +44,18 @@ def read_result(path: epath.PathLike) -> dict[str, Any]:
     ValueError: if it is no JSON object of finite numbers.
   """
   try:
-    return json_files.read_json(path)
+    return json_files.read_json(epath.Path(path).expanduser())
   except ValueError as error:
     raise ValueError(f"{error} Remove it and score again.") from None
 
 
 @contextlib.contextmanager
-def _named(target: epath.Path) -> Iterator[None]:
+def _named(target: epath.Path, flag: str = "output") -> Iterator[None]:
   """Says of an error of the disk which flag it is about."""
   try:
     yield
   except OSError as error:
     raise OSError(
-      f"--output={target} cannot be written ({error.strerror or error}); give a"
+      f"--{flag}={target} cannot be written ({error.strerror or error}); give a"
       " file elsewhere."
     ) from error

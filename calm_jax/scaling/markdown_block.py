@@ -17,14 +17,21 @@ def replace_block(path: str | os.PathLike, content: str) -> None:
     OSError: if it cannot be read or written.
     ValueError: if the file does not have each mark once, in this order.
   """
-  path = pathlib.Path(path)
+  path = pathlib.Path(path).expanduser()
   before, _, after = split_block(path)
   paths.write_whole(path, f"{before}{BEGIN}\n\n{content}\n{END}{after}")
 
 
 def split_block(path: str | os.PathLike) -> tuple[str, str, str]:
   """What stands before the marks, between and behind them."""
-  text = pathlib.Path(path).read_text(encoding="utf-8")
+  path = pathlib.Path(path).expanduser()
+  try:
+    text = path.read_text(encoding="utf-8")
+  except OSError as error:
+    raise OSError(
+      f"--markdown={path} cannot be read ({error.strerror}); give a page that"
+      " exists."
+    ) from error
   found = re.findall(f"{re.escape(BEGIN)}|{re.escape(END)}", text)
   if found != [BEGIN, END]:
     raise ValueError(

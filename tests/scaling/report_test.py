@@ -14,7 +14,12 @@ import pytest
 from calm_jax.scaling import report
 from calm_jax.scaling.answer import find_answer
 from calm_jax.scaling.answer_words import markdown
-from calm_jax.scaling.markdown_block import BEGIN, replace_block, split_block
+from calm_jax.scaling.markdown_block import (
+  BEGIN,
+  END,
+  replace_block,
+  split_block,
+)
 from calm_jax.scaling.points import read_points
 
 from . import studies
@@ -284,6 +289,27 @@ def test_binary_writes_the_page(tmp_path):
   assert result.returncode == 0, result.stderr
   assert result.stdout.startswith(str(tmp_path / "report.html"))
   _check((tmp_path / "report.html").read_text())
+
+
+def test_home_is_written_as_a_tilde(tmp_path, monkeypatch):
+  monkeypatch.setenv("HOME", str(tmp_path))
+  monkeypatch.chdir(tmp_path)
+  studies.write_sweep(tmp_path / "runs")
+  (tmp_path / "page.md").write_text(f"{BEGIN}\n{END}\n")
+  report.write_report("~/runs", "~/page.html", markdown="~/page.md")
+  assert (tmp_path / "page.html").exists()
+  assert "K = " in (tmp_path / "page.md").read_text()
+  assert not (tmp_path / "~").exists()
+
+
+def test_what_cannot_be_written_is_refused_before_any_work(tmp_path):
+  studies.write_run(tmp_path)
+  (tmp_path / "page").mkdir()
+  result = _launch(f"--workdir={tmp_path}", f"--output={tmp_path}/page")
+  assert result.returncode == 1 and "--output=" in result.stderr
+  assert not (tmp_path / "page_figures").exists()
+  with pytest.raises(OSError, match=r"--markdown=.*page cannot be read"):
+    split_block(tmp_path / "page")
 
 
 def test_binary_says_mistakes_in_one_line(tmp_path):

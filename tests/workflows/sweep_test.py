@@ -436,6 +436,42 @@ def test_binary_says_mistakes_in_one_line(tmp_path):
   assert list(tmp_path.iterdir()) == []
 
 
+def test_binary_prints_jobs_with_all_of_its_flags(place, tmp_path):
+  result = subprocess.run(
+    [
+      *(sys.executable, "-m", "launch.sweep", f"--sweep={place}/sweep.py"),
+      *(f"--workdir={tmp_path}", f"--data={place}/store", "--slurm"),
+      *(f"--compilation_cache={tmp_path}/cache", "--debug"),
+    ],
+    capture_output=True,
+    text=True,
+    check=True,
+    env=runs.environment(),
+  )
+  for line in result.stdout.splitlines():
+    assert f"--compilation_cache={tmp_path}/cache" in line
+    assert "--debug=True" in line
+
+
+@pytest.mark.parametrize("flag", ["report", "markdown"])
+def test_pages_that_cannot_be_written_are_refused_first(place, tmp_path, flag):
+  pages = {"report": f"{tmp_path}/page.html"} | {flag: f"{tmp_path}/none/page"}
+  with pytest.raises(subprocess.CalledProcessError) as error:
+    subprocess.run(
+      [
+        *(sys.executable, "-m", "launch.sweep", f"--sweep={place}/sweep.py"),
+        *(f"--workdir={tmp_path}", f"--data={place}/store", "--all"),
+        *(f"--{name}={path}" for name, path in pages.items()),
+      ],
+      capture_output=True,
+      text=True,
+      check=True,
+      env=runs.environment(),
+    )
+  assert f"error: --{flag}={tmp_path}/none/page" in error.value.stderr
+  assert list(tmp_path.iterdir()) == []
+
+
 def test_binary_runs_the_point_of_a_number(place, tmp_path):
   command = [
     *(sys.executable, "-m", "launch.sweep", "--index=1"),
