@@ -104,6 +104,16 @@ def test_standard_error_of_a_mean():
   assert found.stderr == pytest.approx(sums.std() / 20, rel=0.06)
 
 
+def test_standard_error_of_a_mean_of_few_windows():
+  """s/√W with the W − 1 of an unbiased s: at W = 4 it is 15 % more."""
+  sums = np.array([[1.0], [2.0], [4.0], [9.0]])
+  found = bootstrap.bootstrap(
+    lambda total: total / 4, sums, num_resamples=20_000
+  )
+  # Of 20 000 resamples: 0.5 % is one standard error.
+  assert found.stderr == pytest.approx(sums.std(ddof=1) / 2, rel=0.02)
+
+
 def test_difference_is_paired():
   """Two columns that share their noise: the difference has almost none."""
   generator = np.random.default_rng(0)

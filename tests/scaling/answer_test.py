@@ -9,6 +9,7 @@ import pytest
 from calm_jax.scaling import answer_tables, answer_words
 from calm_jax.scaling.answer import find_answer
 from calm_jax.scaling.best_chunk import BestChunk
+from calm_jax.scaling.seeds import SeedScatter
 
 from . import studies
 
@@ -155,6 +156,23 @@ def test_a_row_of_scores_is_of_one_size(answer):
   column = [title.endswith("K = 4") for title in header].index(True)
   assert rows[0][column] == ""
   assert [row[column] for row in rows[1:]] == [row[column] for row in whole[1:]]
+
+
+def test_the_mean_of_four_seeds_has_half_the_error_of_one(answer):
+  point = dataclasses.replace(
+    answer.points[0], scores={"cross_entropy": 2.0}, errors={}
+  )
+  points = tuple(dataclasses.replace(point, seed=seed) for seed in range(4))
+  scatter = SeedScatter(0.1, 0.05, 0.2, 3)  # of ln L, so 0.2 of L
+  _, [[_, cell]] = answer_tables.scores_table(
+    dataclasses.replace(
+      answer,
+      quantity="cross_entropy",
+      points=points,
+      scatters={point.family: scatter},
+    )
+  )
+  assert cell == "2.00 ± 0.10"
 
 
 def test_a_token_model_without_flops_leaves_the_best_k(answer):
