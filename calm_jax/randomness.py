@@ -35,10 +35,15 @@ def stream_key(seed: int, stream: str, step: int | jax.Array = 0) -> jax.Array:
   Raises:
     ValueError: for another seed, whose higher bits would be dropped.
   """
-  if not 0 <= seed < 2**32:
-    raise ValueError(f"seed is {seed}; it lies between 0 and 2**32 - 1.")
+  check_seed(seed)
   key = jax.random.fold_in(root_key(seed), zlib.crc32(stream.encode()))
   return jax.random.fold_in(key, step)
+
+
+def check_seed(seed: int) -> None:
+  """Raises ValueError for a seed that is none."""
+  if not 0 <= seed < 2**32:
+    raise ValueError(f"seed is {seed}; it lies between 0 and 2**32 - 1.")
 
 
 def position_keys(

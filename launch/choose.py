@@ -96,11 +96,14 @@ def _choose() -> None:
   import jax
 
   from calm_jax.checkpoint.run_directory import load_run
+  from calm_jax.randomness import check_seed
   from calm_jax.runs.text_scorer import ChoiceSettings
   from calm_jax.workflows.choosing import choose, open_task
 
   if jax.process_index() == 0:
     check_output(_OUTPUT.value)
+    check_output(_MAKE_TASK.value, "make_task")
+  check_seed(_SEED.value)
   if (_TASK.value is None) == (_MAKE_TASK.value is None):
     raise ValueError(
       "give --task=FILE to answer, or --make_task=FILE to write."

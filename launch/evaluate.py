@@ -95,6 +95,10 @@ def _evaluate() -> None:
   }
   if _WAIT_SECONDS.value is not None and not _FOLLOW.value:
     raise ValueError("--wait_seconds goes with --follow alone; leave it out.")
+  if _WAIT_SECONDS.value is not None and not _WAIT_SECONDS.value >= 0:
+    raise ValueError(
+      f"--wait_seconds is {_WAIT_SECONDS.value:g}; give seconds, 0 or more."
+    )
   if _FOLLOW.value or _STEPS.value is not None:
     if _STEP.value is not None:
       raise ValueError(

@@ -42,10 +42,12 @@ def main(arguments: list[str]) -> None:
   from calm_jax.evaluation.ngram import NgramModel, ngram_columns
   from calm_jax.evaluation.table import format_table
   from calm_jax.evaluation.windows import summarise
+  from calm_jax.randomness import check_seed
   from calm_jax.runs.provenance import commit, versions
 
   check_output(_OUTPUT.value)
   check_samples(_NUM_SAMPLES.value)
+  check_seed(_SEED.value)
   lengths = [_context_length(text) for text in _CONTEXTS.value or [""]]
   store = TokenStore(_DATA.value)
   tokens = store.read("train", 0, store.num_tokens("train"))

@@ -27,13 +27,19 @@ class NgramModel:
       num_ids: ids are below it.
 
     Raises:
-      ValueError: if contexts of that length have no 63-bit number.
+      ValueError: if contexts of that length have no 63-bit number, or the text
+        has none with a token behind it.
     """
     limit = int(63 / np.log2(num_ids))
     if not 0 <= longest <= limit:
       raise ValueError(
         f"the n-gram context is {longest} tokens; with {num_ids} ids it is"
         f" between 0 and {limit}."
+      )
+    if longest >= len(tokens):
+      raise ValueError(
+        f"the n-gram context is {longest} tokens, and the training text has"
+        f" {len(tokens)}; give shorter --contexts, or more text."
       )
     self._tokens, self._num_ids = tokens, num_ids
     self._occurrences = [

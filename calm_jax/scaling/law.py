@@ -102,12 +102,6 @@ def fit_law(
     form = CHUNK_FORMS["coefficients"] if several else TOKEN_FORM
   check_variation(kept, form, len(censored))
   losses, errors = np.array([point.loss(quantity) for point in kept]).T
-  if losses.min() <= 0:
-    worst = kept[int(losses.argmin())].name
-    raise ValueError(
-      f"point {worst!r} has a {quantity} loss of {losses.min():.3g}; the law"
-      " needs losses above 0."
-    )
   seeds = seed_scatter(kept, quantity)
   estimates = estimator.estimate_laws(
     form,

@@ -153,11 +153,21 @@ def series_title(family: str, chunk_size: int) -> str:
 def split_censored(
   points: Iterable[Point], quantity: str
 ) -> tuple[list[Point], list[tuple[Point, str]]]:
-  """The points that count for a quantity, and the others with the reason."""
+  """The points that count for a quantity, and the others with the reason.
+
+  Raises:
+    ValueError: if a loss is 0 or less, as of a BrierLM above 100.
+  """
   kept, censored = [], []
   for point in points:
     reason = quantity_of(quantity).censored_reason(point)
     if reason is None:
+      loss, _ = point.loss(quantity)
+      if loss <= 0:
+        raise ValueError(
+          f"point {point.name!r} has a {quantity} loss of {loss:.3g}; the law"
+          " needs losses above 0."
+        )
       kept.append(point)
     else:
       censored.append((point, reason))

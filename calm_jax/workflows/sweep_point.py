@@ -88,7 +88,16 @@ def train_point(
         f" {name!r} has {config.num_steps}; move it away, or give another"
         " --workdir."
       )
-  return run_training(config, directory, name=name).reason != "stopped"
+  try:
+    return run_training(config, directory, name=name).reason != "stopped"
+  except ValueError as error:
+    what, advice, _ = str(error).partition(". Give another --workdir")
+    if not advice:
+      raise
+    # A point is that of the sweep file, so that no change can be allowed.
+    raise ValueError(
+      f"{what}. Move it away, or give another --workdir."
+    ) from error
 
 
 def score_point(

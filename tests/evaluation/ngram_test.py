@@ -46,6 +46,12 @@ def test_draws_follow_the_counts():
   np.testing.assert_allclose(pairs, expected, atol=4 * 0.5 * 1.5 / 20_000**0.5)
 
 
+def test_a_context_as_long_as_the_text_is_refused():
+  text = np.arange(4, dtype=np.int32)
+  with pytest.raises(ValueError, match="7 tokens, and the training text has 4"):
+    NgramModel(text, 7, 6)
+
+
 def test_a_periodic_text_is_known_from_one_token_of_context():
   text = np.tile(np.arange(3, dtype=np.int32), 200)
   scores = _scores(NgramModel(text, 2, 6), text[:256], 1)

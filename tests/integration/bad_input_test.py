@@ -633,6 +633,13 @@ _EVALUATE = [
     "wait", "--wait_seconds=3", words=["--wait_seconds", "--follow alone"]
   ),
   _evaluate(
+    "wait-nan",
+    "--follow",
+    "--wait_seconds=nan",
+    "--output=rows.jsonl",
+    words=["--wait_seconds is nan", "0 or more"],
+  ),
+  _evaluate(
     "follow-step",
     "--follow",
     "--step=3",
@@ -965,6 +972,7 @@ _NGRAM = [
   _ngram("long-context", "--contexts=9", words=["9 tokens", "between 0 and"]),
   _ngram("no-context", "--contexts=", words=["--contexts has ''", "0,1,2,3"]),
   _ngram("chunk-size", "--chunk_size=0", words=["chunk_size is 0", "positive"]),
+  _ngram("seed", "--seed=-1", words=["seed is -1", "2**32 - 1"]),
   _ngram(
     "one-sample", "--num_samples=1", words=["num_samples is 1", "at least 2"]
   ),
@@ -1025,6 +1033,19 @@ _CHOOSE = [
   _choose("items", _TASK_FLAG, "--num_items=2", words=["give 1 to 1"]),
   _choose("batch", _TASK_FLAG, "--batch_size=0", words=["at least 1"]),
   _choose("no-data", "--make_task=out.jsonl", words=["--data"]),
+  _choose(
+    "make-directory",
+    "--make_task=none/out.jsonl",
+    "--data=data",
+    words=["--make_task=none/out.jsonl cannot be written", "existing"],
+  ),
+  _choose(
+    "seed",
+    _TASK_FLAG,
+    "--num_examples=1",
+    "--seed=-1",
+    words=["seed is -1", "2**32 - 1"],
+  ),
   _choose(
     "little-text",
     "--make_task=out.jsonl",

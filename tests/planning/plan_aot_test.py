@@ -155,7 +155,12 @@ def test_an_autoencoder_has_a_plan(tmp_path):
 
 @pytest.mark.parametrize("program", ["evaluate", "generate"])
 @pytest.mark.parametrize(
-  "mesh", ["", pytest.param("--mesh=data=2,tensor=2", marks=pytest.mark.slow)]
+  "mesh",
+  [
+    "",
+    pytest.param("--mesh=data=2,tensor=2", marks=pytest.mark.slow),
+    pytest.param("--config.mesh.tensor=2", marks=pytest.mark.slow),
+  ],
 )
 def test_evaluation_and_generation_fit(tmp_path, program, mesh):
   flags = [f"--program={program}", "--rows=2", *([mesh] if mesh else [])]

@@ -40,6 +40,32 @@ def test_isoflop_finds_the_minimum():
   assert any(one.best_parameters for one in fits)
 
 
+def test_a_maximum_is_no_best_size():
+  """L = 3 − x² + x⁴/10, x = ln(N/1e8), has its largest value at x = 0."""
+  points = [
+    Point(
+      name=f"{x}-{c}",
+      family="calm",
+      parameters=1e8 * np.exp(x),
+      tokens=c,
+      training_flops=c,
+      scores={"cross_entropy": 3 - x**2 + x**4 / 10},
+    )
+    for x in (-1.0, -0.5, 0.0, 0.5, 1.0)
+    for c in (1e18, 1e19)
+  ]
+  for fit in isoflop_parabolas(points, "cross_entropy"):
+    assert fit.coefficients[2] < 0
+    assert fit.best_parameters is None
+
+
+def test_a_score_above_its_best_is_refused_by_name():
+  points = [_point(n, 20 * n) for n in (1e7, 1e8, 1e9)]
+  points[1].scores["cross_entropy"] = -0.2
+  with pytest.raises(ValueError, match=r"point '1e\+08-2e\+09' has a cross"):
+    isoflop_parabolas(points, "cross_entropy")
+
+
 def test_isoflop_needs_three_sizes_at_one_budget():
   points = [_point(n, 20 * n * x) for n in (1e7, 1e9, 1e11) for x in (1, 2)]
   with pytest.raises(

@@ -180,7 +180,7 @@ def test_answered_questions_of_one_task_enter_the_table(finished, tmp_path):
     results[name].write_bytes(finished.result_file(name).read_bytes())
     choices = {"accuracy": 0.5, "chance": 0.25, "log_score": -9.0, "step": 4}
     choices |= {"accuracy_stderr": 0.1, "task_hash": name}
-    choices |= {"estimate": name, "estimates": {"exact": choices}}
+    choices |= {"estimate": name, "estimates": {"exact": {"log_score": -9}}}
     (tmp_path / name / "choices.json").write_text(json.dumps(choices))
   with pytest.raises(ValueError, match="answer different questions; scores of"):
     collect(results, tmp_path)
@@ -295,6 +295,11 @@ def test_a_run_of_other_length_is_refused(place, finished):
   directory = sweep.directory("token")
   with pytest.raises(ValueError, match="was begun for 4 steps"):
     sweep_run.train_point(sweep.points["token"], directory, "token")
+  sweep.points["token"].num_steps = 4
+  sweep.points["token"].optimizer.learning_rate = 0.5
+  with pytest.raises(ValueError, match=r"optimizer\.learning_rate") as error:
+    sweep_run.train_point(sweep.points["token"], directory, "token")
+  assert "allow_change" not in str(error.value)
 
 
 @pytest.mark.parametrize(
