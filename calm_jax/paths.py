@@ -16,22 +16,38 @@ fsspec.config.conf.setdefault("gcs", {})["use_listings_cache"] = False
 
 
 def absolute(path: epath.PathLike) -> epath.Path:
-  """The path from the root of the disk, or of a bucket.
-
-  Raises:
-    ValueError: if it is empty, or in a bucket and the package that reads it is
-      missing.
-  """
+  """The path from the root of the disk, or of a bucket; see `expanded`."""
   if not os.fspath(path):
     raise ValueError("the path of a directory is empty; give one.")
-  protocol, separator, _ = os.fspath(path).partition("://")
-  if not separator:
-    return epath.Path(path).expanduser().resolve()
+  found = expanded(path)
+  return found if is_remote(path) else found.resolve()
+
+
+def expanded(path: epath.PathLike) -> epath.Path:
+  """The path with ~ as the home directory.
+
+  Raises:
+    ValueError: if it is an address that cannot be opened, as of a bucket if the
+      package that reads it is missing.
+  """
+  if not is_remote(path):
+    return epath.Path(path).expanduser()
+  protocol, _, _ = os.fspath(path).partition("://")
   try:
     fsspec.get_filesystem_class(protocol)
+    return epath.Path(path)
   except (ImportError, ValueError) as error:
     raise ValueError(f"{path} cannot be opened: {error}.") from None
-  return epath.Path(path)
+  except KeyError:
+    raise ValueError(
+      f"{path} cannot be opened: there is no way to {protocol}://; give a path"
+      " on a disk, or in a bucket, as gs://bucket/name."
+    ) from None
+
+
+def is_remote(path: epath.PathLike) -> bool:
+  """Whether it is an address such as gs://bucket/name."""
+  return "://" in os.fspath(path)
 
 
 def append(path: epath.Path, text: str) -> None:
@@ -39,7 +55,7 @@ def append(path: epath.Path, text: str) -> None:
 
   Nothing can be added to a file in a bucket, so that is written as a whole.
   """
-  if "://" in os.fspath(path):
+  if is_remote(path):
     there = path.read_text() if path.exists() else ""
     path.write_text(there + text)
   else:
@@ -62,7 +78,7 @@ class GrowingFile:
       seconds_between: how often it is sent to a bucket.
     """
     self._path = epath.Path(path)
-    self._is_remote = "://" in os.fspath(path)
+    self._is_remote = is_remote(path)
     self._seconds_between = seconds_between
     self._sent = -math.inf
     self._unsent: list[str] = []
@@ -137,6 +153,7 @@ def directory_written_whole(path: epath.PathLike) -> Iterator[epath.Path]:
   """
   path = epath.Path(path)
   beside = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.unfinished"
+  new = [parent for parent in path.parents if not parent.exists()]
   try:
     beside.mkdir(parents=True)
     yield beside
@@ -148,6 +165,8 @@ def directory_written_whole(path: epath.PathLike) -> Iterator[epath.Path]:
   except BaseException:
     with contextlib.suppress(OSError):
       beside.rmtree(missing_ok=True)
+      for parent in new:  # the innermost first, and only if it is empty
+        parent.rmdir()
     raise
 
 

@@ -12,8 +12,8 @@
       --config.data.path=prepared/bytes \
       --config.autoencoder_run=runs/autoencoder_bytes --workdir=runs/calm_bytes
 
-The README has what they reach. A wide normal
-initialisation, 1/√E or 1/√D, is what lets models so narrow learn in this time.
+`docs/results.md` has what they reach. A wide normal initialisation, 1/√E or
+1/√D, is what lets models so narrow learn in this time.
 """
 
 import dataclasses

@@ -22,6 +22,8 @@ _KINDS = (
 
 def check_config(value: Any, arguments: list[str]) -> None:
   """Raises ValueError or OSError unless --config gave an experiment."""
+  if problem := _about_sources(arguments):
+    raise ValueError(problem)
   path = _config_path(arguments)
   if not os.path.exists(path):
     raise FileNotFoundError(
@@ -49,6 +51,15 @@ def explain(error: Exception, arguments: list[str]) -> str:
     The flag or field, what was expected and what to do.
   """
   text = str(error.args[0]) if isinstance(error, KeyError) else str(error)
+  if problem := _about_sources(arguments):
+    return problem
+  if "'config." in text and not _config_path(arguments):
+    return (
+      "--config is missing, the experiment whose fields are flags; such as"
+      " --config=experiments/calm.py:tiny."
+    )
+  if "in argv before a value for --config" in text:
+    return "give --config before the flags of its fields."
   missing = re.findall(r"Flag --(\w+) must have a value", text)
   if missing:
     names = " and ".join(f"--{name}" for name in missing)
@@ -58,13 +69,16 @@ def explain(error: Exception, arguments: list[str]) -> str:
     if words in text and (flag := re.match(r"flag (--[^:]*):", text)):
       return f"{flag[1]} is not {kind}."
   if text.startswith("Unknown command line flag"):
-    return f"{text.replace(' ?', '?')} --help lists the flags."
+    text = text.replace(" ?", "?")
+    return f"{text}{'' if text[-1] in '?.' else '.'} --help lists the flags."
   field = re.match(r"Field (\w+) not found on dataclass <class '(.+)'>", text)
   if field:
     return _unknown_field(field[2], field[1])
   field = re.match(r"Attribute <class '(.+)'>\.(\w+) does not exist", text)
   if field:
     return _unknown_field(field[1], field[2])
+  if "config.vocabulary.VocabularyConfig" in text:
+    return "the vocabulary cannot be set: it comes from the data."
   if re.search(r"as instance of <class 'calm_jax\.config\.", text):
     return (
       "a part of the config that can be of several kinds is no flag; name its"
@@ -97,7 +111,20 @@ def _unknown_field(kind: str, field: str) -> str:
       f" {name}; it should give an ExperimentConfig of calm_jax.config."
     )
   fields = [item.name for item in dataclasses.fields(getattr(config, name))]
-  return f"{field!r} is not a field of {name}; it has {', '.join(fields)}."
+  return (
+    f"{field!r} is not a field of {name}; it has"
+    f" {', '.join(fields) or 'no fields'}."
+  )
+
+
+def _about_sources(arguments: list[str]) -> str:
+  """Several data sets are a list, and no flag; empty if none is tried."""
+  if not any(re.match("--?config.data.sources", it) for it in arguments):
+    return ""
+  return (
+    "data.sources, several prepared directories, is no flag; write it in an"
+    " experiment file, or give one directory as --config.data.path."
+  )
 
 
 def _config_path(arguments: list[str]) -> str:

@@ -13,6 +13,9 @@ from fsspec.registry import _registry
 from calm_jax import paths
 from calm_jax.checkpoint import steps
 from calm_jax.checkpoint.run_directory import RunDirectory
+from calm_jax.data.sources import list_inputs
+from calm_jax.data.store import TokenStore
+from calm_jax.data.tokenizer import load_tokenizer
 from calm_jax.data.tokenizer_bytes import ByteTokenizer
 from calm_jax.evaluation.result_rows import ResultRows
 from calm_jax.json_files import read_rows
@@ -48,6 +51,30 @@ def bucket(monkeypatch):
   yield epath.Path("gs://bucket")
   opened.cache_clear()
   _Bucket.store.clear()
+
+
+@pytest.mark.parametrize("path", ["foo://x/y", "http://host/x.jsonl"])
+def test_addresses_without_a_way_to_them_are_named(path):
+  for call in (
+    paths.absolute,
+    TokenStore,
+    load_tokenizer,
+    list_inputs,
+  ):
+    with pytest.raises(ValueError, match=f"{path} cannot be opened: "):
+      call(path)
+
+
+def test_what_fails_leaves_no_empty_directories(tmp_path):
+  def write():
+    with paths.directory_written_whole(tmp_path / "a" / "b" / "c") as beside:
+      (beside / "file").touch()
+      raise RuntimeError
+
+  (tmp_path / "a").mkdir()
+  with pytest.raises(RuntimeError):
+    write()
+  assert (tmp_path / "a").exists() and not (tmp_path / "a" / "b").exists()
 
 
 def test_a_run_in_a_bucket_is_there_and_nowhere_else(
@@ -140,7 +167,7 @@ def test_a_directory_is_written_whole_or_not_at_all(tmp_path):
   ):
     (beside / "file").write_text("half")
     raise KeyboardInterrupt
-  assert not any(path.parent.iterdir())
+  assert not any(tmp_path.iterdir())
   path.mkdir()
   with paths.directory_written_whole(path) as beside:
     (beside / "file").write_text("whole")

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from etils import epath
 
-from calm_jax import json_files
+from calm_jax import json_files, paths
 from calm_jax.data.choice_forms import FORMS, SECRET, Fields, Item
 from calm_jax.text_files import read_lines
 
@@ -34,7 +34,7 @@ def read_task(path: epath.PathLike) -> Task:
     OSError: if it cannot be read.
     ValueError: if a line cannot be understood, naming it.
   """
-  path = epath.Path(path).expanduser()
+  path = paths.expanded(path)
   lines = [_parse(line, f"{path} line {i + 1}") for i, line in _numbered(path)]
   if not lines:
     raise ValueError(f"{path} holds no question; give one JSON object a line.")

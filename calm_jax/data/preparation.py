@@ -65,7 +65,12 @@ def prepare(
       "a tokenizer or a vocabulary size is needed, and not both; give one of"
       " --vocab_size=N, --tokenizer=FILE and --bytes."
     )
-  if "://" in str(output):
+  if vocab_size is not None and not 0 < vocab_size < 2**31:
+    raise ValueError(
+      f"--vocab_size={vocab_size} is no number of pieces; give some hundreds or"
+      " thousands."
+    )
+  if paths.is_remote(output):
     raise ValueError(
       f"output {output} is remote; prepare on a local or mounted disk and copy"
       " the finished directory."
@@ -79,7 +84,7 @@ def prepare(
     "vocab_size": vocab_size,
     "shard": list(shard),
   }
-  target = _target(epath.Path(output).expanduser(), shard)
+  target = _target(paths.expanded(output), shard)
   if (info := _finished(target, recipe)) is not None:
     return {**info, "is_new": False}
   with _written_whole(target) as directory:
@@ -116,7 +121,12 @@ def prepare(
 def describe(output: epath.PathLike, info: dict[str, Any]) -> str:
   """A table of what `prepare` returned."""
   lines = [
-    f"{output}: {'prepared' if info['is_new'] else 'was prepared already'}",
+    f"{output}: "
+    + (
+      "prepared"
+      if info["is_new"]
+      else "was prepared already, from inputs of the same names and sizes"
+    ),
     f"{'split':<8}{'documents':>12}{'tokens':>16}{'bytes':>16}"
     f"{'bytes/token':>14}",
   ]

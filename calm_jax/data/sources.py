@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from etils import epath
 
+from calm_jax import paths
 from calm_jax.data import source_files, source_python_docs, source_tfds
 from calm_jax.data.source_files import Part, kind_of
 
@@ -99,12 +100,8 @@ def _read(name: str) -> Iterable[Part]:
 
 
 def _find_files(pattern: str) -> list[str]:
-  path = epath.Path(pattern).expanduser()
-  try:
-    is_directory = path.is_dir()
-  except ImportError as error:  # the package for this kind of address
-    raise ValueError(f"{pattern} cannot be opened: {error}.") from None
-  if is_directory:
+  path = paths.expanded(pattern)
+  if path.is_dir():
     raise ValueError(
       f"{pattern} is a directory; name its files, such as"
       f" {pattern.rstrip('/')}/*.jsonl."

@@ -21,6 +21,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
 
+from calm_jax import paths
 from calm_jax.config import VocabularyConfig
 from calm_jax.data import store_layout, tokenizer_base
 from calm_jax.data import tokenizer as tokenizer_lib
@@ -50,7 +51,7 @@ class TokenStore:
       OSError: if there is no such directory.
       ValueError: if it is not a finished preparation of this format.
     """
-    self.path = epath.Path(path).expanduser()
+    self.path = paths.expanded(path)
     self._parts = [_Part(part) for part in _find_parts(self.path)]
     first = self._parts[0]
     for part in self._parts[1:]:

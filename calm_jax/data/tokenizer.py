@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from etils import epath
 
-from calm_jax import json_files
+from calm_jax import json_files, paths
 from calm_jax.data import (
   tokenizer_base,
   tokenizer_llama3,
@@ -46,7 +46,7 @@ def load_tokenizer(path: epath.PathLike) -> Tokenizer:
     OSError: if the path does not exist.
     ValueError: if it is not a tokenizer, or not the one that was saved.
   """
-  path = epath.Path(path).expanduser()
+  path = paths.expanded(path)
   if not path.exists():
     raise FileNotFoundError(
       f"there is no tokenizer at {path}; give a SentencePiece .model, a Llama-3"

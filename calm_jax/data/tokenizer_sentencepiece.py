@@ -194,6 +194,7 @@ def train(texts: Iterable[str], vocab_size: int) -> SentencePieceTokenizer:
       remove_extra_whitespaces=False,
       allow_whitespace_only_pieces=True,
       user_defined_symbols=[_NEWLINE],
+      required_chars=_SPACE,  # however rare; as bytes it would be no space
       unk_id=0,
       bos_id=1,
       eos_id=2,

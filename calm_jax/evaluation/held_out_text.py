@@ -4,8 +4,8 @@ import itertools
 from collections.abc import Iterable, Iterator
 
 import numpy as np
-from etils import epath
 
+from calm_jax import paths
 from calm_jax.config import VocabularyConfig
 from calm_jax.data import sources
 from calm_jax.data.source_files import Part
@@ -84,7 +84,7 @@ def open_text(data: str, tokenizer: Tokenizer) -> TokenStore | HeldOutText:
     OSError: if there is nothing there.
     ValueError: if the data was prepared with another tokenizer.
   """
-  path = epath.Path(data).expanduser()
+  path = paths.expanded(data)
   if not data or not path.is_dir():
     return read_files(data, tokenizer)
   if not (path / INFO_FILE).exists() and not any(path.glob("part-*")):

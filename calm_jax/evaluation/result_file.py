@@ -14,7 +14,7 @@ def check_output(path: str | None, flag: str = "output") -> None:
   """Raises ValueError or OSError if a file cannot be written there."""
   if path is None:
     return
-  target = epath.Path(path).expanduser()
+  target = paths.expanded(path)
   if target.is_dir() or not target.parent.is_dir():
     raise ValueError(
       f"--{flag}={path} cannot be written: it names a directory, or one that"
@@ -26,7 +26,7 @@ def check_output(path: str | None, flag: str = "output") -> None:
 
 def write_result(path: str, result: dict[str, Any]) -> None:
   """Writes a result as JSON, all of it or nothing."""
-  target = epath.Path(path).expanduser()
+  target = paths.expanded(path)
   with _named(target):
     json_files.write_json(target, result)
 
@@ -44,7 +44,7 @@ def read_result(path: epath.PathLike) -> dict[str, Any]:
     ValueError: if it is no JSON object of finite numbers.
   """
   try:
-    return json_files.read_json(epath.Path(path).expanduser())
+    return json_files.read_json(paths.expanded(path))
   except ValueError as error:
     raise ValueError(f"{error} Remove it and score again.") from None
 

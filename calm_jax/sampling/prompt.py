@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from etils import epath
 
+from calm_jax import paths
 from calm_jax.data.tokenizer import Tokenizer
 from calm_jax.text_files import read_lines
 
@@ -25,7 +26,7 @@ def read_prompts(path: epath.PathLike) -> list[str]:
     OSError: if it cannot be read.
     ValueError: if it is empty or not UTF-8.
   """
-  prompts = read_lines(epath.Path(path).expanduser())
+  prompts = read_lines(paths.expanded(path))
   if not prompts:
     raise ValueError(f"{path} holds no prompt; write one a line.")
   return prompts

@@ -6,6 +6,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from calm_jax import paths
 from calm_jax.json_files import read_json, write_json
 from calm_jax.scaling.points import Point, write_points
 from calm_jax.scaling.scored_run import read_point
@@ -36,7 +37,7 @@ def collect(
     ValueError: if a file is damaged or foreign, or none gives a point.
     OSError: if a file cannot be read or written.
   """
-  if "://" in str(directory):
+  if paths.is_remote(directory):
     raise ValueError(
       f"{directory} is remote; copy it to a local disk and collect there."
     )

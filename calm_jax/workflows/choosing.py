@@ -5,15 +5,14 @@ from typing import Any
 
 import jax
 import tqdm
-from etils import epath
 
+from calm_jax import paths
 from calm_jax.checkpoint.run_directory import LoadedRun, RunDirectory
 from calm_jax.data.choice_items import Task, read_task, with_examples
 from calm_jax.data.cloze import cloze_items
 from calm_jax.data.tokenizer import load_tokenizer
 from calm_jax.evaluation.held_out_text import open_text
 from calm_jax.json_files import line
-from calm_jax.paths import write_whole
 from calm_jax.runs.choosing import choose_run
 from calm_jax.runs.text_scorer import ChoiceSettings
 from calm_jax.workflows.terminal import say
@@ -130,7 +129,7 @@ def make_task(
     continuation_size=num_chunks * size,
     **others,
   )
-  write_whole(epath.Path(path).expanduser(), "".join(map(line, items)))
+  paths.write_whole(paths.expanded(path), "".join(map(line, items)))
 
 
 def format_choices(result: Mapping[str, Any]) -> str:

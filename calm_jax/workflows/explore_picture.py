@@ -17,7 +17,7 @@ def picture_path(output: str) -> epath.Path:
   Raises:
     ValueError: if that is the JSON file itself.
   """
-  path = epath.Path(output).expanduser()
+  path = paths.expanded(output)
   picture = path.with_suffix(".png")
   if picture == path:
     raise ValueError(

@@ -1,6 +1,7 @@
 """All stages on text that every machine has, one after another."""
 
 import dataclasses
+import math
 import sys
 import textwrap
 import time
@@ -10,7 +11,13 @@ import tqdm
 from etils import epath
 
 from calm_jax import json_files
-from calm_jax.checkpoint.run_directory import LoadedRun, load_run
+from calm_jax import paths as paths_lib
+from calm_jax.checkpoint.run_directory import (
+  LoadedRun,
+  RunDirectory,
+  content_hash,
+  load_run,
+)
 from calm_jax.config import ExperimentConfig
 from calm_jax.data import preparation
 from calm_jax.data.store import TokenStore
@@ -19,6 +26,7 @@ from calm_jax.evaluation.prediction import PredictionSettings
 from calm_jax.runs.continuation import TextGenerator
 from calm_jax.runs.runner import evaluate_run
 from calm_jax.sampling.settings import SamplingSettings
+from calm_jax.workflows.terminal import say
 from calm_jax.workflows.training import run_training
 
 _NUM_ROWS = 128  # held-out windows scored
@@ -35,7 +43,7 @@ def run_quickstart(
   calm: ExperimentConfig,
   scale: float = 1.0,
   seed: int = 0,
-) -> dict[str, Any]:
+) -> dict[str, Any] | None:
   """Prepares, trains, scores and continues; goes on where it stopped.
 
   Args:
@@ -47,28 +55,34 @@ def run_quickstart(
 
   Returns:
     What `results.json` holds: scores of both models with their provenance,
-    `continuations`, and `seconds` a stage.
+    `continuations`, and `seconds` a stage; None if a signal stopped it.
 
   Raises:
     ValueError, OSError: if the workdir holds something else or is not writable.
   """
-  if not scale > 0:
-    raise ValueError(f"scale is {scale}; it is positive.")
+  if not 0 < scale < math.inf:
+    raise ValueError(f"scale is {scale}; it is positive and finite.")
   autoencoder, calm = (
     dataclasses.replace(it, seed=seed) for it in (autoencoder, calm)
   )
-  workdir = epath.Path(workdir).expanduser()
+  workdir = paths_lib.expanded(workdir)
   paths = {name: workdir / name for name in ("data", "autoencoder", "calm")}
   clock = _Clock()
   with clock.stage("prepare"):
     preparation.prepare(paths["data"], tokenizer=ByteTokenizer())
   with clock.stage("train_autoencoder"):
-    _train(autoencoder, paths, "autoencoder", scale)
+    is_stopped = _train(autoencoder, paths, "autoencoder", scale)
+  if is_stopped:
+    return None
+  trained = load_run(paths["autoencoder"])
   with clock.stage("evaluate_autoencoder"):
-    autoencoder_scores = _score(load_run(paths["autoencoder"]), paths["data"])
+    autoencoder_scores = _score(trained, paths["data"])
   calm = dataclasses.replace(calm, autoencoder_run=str(paths["autoencoder"]))
+  _check_frozen(RunDirectory(paths["calm"]), trained)
   with clock.stage("train_calm"):
-    _train(calm, paths, "calm", scale)
+    is_stopped = _train(calm, paths, "calm", scale)
+  if is_stopped:
+    return None
   run = load_run(paths["calm"])
   with clock.stage("evaluate_calm"):
     calm_scores = _score(run, paths["data"])
@@ -111,7 +125,8 @@ def _train(
   paths: dict[str, epath.Path],
   name: str,
   scale: float,
-) -> None:
+) -> bool:
+  """Whether a signal stopped it, so that there is more to train."""
   optimizer = dataclasses.replace(
     config.optimizer,
     num_warmup_steps=round(scale * config.optimizer.num_warmup_steps),
@@ -122,7 +137,22 @@ def _train(
     optimizer=optimizer,
     num_steps=max(1, round(scale * config.num_steps)),
   )
-  run_training(config, paths[name], name=name)
+  if run_training(config, paths[name], name=name).reason != "stopped":
+    return False
+  say("stopped by a signal and saved; the same command goes on.")
+  return True
+
+
+def _check_frozen(run: RunDirectory, autoencoder: LoadedRun) -> None:
+  """Raises ValueError if a CALM was begun on another autoencoder."""
+  if not run.exists():
+    return
+  frozen = run.read_autoencoder(autoencoder.config.model)
+  if content_hash(frozen) != content_hash(autoencoder.params):
+    raise ValueError(
+      f"{run.path} was begun on another autoencoder than the one in"
+      f" {autoencoder.path}; remove it, or give another --workdir."
+    )
 
 
 def _score(run: LoadedRun, data: epath.Path) -> dict[str, Any]:

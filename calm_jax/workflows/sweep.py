@@ -16,7 +16,7 @@ import jax
 import tqdm
 from etils import epath
 
-from calm_jax import config_file
+from calm_jax import config_file, paths
 from calm_jax.config import ExperimentConfig, MeshConfig, resolve
 from calm_jax.data.store import TokenStore
 from calm_jax.evaluation.positions import select_positions
@@ -60,7 +60,7 @@ class Sweep:
       ValueError: if a config is impossible, or cannot be scored so.
     """
     store = TokenStore(data)
-    self.workdir = epath.Path(workdir).expanduser()
+    self.workdir = paths.expanded(workdir)
     self.scoring = scoring
     self.points: Points = {}
     self._data_hash = store.content_hash

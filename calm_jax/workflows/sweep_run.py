@@ -137,7 +137,7 @@ def _attempt(sweep: Sweep, name: str) -> Status:
 @contextlib.contextmanager
 def _claimed(directory: epath.Path) -> Iterator[bool]:
   """Holds a point for this process; whatever ends the process lets it go."""
-  if jax.process_index() or "://" in str(directory):
+  if jax.process_index() or paths.is_remote(directory):
     yield True
     return
   directory.mkdir(parents=True, exist_ok=True)

@@ -94,6 +94,11 @@ def run_training(
       f"the steps to profile start at {profile.start} and the run has"
       f" {config.num_steps}; give a start from 0 to {config.num_steps - 1}."
     )
+  if config.autoencoder_run and not config.model.needs_autoencoder:
+    raise ValueError(
+      f"autoencoder_run is {config.autoencoder_run}, and a model of kind"
+      f" {config.model.kind!r} has no use for one; leave it out."
+    )
   run = RunDirectory(workdir)
   # Asked once, before any process may have written it.
   is_new = processes.first_says(not run.exists())

@@ -168,6 +168,18 @@ def test_impossible_vocabulary_size(size, message):
     tokenizer_sentencepiece.train([texts.ENGLISH], size)
 
 
+@pytest.mark.parametrize("space_every", [5000, 10**9], ids=["rare", "none"])
+def test_rare_spaces_come_back(space_every):
+  letters = np.random.default_rng(0).integers(0x4E00, 0x4E40, 20_000)
+  text = "".join(
+    " " if i % space_every == space_every - 1 else chr(it)
+    for i, it in enumerate(letters)
+  )
+  tokenizer = tokenizer_sentencepiece.train([text], 400)
+  for found in (text, "a b", " "):
+    assert tokenizer.decode(tokenizer.encode(found)) == found
+
+
 def test_no_text_to_train_on():
   with pytest.raises(ValueError, match="no text to train"):
     tokenizer_sentencepiece.train([], 300)

@@ -358,7 +358,39 @@ _TRAIN = [
     words=["dtype is 'float8'", "float32, bfloat16"],
   ),
   _train("group-value", "--config.model=autoencoder", words=["model"]),
-  _train("sources", "--config.data.sources=data", words=["sources"]),
+  _train(
+    "sources", "--config.data.sources=data", words=["sources", "is no flag"]
+  ),
+  _train(
+    "source", "--config.data.sources.path=data", words=["sources", "is no flag"]
+  ),
+  _train(
+    "vocabulary", "--config.model.vocabulary=3", words=["comes from the data"]
+  ),
+  _train(
+    "autoencoder-of-autoencoder",
+    "--config.autoencoder_run=x",
+    needs=["data"],
+    words=["autoencoder_run is x", "no use for one"],
+  ),
+  Case(
+    name="train-field-without-config",
+    command=["train", "--config.data.path=data", "--workdir=run"],
+    words=["--config is missing"],
+  ),
+  Case(
+    name="train-field-before-config",
+    command=[
+      *("train", "--config.data.path=data", "--workdir=run"),
+      f"--config={runs.ROOT}/experiments/autoencoder.py:tiny",
+    ],
+    words=["give --config before"],
+  ),
+  Case(
+    name="quickstart-infinite",
+    command=["quickstart", "--workdir=run", "--scale=inf"],
+    words=["scale is inf"],
+  ),
   _train("mesh", "--config.mesh.fsdp=3", words=["3", "mesh", "device"]),
   _train(
     "warmup",
