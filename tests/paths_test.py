@@ -168,7 +168,7 @@ def test_a_directory_is_written_whole_or_not_at_all(tmp_path):
     (beside / "file").write_text("half")
     raise KeyboardInterrupt
   assert not any(tmp_path.iterdir())
-  path.mkdir()
+  path.mkdir(parents=True)
   with paths.directory_written_whole(path) as beside:
     (beside / "file").write_text("whole")
     assert not any(path.iterdir())
