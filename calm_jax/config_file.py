@@ -9,7 +9,7 @@ import dataclasses
 import difflib
 import types
 import typing
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
 from etils import epath
@@ -120,36 +120,24 @@ def check_names(config: Any, names: Iterable[str], what: str) -> None:
       raise ValueError(f"{what}: the config has no field {name}{hint}")
 
 
-def write(
-  path: epath.PathLike,
-  config: Any,
-  history: Sequence[Any] = (),
-  last_step: int | None = None,
-) -> None:
+def write(path: epath.PathLike, config: Any, **beside: Any) -> None:
   """Writes a config with its format version; nobody sees half of a file.
 
   Args:
     path: the file.
     config: a dataclass of `calm_jax.config`.
-    history: what was changed in it, for JSON; kept beside the config.
-    last_step: of a run whose data has ended before what the config says.
+    **beside: what else is kept in the file, for JSON: `history`, what was
+      changed in the config; `origins`, the runs that a run started from;
+      `last_step`, where its data ended. What is None is left out.
   """
   content = {"format_version": FORMAT_VERSION, "config": to_dict(config)}
-  if history:
-    content["history"] = list(history)
-  if last_step is not None:
-    content["last_step"] = last_step
+  content |= {name: it for name, it in beside.items() if it is not None}
   json_files.write_json(path, content)
 
 
-def read_history(path: epath.PathLike) -> list[Any]:
-  """What `write` got as history."""
-  return list(json_files.read_json(path).get("history", ()))
-
-
-def read_last_step(path: epath.PathLike) -> int | None:
-  """What `write` got as last step."""
-  return json_files.read_json(path).get("last_step")
+def read_beside(path: epath.PathLike, name: str) -> Any:
+  """What `write` kept of that name; None if it is not there."""
+  return json_files.read_json(path).get(name)
 
 
 def read(path: epath.PathLike, kind: type[_Config]) -> _Config:

@@ -46,6 +46,9 @@ def main(arguments: list[str]) -> None:
   from calm_jax.interop.recorded import read_recording
   from calm_jax.interop.verification import verify
 
+  for flag in (_SOURCE, _TARGET):
+    if not flag.value:
+      raise ValueError(f"--{flag.name} is empty; give a directory.")
   source, target = _path(_SOURCE), _path(_TARGET)
   if _REVERSE.value:
     _refuse(

@@ -51,7 +51,7 @@ def explain(error: Exception, arguments: list[str]) -> str:
     The flag or field, what was expected and what to do.
   """
   text = str(error.args[0]) if isinstance(error, KeyError) else str(error)
-  if problem := _about_sources(arguments):
+  if "tuple indices" in text and (problem := _about_sources(arguments)):
     return problem
   if "'config." in text and not _config_path(arguments):
     return (
@@ -119,7 +119,7 @@ def _unknown_field(kind: str, field: str) -> str:
 
 def _about_sources(arguments: list[str]) -> str:
   """Several data sets are a list, and no flag; empty if none is tried."""
-  if not any(re.match("--?config.data.sources", it) for it in arguments):
+  if not any(re.match(r"--?config\.data\.sources[.=]", it) for it in arguments):
     return ""
   return (
     "data.sources, several prepared directories, is no flag; write it in an"

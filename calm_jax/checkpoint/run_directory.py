@@ -14,7 +14,7 @@ import copy
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import jax
@@ -70,8 +70,16 @@ _MAY_CHANGE = (
 )
 
 
-# Flags that name a run which a new one starts from. In config.json's history.
-ORIGINS = ("initial_run", "initial_embedding")
+class OtherConfigError(ValueError):
+  """A run directory holds a run of another config.
+
+  Attributes:
+    what: which, without what to do.
+  """
+
+  def __init__(self, what: str, advice: str):
+    super().__init__(f"{what}. {advice}")
+    self.what = what
 
 
 class RunDirectory:
@@ -118,7 +126,7 @@ class RunDirectory:
     config: ExperimentConfig,
     tokenizer: Tokenizer,
     autoencoder: Any,
-    history: Sequence[Any] = (),
+    origins: Mapping[str, str] | None = None,
   ) -> None:
     """Writes all that does not change; config.json, which makes it a run, last.
 
@@ -129,7 +137,7 @@ class RunDirectory:
       tokenizer: that of the data.
       autoencoder: frozen parameters, or None; with several processes, arrays
         that all of them hold.
-      history: where its parameters come from, see `origins`.
+      origins: paths of the runs that it starts from, by flag.
 
     Raises:
       OSError: if the directory cannot be written.
@@ -148,7 +156,7 @@ class RunDirectory:
             force=True,
           )
       if is_writer:
-        config_file.write(self.config_file, config, history)
+        config_file.write(self.config_file, config, origins=origins or {})
     except Exception as error:  # Orbax raises whatever its writers raise
       raise OSError(
         f"cannot write the run directory {self.path}"
@@ -203,7 +211,7 @@ class RunDirectory:
       Old and new value of the fields allowed to differ that do.
 
     Raises:
-      ValueError: if another field differs.
+      OtherConfigError: if another field differs.
     """
     saved = self.read_config()
     config = copy.deepcopy(config)
@@ -218,31 +226,28 @@ class RunDirectory:
       if name not in _MAY_CHANGE and name not in changes
     }
     if wrong:
-      raise ValueError(
+      raise OtherConfigError(
         f"{self.path} holds a run of another config; it differs in"
-        f" {', '.join(wrong.values())}. Give another --workdir, the same"
-        f" config, or --allow_change={','.join(wrong)}."
+        f" {', '.join(wrong.values())}",
+        "Give another --workdir, the same config, or"
+        f" --allow_change={','.join(wrong)}.",
       )
     schedule = config.optimizer.schedule
     is_rescaled = "num_steps" in found and schedule != "constant"
     if is_rescaled and "num_steps" not in changes:
       there, now = found["num_steps"]
-      raise ValueError(
+      raise OtherConfigError(
         f"{self.path} was started with num_steps {there}, and with {now} its"
-        f" {schedule} schedule would give the steps that follow other rates."
-        f" Keep {there}; or go on from its parameters in another --workdir with"
+        f" {schedule} schedule would give the steps that follow other rates",
+        f"Keep {there}; or go on from its parameters in another --workdir with"
         f" --initial_run={self.path}; or, for that jump of the rate,"
-        " --allow_change=num_steps."
+        " --allow_change=num_steps.",
       )
     return changes
 
-  def origins(self) -> dict[str, str]:
-    """Which flags named the runs that this one started from, and the paths."""
-    return {
-      change["field"]: change["to"]
-      for change in config_file.read_history(self.config_file)
-      if change["field"] in ORIGINS
-    }
+  def origins(self) -> dict[str, str] | None:
+    """Paths of the runs that it started from, by flag; None: not known."""
+    return config_file.read_beside(self.config_file, "origins")
 
   def update(
     self,
@@ -258,21 +263,31 @@ class RunDirectory:
       step: from which the run goes on.
       changes: as `check_same` found them; what stood there before is kept.
     """
-    history = config_file.read_history(self.config_file)
+    history = config_file.read_beside(self.config_file, "history") or []
     history += [
       {"step": step, "field": name, "from": there, "to": now}
       for name, (there, now) in changes.items()
     ]
-    config_file.write(self.config_file, config, history)
+    config_file.write(
+      self.config_file,
+      config,
+      history=history or None,
+      origins=self.origins(),
+    )
 
   def note_end(self, config: ExperimentConfig, step: int) -> None:
     """Writes into config.json that the data ended before `num_steps`."""
-    history = config_file.read_history(self.config_file)
-    config_file.write(self.config_file, config, history, last_step=step)
+    config_file.write(
+      self.config_file,
+      config,
+      history=config_file.read_beside(self.config_file, "history"),
+      origins=self.origins(),
+      last_step=step,
+    )
 
   def last_step(self) -> int:
     """The step that the run ends with, as far as that is known."""
-    ended = config_file.read_last_step(self.config_file)
+    ended = config_file.read_beside(self.config_file, "last_step")
     return self.read_config().num_steps if ended is None else ended
 
   def read_autoencoder(
@@ -378,17 +393,18 @@ def load_run(
     return (
       steps_lib.read_position(run.steps, step),
       steps_lib.read_arrays(run.steps, step, steps_lib.PARAMS, shapes),
+      load_tokenizer(run.tokenizer),
     )
 
   try:
-    position, params = read() if mesh is None else processes.together(read)
+    found = read() if mesh is None else processes.together(read)
+    position, params, tokenizer = found
     steps_lib.check_arrays(run.steps, step, steps_lib.PARAMS, params, position)
   except steps_lib.DamagedStepError as error:
     saved = steps_lib.list_steps(run.steps)
     others = [other for other in saved if other != step]
     hint = f" Read --step={others[-1]} instead." if others else ""
     raise steps_lib.DamagedStepError(f"{error}{hint}") from error
-  tokenizer = load_tokenizer(run.tokenizer)
   hashes = position["hashes"]
   _check_hash(run.tokenizer, tokenizer.content_hash, hashes["tokenizer"])
   autoencoder = None

@@ -192,7 +192,9 @@ def _digest(content: Any) -> str:
 
 
 def _is_about_memory(error: Exception) -> bool:
-  return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
+  return isinstance(error, MemoryError) or (
+    isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
+  )
 
 
 def _explain(

@@ -108,7 +108,11 @@ def follow_run(
     for step in ready:
       try:
         loaded = load_run(run.path, step, mesh, is_rounded=True)
-      except (OSError, DamagedStepError, processes.OtherProcessError) as error:
+      except (
+        FileNotFoundError,
+        DamagedStepError,
+        processes.OtherProcessError,
+      ) as error:
         if not processes.first_says(step in list_steps(run.steps)):
           continue  # removed to make room for newer ones
         unreadable[step] = unreadable.get(step, 0) + 1
@@ -219,12 +223,11 @@ def _check_run(run: RunDirectory, rows: ResultRows) -> None:
   """
   run.read_config()
   changed = {"num_steps"}
-  changed |= {it["field"] for it in config_file.read_history(run.config_file)}
+  history = config_file.read_beside(run.config_file, "history") or []
+  changed |= {it["field"] for it in history}
   configs: list[Any] = []
   for row in rows.rows:
-    there, config = row.get("checkpoint", str(run.path)), row.get("config")
-    if there != str(run.path) and RunDirectory(there).exists():
-      rows.refuse(f"another run, {there}, and now it is {run.path}")
+    config = row.get("config")
     if config is None or config in configs:
       continue
     configs.append(config)

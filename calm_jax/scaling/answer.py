@@ -135,12 +135,19 @@ def find_answer(
           lambda: _token_gaps(law, token_law, budgets),
           (),
         )
+  scatters = part(
+    "No scatter of seeds",
+    lambda: {
+      name: seed_scatter(it, quantity) for name, it in families.items() if it
+    },
+    {},
+  )
   return Answer(
     quantity,
     tuple(points),
     candidates,
     token_law,
-    {name: seed_scatter(it, quantity) for name, it in families.items() if it},
+    scatters,
     best,
     shared,
     of_second,

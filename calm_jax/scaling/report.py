@@ -66,7 +66,7 @@ def write_report(
   page = build_page(study, answer)
   output = pathlib.Path(output).expanduser()
   folder = output.with_name(f"{output.stem}_figures")
-  folder.mkdir(parents=True, exist_ok=True)
+  folder.mkdir(exist_ok=True)
   contents = {output: page.html()} | {
     folder / f"{name}.svg": svg for name, svg in page.figures.items()
   }

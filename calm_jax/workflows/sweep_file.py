@@ -98,6 +98,11 @@ def _check_autoencoder(
   name: str, config: ExperimentConfig, points: Points
 ) -> None:
   if not config.model.needs_autoencoder:
+    if config.autoencoder_run:
+      raise ValueError(
+        f"point {name!r} has autoencoder_run {config.autoencoder_run!r}, and"
+        f" its {config.model.kind} model has no use for one; leave it out."
+      )
     return
   wanted, chunk_size = config.autoencoder_run, config.model.chunk_size
   found = points.get(wanted)

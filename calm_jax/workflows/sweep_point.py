@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 
 from calm_jax.checkpoint.run_directory import (
   LoadedRun,
+  OtherConfigError,
   RunDirectory,
   load_run,
 )
@@ -90,13 +91,10 @@ def train_point(
       )
   try:
     return run_training(config, directory, name=name).reason != "stopped"
-  except ValueError as error:
-    what, advice, _ = str(error).partition(". Give another --workdir")
-    if not advice:
-      raise
+  except OtherConfigError as error:
     # A point is that of the sweep file, so that no change can be allowed.
     raise ValueError(
-      f"{what}. Move it away, or give another --workdir."
+      f"{error.what}. Move it away, or give another --workdir."
     ) from error
 
 

@@ -14,7 +14,6 @@ from calm_jax import config_file, paths
 from calm_jax.checkpoint import steps as steps_lib
 from calm_jax.checkpoint.checkpointer import Checkpointer
 from calm_jax.checkpoint.run_directory import (
-  ORIGINS,
   RunDirectory,
   content_hash,
   load_run,
@@ -131,14 +130,14 @@ def run_training(
     for name, path in given.items()
     if path is not None
   }
-  if is_new:
-    run.check_free(tokenizer)
-  elif not is_saved:
-    _check_origins(run, origins)
   if not is_saved and initial_run is not None:
     initial.check_params(initial_run, config.model, tokenizer)
   if not is_saved and initial_embedding is not None:
     initial.check_embedding(initial_embedding, config.model, tokenizer)
+  if is_new:
+    run.check_free(tokenizer)
+  elif not is_saved:
+    _check_origins(run, origins)
   config_file.check_names(config, allow_change, "allow_change")
   changes = {} if is_new else run.check_same(config, allow_change)
   if changes and is_saved:
@@ -165,11 +164,7 @@ def run_training(
   if config.teacher is not None:
     teacher, hashes["teacher"] = teaching.load_teacher(config, mesh)
   if is_new:
-    history = [
-      {"step": 0, "field": name, "from": None, "to": path}
-      for name, path in origins.items()
-    ]
-    run.create(config, tokenizer, frozen, history)
+    run.create(config, tokenizer, frozen, origins)
   checkpointer = Checkpointer(
     run,
     hashes=hashes,
@@ -185,11 +180,8 @@ def run_training(
       f"num_steps is {config.num_steps} and {run.path} has done {start} steps"
       f" already; give {start} or more, or another --workdir."
     )
-  if profile and profile.stop <= start < config.num_steps:
-    raise ValueError(
-      f"the steps to profile end at {profile.stop} and the run goes on from"
-      f" step {start}; give later ones."
-    )
+  if profile and profile.stop <= start:  # as when a job is started again
+    say(f"note: step {start} is behind the steps to profile.")
   if not is_new and jax.process_index() == 0:
     run.update(config, step=start, changes=changes)
   with stopwatch.measure("compilation"):
@@ -281,7 +273,9 @@ def _check_same_arrays(
 def _check_origins(run: RunDirectory, origins: Mapping[str, str]) -> None:
   """Raises unless a start before the first save is repeated as it was."""
   started = run.origins()
-  for name in ORIGINS:
+  if started is None:  # by an earlier version, which did not say
+    return
+  for name in sorted(started.keys() | origins.keys()):
     there, now = started.get(name), origins.get(name)
     if there != now:
       raise ValueError(

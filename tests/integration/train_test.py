@@ -320,7 +320,9 @@ def test_what_may_change_is_named_and_kept_in_the_config(data, tmp_path):
   experiment = _experiment("token", data)
   with pytest.raises(ValueError, match=r"no field optimizer\.rate"):
     run_training(experiment, tmp_path, allow_change=["optimizer.rate"])
-  run_training(experiment, tmp_path)
+  # As a job is started again, with all its flags.
+  for _ in range(2):
+    run_training(experiment, tmp_path, profile=range(1, 2))
   experiment.optimizer.learning_rate = 5e-3
   experiment.num_steps += 2
   with pytest.raises(
@@ -332,7 +334,7 @@ def test_what_may_change_is_named_and_kept_in_the_config(data, tmp_path):
     run_training(experiment, tmp_path, allow_change=rate)
   result = run_training(experiment, tmp_path, allow_change=[*rate, "num_steps"])
   assert result.step == _NUM_STEPS + 2
-  history = config_file.read_history(tmp_path / "config.json")
+  history = config_file.read_beside(tmp_path / "config.json", "history")
   change = {"step": _NUM_STEPS}
   assert history == [  # in the order of the config's fields
     change | {"field": rate[0], "from": 1e-2, "to": 5e-3},

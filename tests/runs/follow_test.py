@@ -214,14 +214,14 @@ def test_rows_of_another_run_are_refused(run, rows, program, tmp_path):
   _save(run, program, 1, 4)
   follow.evaluate_steps(run, [1, 4], _identified(run), rows)
   other = RunDirectory(tmp_path / "other")
-  _create(other)
+  _create(other, seed=1)
   _save(other, program, 1, 2)
   for steps in ([1], [1, 2]):
     with pytest.raises(
-      ValueError, match=r"rows\.jsonl holds rows with another"
+      ValueError, match=r"rows\.jsonl holds rows with a run of another"
     ):
       follow.evaluate_steps(other, steps, _never, rows)
-  with pytest.raises(ValueError, match="holds rows with another run"):
+  with pytest.raises(ValueError, match="a run of another config"):
     _follow(other, rows, evaluate_fn=_never)
   shutil.rmtree(other.path)
   run.path.rename(other.path)  # the same run, elsewhere

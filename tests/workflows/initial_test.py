@@ -1,5 +1,6 @@
 """Tests calm_jax/workflows/initial.py: training goes on from converted runs."""
 
+import json
 import shutil
 
 import jax
@@ -65,6 +66,12 @@ def test_training_goes_on_from_a_converted_run(name, tmp_path):
     ValueError, match=r"started with --initial_run=.* without"
   ):
     run_training(experiment, tmp_path / "killed")
+  # Of a start by an earlier version nobody knows.
+  settings = tmp_path / "killed" / "config.json"
+  content = json.loads(settings.read_text())
+  assert content.pop("origins") == {"initial_run": str(tmp_path / "run")}
+  settings.write_text(json.dumps(content))
+  assert run_training(experiment, tmp_path / "killed").step == 1
   # From then on the new run is by itself.
   (tmp_path / "run").rename(tmp_path / "gone")
   assert run_training(experiment, tmp_path / "new").step == 1
