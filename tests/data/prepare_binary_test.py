@@ -57,7 +57,9 @@ def test_prepares_and_prints_a_table(tmp_path, inputs):
   assert lines[2].split()[:3] == ["train", "2", str(size)]
   assert "writing tokens" in result.stderr and "Traceback" not in result.stderr
   again = _prepare(tmp_path, *inputs, "--vocab_size=320")
-  assert again.stdout.splitlines()[0] == "out: was prepared already"
+  assert again.stdout.splitlines()[0] == (
+    "out: was prepared already, from inputs of the same names and sizes"
+  )
 
 
 def test_tokenizer_of_another_preparation(tmp_path, inputs):
