@@ -87,7 +87,9 @@ def main(arguments: list[str]) -> None:
 
 
 def _path(flag: flags.FlagHolder) -> pathlib.Path | None:
-  if "://" in (flag.value or ""):
+  from calm_jax import paths
+
+  if paths.is_remote(flag.value or ""):
     raise ValueError(
       f"--{flag.name}={flag.value} is in a bucket, and published weights are"
       " read and written on disks alone; give a directory here, and copy it."

@@ -14,7 +14,7 @@ import copy
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -245,6 +245,10 @@ class RunDirectory:
       )
     return changes
 
+  def history(self) -> list[dict[str, Any]]:
+    """What was changed in the config, and at which step."""
+    return config_file.read_beside(self.config_file, "history") or []
+
   def origins(self) -> dict[str, str] | None:
     """Paths of the runs that it started from, by flag; None: not known."""
     return config_file.read_beside(self.config_file, "origins")
@@ -263,26 +267,29 @@ class RunDirectory:
       step: from which the run goes on.
       changes: as `check_same` found them; what stood there before is kept.
     """
-    history = config_file.read_beside(self.config_file, "history") or []
-    history += [
+    new = [
       {"step": step, "field": name, "from": there, "to": now}
       for name, (there, now) in changes.items()
     ]
-    config_file.write(
-      self.config_file,
-      config,
-      history=history or None,
-      origins=self.origins(),
-    )
+    self._rewrite(config, new)
 
   def note_end(self, config: ExperimentConfig, step: int) -> None:
     """Writes into config.json that the data ended before `num_steps`."""
+    self._rewrite(config, last_step=step)
+
+  def _rewrite(
+    self,
+    config: ExperimentConfig,
+    changes: Sequence[Any] = (),
+    last_step: int | None = None,
+  ) -> None:
+    """Writes the config, and keeps what stands beside it in the file."""
     config_file.write(
       self.config_file,
       config,
-      history=config_file.read_beside(self.config_file, "history"),
+      history=[*self.history(), *changes] or None,
       origins=self.origins(),
-      last_step=step,
+      last_step=last_step,
     )
 
   def last_step(self) -> int:

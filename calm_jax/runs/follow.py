@@ -222,9 +222,7 @@ def _check_run(run: RunDirectory, rows: ResultRows) -> None:
   A run that was moved is the same, and so is one that went on with a change.
   """
   run.read_config()
-  changed = {"num_steps"}
-  history = config_file.read_beside(run.config_file, "history") or []
-  changed |= {it["field"] for it in history}
+  changed = {"num_steps"} | {it["field"] for it in run.history()}
   configs: list[Any] = []
   for row in rows.rows:
     config = row.get("config")

@@ -109,7 +109,6 @@ def expected_of(
   split: str = "valid",
   row_length: int | None = None,
   num_rows: int | None = None,
-  batch_size: int = 8,
 ) -> dict[str, Any]:
   """What `evaluate_run` will say of what is measured, without scoring.
 
@@ -124,7 +123,6 @@ def expected_of(
   Raises:
     ValueError, OSError: if data and run do not fit, or cannot be read.
   """
-  del batch_size  # changes no number
   config = run.read_config()
   length = window_length(config, row_length)
   _check_settings(config, settings, length)

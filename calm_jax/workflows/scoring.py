@@ -57,6 +57,7 @@ def score_steps(
   is_live: bool,
   steps: Collection[str] | None,
   wait_seconds: float | None,
+  batch_size: int,
   mesh: Mesh | None = None,
   **others: Any,
 ) -> None:
@@ -72,8 +73,9 @@ def score_steps(
     is_live: waits for steps instead of refusing those that are missing.
     steps: the numbers, as written; None: all, with `is_live`.
     wait_seconds: see `follow_run`.
+    batch_size: as `evaluate_run` takes it; changes no number.
     mesh: to score on; None: one device.
-    **others: arguments of `evaluate_run`.
+    **others: arguments of `evaluate_run` that say what is measured.
 
   Raises:
     ValueError, OSError: if anything does not fit, cannot be read or written.
@@ -87,7 +89,7 @@ def score_steps(
   rows = processes.together(lambda: _ShownRows(output) if is_first else None)
 
   def evaluate(loaded: LoadedRun) -> dict[str, Any]:
-    return _evaluate(loaded, data, settings, **others)
+    return _evaluate(loaded, data, settings, batch_size=batch_size, **others)
 
   def expected(run: RunDirectory) -> dict[str, Any]:
     return expected_of(run, data, settings, **others)
