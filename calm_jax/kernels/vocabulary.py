@@ -214,10 +214,9 @@ def block_logits(hidden, embedding, scored, start, size, is_new):
   return jnp.where(counts[None], logits, -jnp.inf), rows
 
 
-def weighted_slope(softmax, is_label, weights):
-  """weight · (softmax − label) for [P, v]; 0 where the weight [P] is."""
-  slope = weights[:, None] * (softmax - is_label)
-  return jnp.where(weights[:, None] == 0, 0.0, slope)
+def weighted_slope(shares, is_label, weights):
+  """Of the logits [P, v], from the weights' shares, weight · softmax."""
+  return shares - jnp.where(is_label, weights[:, None], 0.0)
 
 
 def add_rows(table, start, rows):

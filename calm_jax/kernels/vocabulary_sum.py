@@ -16,6 +16,7 @@ from calm_jax.kernels.blocks import scan_positions
 from calm_jax.kernels.vocabulary import (
   add_rows,
   cross_entropy,
+  label_logits,
   product,
   scan_blocks,
   weighted_slope,
@@ -23,10 +24,12 @@ from calm_jax.kernels.vocabulary import (
 
 # Of the float32 logits of a block of positions: the fewest and most on a CPU.
 # Others want large products; each block reads and writes the sum [V, E].
-_BLOCK_BYTES_CPU = (2**24, 2**26)
+_BLOCK_BYTES_CPU = (2**24, 3 * 2**26)
 _BLOCK_BYTES = 2**29
 _TURNED_BYTES = 2**25  # of a sum that is kept as [E, V]
 _PRODUCT_BYTES = 2**24  # of what is added to a larger one at once
+_FAR = 60.0  # exp(−60), summed over all words, is exact in float32
+_PART = 4096  # words of which the largest logit is found at once
 
 
 def cross_entropy_sum(
@@ -66,8 +69,9 @@ def _cross_entropy_sum_forward(partition, block_bytes, *arrays):
     shape = labels.shape
     flat = [hidden.reshape(-1, hidden.shape[-1])]
     flat += [labels.reshape(-1), weights.reshape(-1)]
-    visit = lambda num_positions: functools.partial(
+    visit = lambda maximum_fn, num_positions: functools.partial(
       _visit,
+      maximum_fn,
       num_positions
       if block_bytes is None
       else block_bytes // (4 * len(embedding)),
@@ -76,9 +80,9 @@ def _cross_entropy_sum_forward(partition, block_bytes, *arrays):
       embedding.astype(hidden.dtype),
       scored,
       *flat,
-      cpu=visit(_num_positions_on_cpu(*embedding.shape)),
+      cpu=visit(_maximum_on_cpu, _num_positions_on_cpu(*embedding.shape)),
       tpu=functools.partial(vocabulary_tiles.visit, block_bytes),
-      default=visit(_BLOCK_BYTES // (4 * len(embedding))),
+      default=visit(_maximum, _BLOCK_BYTES // (4 * len(embedding))),
     )
     total = weighted_sum(weights, nats.reshape(shape))
     results = nats.reshape(shape), slope.reshape(hidden.shape)
@@ -118,11 +122,40 @@ def _num_positions_on_cpu(num_words, size):
   return min(max(size, fewest), most)
 
 
-def _visit(max_positions, table, scored, *arrays):
+def _maximum(logits, scored, known):
+  """Largest logit of the scored words, [P, V] → [P]."""
+  del known
+  return jnp.max(jnp.where(scored[None], logits, -jnp.inf), axis=-1)
+
+
+def _maximum_on_cpu(logits, scored, known):
+  """The same, or a little more, without a second array of the logits' size.
+
+  For exponentials that do not overflow, the largest logit of all words serves
+  as well, unless it is far above a `known` one, [P], of the scored words.
+  """
+  num_positions, num_words = logits.shape
+  of_all = jnp.max(logits, axis=-1)
+
+  def of_scored():
+    def visit(top, words):
+      start, size, _ = words
+      part = jax.lax.dynamic_slice_in_dim(logits, start, size, axis=1)
+      is_scored = jax.lax.dynamic_slice_in_dim(scored, start, size)
+      return jnp.maximum(top, _maximum(part, is_scored, known))
+
+    lowest = jnp.full([num_positions], -jnp.inf)
+    return scan_blocks(visit, lowest, num_words, _PART)
+
+  is_far = jnp.any(known < of_all - _FAR)
+  return jax.lax.cond(is_far, of_scored, lambda: of_all)
+
+
+def _visit(maximum_fn, max_positions, table, scored, *arrays):
   """Slope of the table, and value and slope of each position."""
 
   def visit_all(shape, add):
-    visit = functools.partial(_visit_positions, table, scored, add)
+    visit = functools.partial(_visit_positions, maximum_fn, table, scored, add)
     zeros = jnp.zeros(shape, jnp.float32)
     return scan_positions(visit, zeros, arrays, max_positions)
 
@@ -134,21 +167,25 @@ def _visit(max_positions, table, scored, *arrays):
   return table_slope.T, found
 
 
-def _visit_positions(table, scored, add, table_slope, block):
+def _visit_positions(maximum_fn, table, scored, add, table_slope, block):
   """Value and slopes of a block of positions over the whole vocabulary."""
   hidden, labels, weights = block
   logits = product("pe,ve->pv", hidden, table)
-  label_logits = jnp.take_along_axis(logits, labels[:, None], axis=-1)
-  logits = jnp.where(scored[None], logits, -jnp.inf)
-  top = jnp.max(logits, axis=-1, keepdims=True)
-  exponentials = jnp.exp(logits - top)
+  # Not taken from the logits, which are then free for their exponentials.
+  found = label_logits(hidden, table, labels)
+  # A vector of weight 0 is 0, and so are all its logits.
+  is_known = scored[labels] | (weights == 0)
+  known = jnp.where(is_known, found, -jnp.inf)
+  top = maximum_fn(logits, scored, known)[:, None]
+  exponentials = jnp.exp(jnp.where(scored[None], logits, -jnp.inf) - top)
   total = jnp.sum(exponentials, axis=-1, keepdims=True)
   ids = jnp.arange(table.shape[0], dtype=jnp.int32)
   is_label = labels[:, None] == ids[None]
-  slope = weighted_slope(exponentials / total, is_label, weights)
-  slope = slope.astype(hidden.dtype)
+  # Divided once a position: it takes a CPU as long as all else at a word.
+  shares = (weights[:, None] / total) * exponentials
+  slope = weighted_slope(shares, is_label, weights).astype(hidden.dtype)
   hidden_slope = product("pv,ve->pe", slope, table).astype(hidden.dtype)
-  nats = (top + jnp.log(total) - label_logits)[:, 0]
+  nats = (top + jnp.log(total))[:, 0] - found
   return add(table_slope, slope, hidden), (nats, hidden_slope)
 
 

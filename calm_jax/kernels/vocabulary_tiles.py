@@ -73,9 +73,8 @@ def _visit_positions(num_words, table, scored, table_slope, block):
     logits, rows = block_logits(hidden, table, scored, *words)
     ids = start + jnp.arange(size, dtype=jnp.int32)
     is_label = (labels[:, None] == ids[None]) & is_new[None]
-    softmax = jnp.exp(logits - log_total[:, None])
-    slope = weighted_slope(softmax, is_label, weights)
-    slope = slope.astype(hidden.dtype)
+    shares = weights[:, None] * jnp.exp(logits - log_total[:, None])
+    slope = weighted_slope(shares, is_label, weights).astype(hidden.dtype)
     rows_slope = product("pv,pe->ve", slope, hidden)
     table_slope = add_rows(table_slope, start, rows_slope)
     return hidden_slope + product("pv,ve->pe", slope, rows), table_slope

@@ -164,7 +164,7 @@ def test_weighted_sum_of_bfloat16_products():
 @pytest.fixture
 def in_tiles(monkeypatch):
   """What a TPU takes, on any device."""
-  visit = lambda max_positions, *arrays: tiles.visit(None, *arrays)
+  visit = lambda maximum_fn, max_positions, *arrays: tiles.visit(None, *arrays)
   monkeypatch.setattr(sum_kernel, "_visit", visit)
 
 
@@ -181,9 +181,16 @@ def test_tiles_match_float64(in_tiles, dtype, scale, tolerance):
   check_sum(make_inputs(dtype, scale), "xla", tolerance=tolerance)
 
 
+@pytest.fixture(params=["on_cpu", "in_tiles"])
+def in_both(request):
+  """What takes exponentials of differences from a logit known before."""
+  if request.param == "in_tiles":
+    request.getfixturevalue("in_tiles")
+
+
 @pytest.mark.parametrize("label_logit", [-1e4, -70.0, 0.0, 70.0, 88.0])
 @pytest.mark.parametrize("far", [0, 40, 99])
-def test_tiles_find_what_is_far_from_the_label(in_tiles, label_logit, far):
+def test_finds_what_is_far_from_the_label(in_both, label_logit, far):
   """Wherever it stands: a first, a middle or a last tile."""
   _, _, labels, scored = make_inputs()
   logits = np.linspace(-1.0, 1.0, 128, dtype=np.float32)
@@ -196,9 +203,7 @@ def test_tiles_find_what_is_far_from_the_label(in_tiles, label_logit, far):
 
 
 @pytest.mark.parametrize("label_logit", [-1e4, 0.0, 1e4])
-def test_tiles_find_the_scored_words_beside_an_unscored_label(
-  in_tiles, label_logit
-):
+def test_finds_the_scored_words_beside_an_unscored_label(in_both, label_logit):
   hidden, embedding, labels, scored = make_inputs()
   hidden, embedding = jnp.ones((3, 5, 1)), embedding[:, :1]
   embedding = embedding.at[7].set(label_logit)
@@ -214,7 +219,15 @@ def test_tiles_take_anything_where_the_weight_is_0(in_tiles, uncounted):
   check_sum(make_inputs(), "xla", uncounted=uncounted)
 
 
-def test_tiles_do_not_lose_a_nan(in_tiles):
+@pytest.mark.parametrize("far_logit", [-1e4, 70.0, 1e4])
+def test_words_that_are_not_scored_may_be_far_above(in_both, far_logit):
+  hidden, embedding, labels, scored = make_inputs()
+  places = jnp.flatnonzero(~scored)[:2]
+  embedding = embedding.at[places].set(far_logit / embedding.shape[1])
+  check_sum((jnp.abs(hidden), embedding, labels, scored), "xla")
+
+
+def test_no_nan_is_lost(in_both):
   hidden, embedding, labels, scored = make_inputs()
   for place in (3, 99):
     _, nats = vocabulary.cross_entropy_sum(
@@ -425,7 +438,7 @@ def test_blocks_may_be_chosen(monkeypatch, block_size, num_bytes):
     monkeypatch.setattr(vocabulary, name, function)
   check(inputs, "xla")
   check_sum(inputs, "xla")
-  in_tiles = lambda _, *arrays: tiles.visit(num_bytes, *arrays)
+  in_tiles = lambda *arguments: tiles.visit(num_bytes, *arguments[2:])
   monkeypatch.setattr(sum_kernel, "_visit", in_tiles)
   check_sum(inputs, "xla")
   found = vocabulary.argmax(hidden, embedding, scored)
