@@ -21,6 +21,9 @@ from calm_jax.kernels.product import multiply
 
 _BLOCK_SIZE = 8192  # words
 _TILE_SIZE = 128  # words that a device takes at once
+# Exponentials may be taken of differences from a logit this far from the
+# largest: summed over all words, exp(60) is finite in float32.
+FAR = 60.0
 # Logits of a block of the argmax: what a CPU keeps at hand, and 128 MiB.
 _NUM_LOGITS_CPU = 1 << 20
 _NUM_LOGITS = 1 << 25
@@ -215,7 +218,7 @@ def block_logits(hidden, embedding, scored, start, size, is_new):
 
 
 def weighted_slope(shares, is_label, weights):
-  """Of the logits [P, v], from the weights' shares, weight · softmax."""
+  """weight · (softmax − label) of [P, v], where shares are weight · softmax."""
   return shares - jnp.where(is_label, weights[:, None], 0.0)
 
 

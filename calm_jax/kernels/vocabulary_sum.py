@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from calm_jax.kernels import per_shard, vocabulary_tiles
 from calm_jax.kernels.blocks import scan_positions
 from calm_jax.kernels.vocabulary import (
+  FAR,
   add_rows,
   cross_entropy,
   label_logits,
@@ -28,7 +29,6 @@ _BLOCK_BYTES_CPU = (2**24, 3 * 2**26)
 _BLOCK_BYTES = 2**29
 _TURNED_BYTES = 2**25  # of a sum that is kept as [E, V]
 _PRODUCT_BYTES = 2**24  # of what is added to a larger one at once
-_FAR = 60.0  # exp(−60), summed over all words, is exact in float32
 _PART = 4096  # words of which the largest logit is found at once
 
 
@@ -147,7 +147,7 @@ def _maximum_on_cpu(logits, scored, known):
     lowest = jnp.full([num_positions], -jnp.inf)
     return scan_blocks(visit, lowest, num_words, _PART)
 
-  is_far = jnp.any(known < of_all - _FAR)
+  is_far = jnp.any(known < of_all - FAR)
   return jax.lax.cond(is_far, of_scored, lambda: of_all)
 
 

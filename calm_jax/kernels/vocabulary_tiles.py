@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from calm_jax.kernels.blocks import scan_positions
 from calm_jax.kernels.vocabulary import (
+  FAR,
   add_rows,
   block_logits,
   label_logits,
@@ -27,7 +28,6 @@ from calm_jax.kernels.vocabulary import (
 
 _NUM_POSITIONS = 4096  # of a tile: each reads and writes the sum [V, E] once
 _NUM_WORDS = 4096  # the slopes of a tile take 32 MiB in bfloat16
-_FAR = 60.0  # exp(60), summed over all words, is finite in float32
 
 
 def visit(
@@ -99,7 +99,7 @@ def _log_total(num_words, hidden, table, scored, base):
     base, total = carry
     logits, _ = block_logits(hidden, table, scored, *words)
     top = jnp.max(logits, axis=-1)
-    is_far = (top > base + _FAR) | ((total == 0) & (top < base - _FAR))
+    is_far = (top > base + FAR) | ((total == 0) & (top < base - FAR))
     new_base = jnp.where(is_far & jnp.isfinite(top), top, base)
     part = _sum_of_exponentials(logits, base)
 

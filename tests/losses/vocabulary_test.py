@@ -30,6 +30,7 @@ def block_size(request, monkeypatch) -> int:
   monkeypatch.setattr(sum_kernel, "_BLOCK_BYTES_CPU", (num_bytes, num_bytes))
   # What is added to the sum at once: a block of words, or all.
   monkeypatch.setattr(sum_kernel, "_PRODUCT_BYTES", num_bytes)
+  monkeypatch.setattr(sum_kernel, "_PART", request.param)
   monkeypatch.setattr(tiles, "_NUM_POSITIONS", request.param // 8)
   monkeypatch.setattr(tiles, "_NUM_WORDS", request.param)
   return request.param
