@@ -24,9 +24,10 @@ _TILE_SIZE = 128  # words that a device takes at once
 # Exponentials may be taken of differences from a logit this far from the
 # largest: summed over all words, exp(60) is finite in float32.
 FAR = 60.0
-# Logits of a block of the argmax: what a CPU keeps at hand, and 128 MiB.
-_NUM_LOGITS_CPU = 1 << 20
+# Logits of a block of the argmax: 16 MiB on a CPU, and 128 elsewhere.
+_NUM_LOGITS_CPU = 1 << 22
 _NUM_LOGITS = 1 << 25
+_UNCLEAR = -(1 << 30)  # a place that stays negative wherever a block begins
 
 
 def cross_entropy(
@@ -70,17 +71,19 @@ def _mappable_argmax(block_bytes):
 
   @jax.custom_batching.custom_vmap
   def call(hidden, embedding, scored):
-    in_blocks = lambda top, num_logits: functools.partial(
-      _argmax_in_blocks,
-      top=top,
-      num_logits=num_logits if block_bytes is None else block_bytes // 4,
+    num_logits = lambda default: (
+      default if block_bytes is None else block_bytes // 4
     )
     return jax.lax.platform_dependent(
       hidden,
       embedding,
       scored,
-      cpu=in_blocks(_top_in_two_passes, _NUM_LOGITS_CPU),
-      default=in_blocks(_top, _NUM_LOGITS),
+      cpu=functools.partial(
+        _argmax_on_cpu, num_logits=num_logits(_NUM_LOGITS_CPU)
+      ),
+      default=functools.partial(
+        _argmax_in_blocks, top=_top, num_logits=num_logits(_NUM_LOGITS)
+      ),
     )
 
   @call.def_vmap
@@ -94,20 +97,47 @@ def _mappable_argmax(block_bytes):
   return call
 
 
-def _argmax_in_blocks(hidden, embedding, scored, *, top, num_logits):
+def _argmax_on_cpu(hidden, embedding, scored, *, num_logits):
+  """Takes all words for scored and different, and only then looks.
+
+  What is not scored seldom wins, and to leave it out takes another pass over
+  the logits, as does the first of several equal ones.
+  """
+  in_blocks = functools.partial(
+    _argmax_in_blocks, hidden, embedding, num_logits=num_logits
+  )
+  ids = in_blocks(top=_top_of_columns)
+  return jax.lax.cond(
+    jnp.all((ids >= 0) & scored[ids]),
+    lambda: ids,
+    lambda: in_blocks(scored, top=_top_in_two_passes),
+  )
+
+
+def _argmax_in_blocks(hidden, embedding, scored=None, *, top, num_logits):
+  """Of the scored words, or of all; −1 or less where `top` finds none."""
   num_positions = hidden.shape[0]
 
   def visit(carry, block):
     best, ids = carry
     start, size, is_new = block
-    logits, _ = block_logits(hidden, embedding, scored, start, size, is_new)
+    if scored is None:
+      rows = _block_rows(hidden, embedding, start, size)
+      logits = product("pe,ve->pv", hidden, rows)
+    else:
+      logits, _ = block_logits(hidden, embedding, scored, start, size, is_new)
     largest, word = top(logits)
     # Only a larger logit replaces an earlier one: of equals, the first wins.
     # NaN counts as the largest, as for `jnp.argmax`.
     is_larger = (largest > best) | (jnp.isnan(largest) & ~jnp.isnan(best))
-    return jnp.maximum(best, largest), jnp.where(is_larger, start + word, ids)
+    return (
+      jnp.where(is_larger, largest, best),
+      jnp.where(is_larger, start + word, ids),
+    )
 
-  first = jnp.argmax(scored).astype(jnp.int32)  # if all logits are −∞
+  first = jnp.int32(-1)  # if all logits are −∞
+  if scored is not None:
+    first = jnp.argmax(scored).astype(jnp.int32)
   start = (
     jnp.full([num_positions], -jnp.inf, jnp.float32),
     jnp.full([num_positions], first),
@@ -133,6 +163,22 @@ def _top_in_two_passes(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
   words = jnp.arange(logits.shape[-1], dtype=jnp.int32)[None]
   is_largest = (logits >= largest[:, None]) | jnp.isnan(logits)
   return largest, jnp.min(jnp.where(is_largest, words, words.size), axis=-1)
+
+
+def _top_of_columns(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """The same; a negative place where the largest is NaN or one of several.
+
+  Word r · C + c stands in row r and column c of C. One pass finds the largest
+  of every column, and only the column with the largest of all is searched.
+  """
+  num_columns = _TILE_SIZE if logits.shape[-1] % _TILE_SIZE == 0 else 1
+  columns = logits.reshape(len(logits), -1, num_columns)
+  tops = jnp.max(columns, axis=1)
+  largest, column = _top_in_two_passes(tops)
+  found = jnp.take_along_axis(columns, column[:, None, None], axis=2)[:, :, 0]
+  _, row = _top_in_two_passes(found)
+  is_one = jnp.sum(tops == largest[:, None], axis=-1) == 1
+  return largest, jnp.where(is_one, row * num_columns + column, _UNCLEAR)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -210,11 +256,15 @@ def scan_blocks(visit, carry, vocabulary_size, max_size):
 
 def block_logits(hidden, embedding, scored, start, size, is_new):
   """float32 logits [P, size], −∞ for words not scored or seen before."""
-  rows = jax.lax.dynamic_slice_in_dim(embedding, start, size)
-  rows = rows.astype(hidden.dtype)
+  rows = _block_rows(hidden, embedding, start, size)
   counts = jax.lax.dynamic_slice_in_dim(scored, start, size) & is_new
   logits = product("pe,ve->pv", hidden, rows)
   return jnp.where(counts[None], logits, -jnp.inf), rows
+
+
+def _block_rows(hidden, embedding, start, size):
+  rows = jax.lax.dynamic_slice_in_dim(embedding, start, size)
+  return rows.astype(hidden.dtype)
 
 
 def weighted_slope(shares, is_label, weights):
