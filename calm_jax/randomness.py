@@ -10,13 +10,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 # By name: what JAX_DEFAULT_PRNG_IMPL may name instead gives other numbers for
 # other shapes, so that draws would depend on the batch.
 _GENERATOR = "threefry2x32"
 
 
-def root_key(seed: int) -> jax.Array:
+def root_key(seed: int | jax.Array) -> jax.Array:
   """A typed key of the generator that all keys here are of, []."""
   return jax.random.key(seed, impl=_GENERATOR)
 
@@ -36,8 +37,13 @@ def stream_key(seed: int, stream: str, step: int | jax.Array = 0) -> jax.Array:
     ValueError: for another seed, whose higher bits would be dropped.
   """
   check_seed(seed)
-  key = jax.random.fold_in(root_key(seed), zlib.crc32(stream.encode()))
-  return jax.random.fold_in(key, step)
+  return _fold(np.uint32(seed), np.uint32(zlib.crc32(stream.encode())), step)
+
+
+@jax.jit
+def _fold(seed: jax.Array, stream: jax.Array, step: jax.Array) -> jax.Array:
+  """Compiled, because folds one by one take milliseconds."""
+  return jax.random.fold_in(jax.random.fold_in(root_key(seed), stream), step)
 
 
 def check_seed(seed: int) -> None:

@@ -17,6 +17,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from calm_jax.kernels.bits import from_bits, to_bits
 from calm_jax.kernels.product import multiply
 
 _BLOCK_SIZE = 8192  # words
@@ -101,31 +102,40 @@ def _argmax_on_cpu(hidden, embedding, scored, *, num_logits):
   """Takes all words for scored and different, and only then looks.
 
   What is not scored seldom wins, and to leave it out takes another pass over
-  the logits, as does the first of several equal ones.
+  the logits, as does the first of several equal ones. So does NaN, which XLA's
+  maximum may pass over; where both sums of squares are finite no logit is NaN
+  or infinite (|h · e| ≤ |h| |e|).
   """
   in_blocks = functools.partial(
-    _argmax_in_blocks, hidden, embedding, num_logits=num_logits
+    _argmax_in_blocks, hidden, to_bits(embedding), num_logits=num_logits
   )
+  square = lambda x: jnp.sum(jnp.square(x.astype(jnp.float32)))
+  is_finite = jnp.isfinite(square(hidden)) & jnp.isfinite(square(embedding))
   ids = in_blocks(top=_top_of_columns)
   return jax.lax.cond(
-    jnp.all((ids >= 0) & scored[ids]),
+    is_finite & jnp.all((ids >= 0) & scored[ids]),
     lambda: ids,
     lambda: in_blocks(scored, top=_top_in_two_passes),
   )
 
 
 def _argmax_in_blocks(hidden, embedding, scored=None, *, top, num_logits):
-  """Of the scored words, or of all; −1 or less where `top` finds none."""
+  """Of the scored words, or of all; negative where `top` finds none."""
   num_positions = hidden.shape[0]
 
   def visit(carry, block):
     best, ids = carry
     start, size, is_new = block
-    if scored is None:
-      rows = _block_rows(hidden, embedding, start, size)
-      logits = product("pe,ve->pv", hidden, rows)
-    else:
-      logits, _ = block_logits(hidden, embedding, scored, start, size, is_new)
+    logits = product(
+      "pe,ve->pv", hidden, block_rows(hidden, embedding, start, size)
+    )
+    if scored is not None:
+      counts = jax.lax.dynamic_slice_in_dim(scored, start, size) & is_new
+      # Above −∞, which is for words that must not win.
+      logits = jnp.where(
+        jnp.isneginf(logits), jnp.finfo(jnp.float32).min, logits
+      )
+      logits = jnp.where(counts, logits, -jnp.inf)
     largest, word = top(logits)
     # Only a larger logit replaces an earlier one: of equals, the first wins.
     # NaN counts as the largest, as for `jnp.argmax`.
@@ -135,12 +145,9 @@ def _argmax_in_blocks(hidden, embedding, scored=None, *, top, num_logits):
       jnp.where(is_larger, start + word, ids),
     )
 
-  first = jnp.int32(-1)  # if all logits are −∞
-  if scored is not None:
-    first = jnp.argmax(scored).astype(jnp.int32)
   start = (
     jnp.full([num_positions], -jnp.inf, jnp.float32),
-    jnp.full([num_positions], first),
+    jnp.full([num_positions], _UNCLEAR, jnp.int32),
   )
   size = words_of(num_logits, num_positions)
   return scan_blocks(visit, start, embedding.shape[0], size)[1]
@@ -159,14 +166,17 @@ def _top(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 def _top_in_two_passes(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
   """The same; XLA's argmax on CPUs takes several times what a maximum does."""
-  largest = jnp.max(logits, axis=-1)
-  words = jnp.arange(logits.shape[-1], dtype=jnp.int32)[None]
-  is_largest = (logits >= largest[:, None]) | jnp.isnan(logits)
-  return largest, jnp.min(jnp.where(is_largest, words, words.size), axis=-1)
+  size = logits.shape[-1]
+  words = jnp.arange(size, dtype=jnp.int32)[None]
+  largest = jnp.max(logits, axis=-1, keepdims=True)  # may pass over NaN
+  place = jnp.where(logits >= largest, words, size - 1)
+  place = jnp.min(jnp.where(jnp.isnan(logits), words - size, place), axis=-1)
+  word = jnp.where(place < 0, place + size, place)
+  return jnp.take_along_axis(logits, word[:, None], axis=-1)[:, 0], word
 
 
 def _top_of_columns(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """The same; a negative place where the largest is NaN or one of several.
+  """The same of finite logits; a negative place where several are the largest.
 
   Word r · C + c stands in row r and column c of C. One pass finds the largest
   of every column, and only the column with the largest of all is searched.
@@ -256,15 +266,15 @@ def scan_blocks(visit, carry, vocabulary_size, max_size):
 
 def block_logits(hidden, embedding, scored, start, size, is_new):
   """float32 logits [P, size], −∞ for words not scored or seen before."""
-  rows = _block_rows(hidden, embedding, start, size)
+  rows = block_rows(hidden, embedding, start, size)
   counts = jax.lax.dynamic_slice_in_dim(scored, start, size) & is_new
   logits = product("pe,ve->pv", hidden, rows)
   return jnp.where(counts[None], logits, -jnp.inf), rows
 
 
-def _block_rows(hidden, embedding, start, size):
+def block_rows(hidden, embedding, start, size):
   rows = jax.lax.dynamic_slice_in_dim(embedding, start, size)
-  return rows.astype(hidden.dtype)
+  return from_bits(rows).astype(hidden.dtype)
 
 
 def weighted_slope(shares, is_label, weights):

@@ -9,6 +9,7 @@ from flax import linen as nn
 
 from calm_jax.config import BackboneConfig
 from calm_jax.kernels import per_shard
+from calm_jax.kernels.bits import from_bits, to_bits
 from calm_jax.layers.activation import constrain_rows
 from calm_jax.layers.attention import Attention, LayerCache
 from calm_jax.layers.mlp import SwiGLU
@@ -54,6 +55,11 @@ def _append(cache: Cache, new: Cache) -> Cache:
   )
 
 
+def _is_cpu() -> bool:
+  device = jax.sharding.get_abstract_mesh().abstract_device  # None: no mesh
+  return (device.device_kind if device else jax.default_backend()) == "cpu"
+
+
 def _is_lone_cpu() -> bool:
   """Whether the program is for a CPU that shares this work with no other.
 
@@ -61,9 +67,7 @@ def _is_lone_cpu() -> bool:
   of a training step: a loop reads weights, and writes what the backward pass
   needs and gradients, as slices of one array for all layers.
   """
-  device = jax.sharding.get_abstract_mesh().abstract_device  # None: no mesh
-  kind = device.device_kind if device else jax.default_backend()
-  return kind == "cpu" and per_shard.num_devices_unknown() == 1
+  return _is_cpu() and per_shard.num_devices_unknown() == 1
 
 
 class Layer(nn.Module):
@@ -141,16 +145,27 @@ class Backbone(nn.Module):
     if not config.use_segment_mask:
       segment_ids = None
     is_plain = cache is None and config.remat == "none"
+    # Those of a model that is only asked; training keeps float32.
+    are_short = any(
+      x.dtype == jnp.bfloat16 for x in jax.tree.leaves(self.variables)
+    )
+    takes_bits = are_short and _is_cpu()
+    # A loop keeps XLA from merging forward and recomputation.
+    layer = remat(Layer, config.remat, prevent_cse=False)
+    if takes_bits:
+      layer = nn.map_variables(layer, "params", from_bits)
     stack = nn.scan(
-      # A loop keeps XLA from merging forward and recomputation.
-      remat(Layer, config.remat, prevent_cse=False),
+      layer,
       variable_axes={"params": 0},
       split_rngs={"params": True},
       in_axes=(nn.broadcast, nn.broadcast, 0, nn.broadcast),
       length=config.num_layers,
       unroll=config.num_layers if is_plain and _is_lone_cpu() else 1,
       metadata_params={nn.PARTITION_NAME: "layers"},
-    )(config, name="layers")
+    )
+    if takes_bits:
+      stack = nn.map_variables(stack, "params", to_bits)
+    stack = stack(config, name="layers")
     layer_caches = None if cache is None else LayerCache(*cache)
     x, new = stack(x, angles, segment_ids, layer_caches, mask)
     x = RMSNorm(config.norm_epsilon, name="norm")(x)

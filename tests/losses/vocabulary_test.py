@@ -316,13 +316,14 @@ def test_argmax_is_over_the_scored_words(implementation):
 
 
 @on_devices
+@pytest.mark.parametrize("block_mib", [None, 2**-12])
 @pytest.mark.parametrize("implementation", _IMPLEMENTATIONS)
 def test_the_argmax_is_a_scored_word_where_logits_are_not_finite(
-  implementation,
+  implementation, block_mib
 ):
-  hidden, embedding, _, scored = make_inputs()
+  hidden, embedding, _, scored = make_inputs(num_words=1000)
   call = lambda *arrays: vocabulary.argmax(
-    *arrays, scored, implementation=implementation
+    *arrays, scored, implementation=implementation, block_mib=block_mib
   )
   finite = call(hidden, embedding)
   found = call(hidden.at[1, 2].set(jnp.nan), embedding)
@@ -337,14 +338,14 @@ def test_a_block_of_the_argmax_is_no_larger_when_mapped_over(monkeypatch):
   hidden, embedding, _, scored = make_inputs()
   call = lambda x: vocabulary.argmax(x, embedding, scored, implementation="xla")
   seen = []
-  block_logits = kernel.block_logits
+  block_rows = kernel.block_rows
 
   def watched(hidden, *others):
     seen.append(hidden.shape)
-    return block_logits(hidden, *others)
+    return block_rows(hidden, *others)
 
   jax.clear_caches()  # jax 0.12 does not trace again what has this shape
-  monkeypatch.setattr(kernel, "block_logits", watched)
+  monkeypatch.setattr(kernel, "block_rows", watched)
   found = jax.vmap(jax.vmap(call))(hidden)
   assert seen[-1] == (15, 16)  # what is compiled; smaller ones are only traced
   np.testing.assert_array_equal(found, call(hidden))
@@ -374,10 +375,41 @@ def test_the_largest_logit_and_its_first_place(top):
   logits = np.random.default_rng(0).integers(0, 5, (50, 7)).astype(np.float32)
   logits[0] = -np.inf
   logits[1, 3:6] = -np.inf, np.nan, np.nan
+  logits[2, 0] = np.nan
   largest, word = getattr(kernel, top)(jnp.asarray(logits))
   np.testing.assert_array_equal(largest, logits.max(-1))
   np.testing.assert_array_equal(word, logits.argmax(-1))
   assert word.dtype == jnp.int32
+
+
+@pytest.mark.parametrize("num_words", [7, 256])
+def test_one_pass_finds_the_largest_logit_or_says_that_it_does_not(num_words):
+  logits = np.random.default_rng(0).normal(size=(50, num_words))
+  logits = logits.astype(np.float32)
+  logits[0, [2, 5]] = 9  # in two columns of 128
+  logits[1, [2, 130 % num_words]] = 9  # in one
+  largest, word = kernel._top_of_columns(jnp.asarray(logits))
+  np.testing.assert_array_equal(largest, logits.max(-1))
+  expected = logits.argmax(-1)
+  if num_words % 128 == 0:
+    assert word[0] < 0
+    expected[0] = word[0]
+  np.testing.assert_array_equal(word, expected)
+  assert word.dtype == jnp.int32
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("position", [None, (0, 0), (2, 4)])
+def test_a_word_that_is_not_scored_may_have_the_largest_logit(dtype, position):
+  hidden, embedding, _, scored = make_inputs()
+  embedding = embedding.at[7].set(0)  # not scored
+  if position is not None:
+    embedding = embedding.at[7].set(100 * hidden[position])
+  hidden, embedding = hidden.astype(dtype), embedding.astype(dtype)
+  call = functools.partial(vocabulary.argmax, hidden, embedding, scored)
+  expected = call(implementation="reference")
+  assert not np.any(expected == 7)
+  np.testing.assert_array_equal(call(implementation="xla"), expected)
 
 
 @on_devices

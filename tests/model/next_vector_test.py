@@ -1,6 +1,7 @@
 """Tests calm_jax/model: causality, caches, heads behind one interface."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -284,3 +285,23 @@ def test_bfloat16_stays_close():
   hidden = lambda m: bind(m, params)(tokens, method="hidden")
   assert hidden(half).dtype == jnp.bfloat16
   assert relative_error(hidden(half).astype(jnp.float32), hidden(model)) < 0.05
+
+
+def test_short_weights_are_not_written_in_float32_on_a_cpu():
+  config = TokenModelConfig(
+    **_BACKBONE | {"num_layers": 16, "hidden_size": 128, "ffn_size": 512},
+    dtype="bfloat16",
+  )
+  model, tokens = TokenModel(config), jnp.zeros((1, 2, 1), jnp.int32)
+  params = init_params(model, jax.random.key(0), tokens)
+  params = jax.tree.map(lambda x: x.astype(jnp.bfloat16), params)
+  cache, mask = empty_cache(config, 1, 0), jnp.tril(jnp.ones((1, 2, 2), bool))
+
+  @jax.jit
+  def step(params):
+    call = functools.partial(model.apply, {"params": params}, method="step")
+    return call(tokens, jnp.arange(2)[None], cache, mask)[0]
+
+  memory = step.lower(params).compile().memory_analysis()
+  num_bytes = sum(x.nbytes for x in jax.tree.leaves(params))
+  assert memory.temp_size_in_bytes < 1.2 * num_bytes  # else more than twice
