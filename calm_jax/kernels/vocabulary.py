@@ -28,7 +28,6 @@ FAR = 60.0
 # Logits of a block of the argmax: 16 MiB on a CPU, and 128 elsewhere.
 _NUM_LOGITS_CPU = 1 << 22
 _NUM_LOGITS = 1 << 25
-_UNCLEAR = -(1 << 30)  # a place that stays negative wherever a block begins
 
 
 def cross_entropy(
@@ -72,19 +71,18 @@ def _mappable_argmax(block_bytes):
 
   @jax.custom_batching.custom_vmap
   def call(hidden, embedding, scored):
-    num_logits = lambda default: (
-      default if block_bytes is None else block_bytes // 4
+    in_blocks = lambda find, num_logits: functools.partial(
+      _argmax_in_blocks,
+      find=find,
+      num_logits=num_logits if block_bytes is None else block_bytes // 4,
     )
+    on_cpu = in_blocks(_find_on_cpu, _NUM_LOGITS_CPU)
     return jax.lax.platform_dependent(
       hidden,
       embedding,
       scored,
-      cpu=functools.partial(
-        _argmax_on_cpu, num_logits=num_logits(_NUM_LOGITS_CPU)
-      ),
-      default=functools.partial(
-        _argmax_in_blocks, top=_top, num_logits=num_logits(_NUM_LOGITS)
-      ),
+      cpu=lambda hidden, table, scored: on_cpu(hidden, to_bits(table), scored),
+      default=in_blocks(_find, _NUM_LOGITS),
     )
 
   @call.def_vmap
@@ -98,45 +96,15 @@ def _mappable_argmax(block_bytes):
   return call
 
 
-def _argmax_on_cpu(hidden, embedding, scored, *, num_logits):
-  """Takes all words for scored and different, and only then looks.
-
-  What is not scored seldom wins, and to leave it out takes another pass over
-  the logits, as does the first of several equal ones. So does NaN, which XLA's
-  maximum may pass over; where both sums of squares are finite no logit is NaN
-  or infinite (|h · e| ≤ |h| |e|).
-  """
-  in_blocks = functools.partial(
-    _argmax_in_blocks, hidden, to_bits(embedding), num_logits=num_logits
-  )
-  square = lambda x: jnp.sum(jnp.square(x.astype(jnp.float32)))
-  is_finite = jnp.isfinite(square(hidden)) & jnp.isfinite(square(embedding))
-  ids = in_blocks(top=_top_of_columns)
-  return jax.lax.cond(
-    is_finite & jnp.all((ids >= 0) & scored[ids]),
-    lambda: ids,
-    lambda: in_blocks(scored, top=_top_in_two_passes),
-  )
-
-
-def _argmax_in_blocks(hidden, embedding, scored=None, *, top, num_logits):
-  """Of the scored words, or of all; negative where `top` finds none."""
+def _argmax_in_blocks(hidden, embedding, scored, *, find, num_logits):
   num_positions = hidden.shape[0]
 
   def visit(carry, block):
     best, ids = carry
     start, size, is_new = block
-    logits = product(
-      "pe,ve->pv", hidden, block_rows(hidden, embedding, start, size)
-    )
-    if scored is not None:
-      counts = jax.lax.dynamic_slice_in_dim(scored, start, size) & is_new
-      # Above −∞, which is for words that must not win.
-      logits = jnp.where(
-        jnp.isneginf(logits), jnp.finfo(jnp.float32).min, logits
-      )
-      logits = jnp.where(counts, logits, -jnp.inf)
-    largest, word = top(logits)
+    rows = block_rows(hidden, embedding, start, size)
+    is_scored = jax.lax.dynamic_slice_in_dim(scored, start, size)
+    largest, word = find(hidden, rows, is_scored, is_new)
     # Only a larger logit replaces an earlier one: of equals, the first wins.
     # NaN counts as the largest, as for `jnp.argmax`.
     is_larger = (largest > best) | (jnp.isnan(largest) & ~jnp.isnan(best))
@@ -147,10 +115,41 @@ def _argmax_in_blocks(hidden, embedding, scored=None, *, top, num_logits):
 
   start = (
     jnp.full([num_positions], -jnp.inf, jnp.float32),
-    jnp.full([num_positions], _UNCLEAR, jnp.int32),
+    jnp.zeros([num_positions], jnp.int32),
   )
   size = words_of(num_logits, num_positions)
   return scan_blocks(visit, start, embedding.shape[0], size)[1]
+
+
+def _find(hidden, rows, is_scored, is_new):
+  """The largest logit of a block and its first place, of words that count."""
+  return _top(_winnable(product("pe,ve->pv", hidden, rows), is_scored & is_new))
+
+
+def _find_on_cpu(hidden, rows, is_scored, is_new):
+  """The same: takes all words for scored and different, and only then looks.
+
+  What is not scored seldom wins, and to leave it out takes another pass over
+  the logits, as does the first of several equal ones. So does NaN, which XLA's
+  maximum may pass over; where both sums of squares are finite no logit is NaN
+  or infinite (|h · e| ≤ |h| |e|). A word seen before may win: it won before.
+  """
+  logits = product("pe,ve->pv", hidden, rows)
+  square = lambda x: jnp.sum(jnp.square(x.astype(jnp.float32)))
+  is_finite = jnp.isfinite(square(hidden)) & jnp.isfinite(square(rows))
+  largest, word = _top_of_columns(logits)
+  return jax.lax.cond(
+    is_finite & jnp.all((word >= 0) & is_scored[word]),
+    lambda: (largest, word),
+    lambda: _top_in_two_passes(_winnable(logits, is_scored & is_new)),
+  )
+
+
+def _winnable(logits, counts):
+  """The logits, −∞ where words do not count, and there alone."""
+  lowest = jnp.finfo(jnp.float32).min
+  logits = jnp.where(jnp.isneginf(logits), lowest, logits)
+  return jnp.where(counts, logits, -jnp.inf)
 
 
 def words_of(num_logits, num_positions):
@@ -188,7 +187,7 @@ def _top_of_columns(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
   found = jnp.take_along_axis(columns, column[:, None, None], axis=2)[:, :, 0]
   _, row = _top_in_two_passes(found)
   is_one = jnp.sum(tops == largest[:, None], axis=-1) == 1
-  return largest, jnp.where(is_one, row * num_columns + column, _UNCLEAR)
+  return largest, jnp.where(is_one, row * num_columns + column, -1)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

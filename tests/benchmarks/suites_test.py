@@ -31,7 +31,7 @@ def test_every_task_compares_with_its_definition():
   ("name", "first"),
   [
     ("train", "step"),
-    ("sizes", "2 × 32 tokens, float32"),
+    pytest.param("sizes", "2 × 32 tokens, float32", marks=pytest.mark.slow),
     ("generate", "counted on the host"),
     ("evaluate", "position by position"),
     ("data", "bytes as tokens"),

@@ -86,8 +86,10 @@ def test_measures_every_point_at_the_same_places(text, tmp_path):
 
 @pytest.mark.parametrize(
   "mesh",
-  [MeshConfig(data=8), MeshConfig(data=2, fsdp=2, tensor=2)],
-  ids=["rows", "cube"],
+  [
+    pytest.param(MeshConfig(data=8), id="rows", marks=pytest.mark.slow),
+    pytest.param(MeshConfig(data=2, fsdp=2, tensor=2), id="cube"),
+  ],
 )
 def test_points_do_not_depend_on_the_mesh(mesh, text):
   run, baseline = calm_run(), token_run(num_chunks=160)

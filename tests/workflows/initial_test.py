@@ -1,5 +1,6 @@
 """Tests calm_jax/workflows/initial.py: training goes on from converted runs."""
 
+import functools
 import json
 import shutil
 
@@ -41,7 +42,12 @@ def _experiment(path):
   return experiment
 
 
-@pytest.mark.parametrize("name", ["ae", "ar", "diffusion", "energy", "flow"])
+_slow = functools.partial(pytest.param, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize(
+  "name", ["ae", "energy", _slow("ar"), _slow("diffusion"), _slow("flow")]
+)
 def test_training_goes_on_from_a_converted_run(name, tmp_path):
   _convert(name, tmp_path)
   experiment = _experiment(tmp_path)
