@@ -335,7 +335,8 @@ def _against_text(
     nats = -jnp.log(jnp.maximum(accuracy[..., 0], 1e-30))
     return sums | {"cross_entropy": _sum(is_scored, nats)}
   here = np.searchsorted(needed, positions.chunk_ids)
-  # Of all chunks: the model reads their latents, so they are encoded anyway.
+  # Of all chunks: where the model has read the latents of the same ones, the
+  # compiler encodes them once.
   posterior = jax.tree.map(
     lambda x: x[:, positions.chunk_ids + 1], sampler.encode(targets.tokens)
   )

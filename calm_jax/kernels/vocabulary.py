@@ -272,6 +272,7 @@ def block_logits(hidden, embedding, scored, start, size, is_new):
 
 
 def block_rows(hidden, embedding, start, size):
+  """Rows of the table, [size, E], in the dtype they are multiplied in."""
   rows = jax.lax.dynamic_slice_in_dim(embedding, start, size)
   return from_bits(rows).astype(hidden.dtype)
 
