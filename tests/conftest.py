@@ -12,6 +12,8 @@ import re
 
 import pytest
 
+from tests.quick_compiling import QUICK_FLAGS
+
 _DEVICES = pytest.StashKey[set[str]]()
 
 
@@ -38,12 +40,11 @@ def _stay_on_cpus():
   os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
   # Compiling for TPUs touches none, and several processes may do it at once.
   os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
-  # Tests spend their time compiling small programs, not running them.
   os.environ["XLA_FLAGS"] = " ".join(
     [
       os.environ.get("XLA_FLAGS", ""),
       "--xla_force_host_platform_device_count=8",
-      "--xla_backend_optimization_level=0",
+      *QUICK_FLAGS,
     ]
   )
   import jax

@@ -128,11 +128,14 @@ def test_value_and_gradient_are_those_of_the_definition():
     found = gradient["auxiliary"][name]
     assert relative_error(found, _WEIGHT * slope) < 1e-5, name
   (through_hidden,) = pull(jnp.asarray(_WEIGHT * hidden_slope, hidden.dtype))
-  # The head's own parameters see nothing of it.
+  # The head's own parameters see nothing of it; two programs may round apart.
   expected = jax.tree.map(jnp.add, head_gradient, through_hidden)
-  jax.tree.map(
-    np.testing.assert_array_equal, gradient["head"], head_gradient["head"]
-  )
+  for found, wanted in zip(
+    jax.tree.leaves(gradient["head"]),
+    jax.tree.leaves(head_gradient["head"]),
+    strict=True,
+  ):
+    assert relative_error(found, wanted) < 1e-6
   for part in ("backbone", "chunk_embed"):
     for found, wanted in zip(
       jax.tree.leaves(gradient[part]),

@@ -10,6 +10,8 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from tests.quick_compiling import QUICK_FLAGS
+
 ROOT = pathlib.Path(__file__).parents[2]
 # Apart from that of the tests: a killed process may leave half an entry.
 _CACHE = ROOT / ".pytest_cache" / "jax_binaries"
@@ -32,10 +34,8 @@ def terminal_lines(text: str) -> list[str]:
 
 def xla_flags(num_devices: int) -> str:
   """So many CPU devices, and little time spent on compiling for them."""
-  return (
-    f"--xla_force_host_platform_device_count={num_devices}"
-    " --xla_backend_optimization_level=0"
-  )
+  devices = f"--xla_force_host_platform_device_count={num_devices}"
+  return " ".join([devices, *QUICK_FLAGS])
 
 
 def environment() -> dict[str, str]:
