@@ -12,7 +12,7 @@ import re
 
 import pytest
 
-from tests.quick_compiling import QUICK_FLAGS
+from tests.quick_compiling import xla_flags
 
 _DEVICES = pytest.StashKey[set[str]]()
 
@@ -40,13 +40,8 @@ def _stay_on_cpus():
   os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
   # Compiling for TPUs touches none, and several processes may do it at once.
   os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
-  os.environ["XLA_FLAGS"] = " ".join(
-    [
-      os.environ.get("XLA_FLAGS", ""),
-      "--xla_force_host_platform_device_count=8",
-      *QUICK_FLAGS,
-    ]
-  )
+  given = os.environ.get("XLA_FLAGS", "")
+  os.environ["XLA_FLAGS"] = f"{given} {xla_flags(8)}"
   import jax
 
   # What else is loaded with this file may have imported jax before.

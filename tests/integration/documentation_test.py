@@ -15,6 +15,8 @@ import sys
 
 import pytest
 
+from tests.quick_compiling import UNOPTIMIZED
+
 pytestmark = pytest.mark.processes
 
 _ROOT = pathlib.Path(__file__).parents[2]
@@ -82,7 +84,7 @@ class _Place:
       | {
         "PATH": f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}",
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_backend_optimization_level=0",
+        "XLA_FLAGS": UNOPTIMIZED,
         "JAX_COMPILATION_CACHE_DIR": str(self.path / "compiled"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3",
       },

@@ -17,6 +17,7 @@ from tests.integration.scene import (
   wait_all,
 )
 from tests.perturbation import relative_error
+from tests.quick_compiling import xla_flags
 
 pytestmark = pytest.mark.processes
 
@@ -52,7 +53,7 @@ def start(material, binaries):
         *initial,
         *flags,
         directory=material,
-        environment={"XLA_FLAGS": runs.xla_flags(devices)},
+        environment={"XLA_FLAGS": xla_flags(devices)},
       )
       for flags in cluster_flags(count)
     ]
@@ -154,7 +155,7 @@ def test_the_loss_of_one_process_ends_the_other(victim, start, material):
 
 def _start_all(binaries, directory, count, name, *flags):
   """Starts a binary in processes that share all devices."""
-  environment = {"XLA_FLAGS": runs.xla_flags(_NUM_DEVICES // count)}
+  environment = {"XLA_FLAGS": xla_flags(_NUM_DEVICES // count)}
   return [
     binaries.start(
       name, *flags, *own, directory=directory, environment=environment

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from tests.quick_compiling import QUICK_FLAGS
+from tests.quick_compiling import xla_flags
 
 ROOT = pathlib.Path(__file__).parents[2]
 # Apart from that of the tests: a killed process may leave half an entry.
@@ -30,12 +30,6 @@ def terminal_lines(text: str) -> list[str]:
   """The lines a terminal shows: a progress bar is drawn again over itself."""
   lines = [line.rsplit("\r", 1)[-1].strip() for line in text.split("\n")]
   return [line for line in lines if line]
-
-
-def xla_flags(num_devices: int) -> str:
-  """So many CPU devices, and little time spent on compiling for them."""
-  devices = f"--xla_force_host_platform_device_count={num_devices}"
-  return " ".join([devices, *QUICK_FLAGS])
 
 
 def environment() -> dict[str, str]:
